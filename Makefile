@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONDONTWRITEBYTECODE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format mlflow clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## Make the environment in .venv from the constraints
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "fathom needs Python 3.11 or newer, but $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12 ..." % v[:2])'
+	@echo "making $(VENV) (once; the packages take about 6 GB)" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+STDLIB = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
+
+demo: $(STAMP) ## Train a small DeepSeek-V3-style model on real text with two workers, in minutes
+	@$(BIN)/fathom data prepare "$(STDLIB)" runs/demo-data --vocab-size 4096 --heldout-share 0.03 \
+	  --license PSF-2.0 --provenance "standard library of the running Python" --include '*.py' \
+	  --exclude 'site-packages/*' --exclude 'test/*' --exclude '*/test/*' --exclude '*/tests/*' \
+	  --exclude 'idlelib/*' --exclude 'lib2to3/*'
+	@$(BIN)/fathom train k8s/samples/mini.yaml
+
+test: $(STAMP) ## Run all tests, the quick ones first
+	@$(BIN)/python -m pytest -q -m "not processes and not ray"
+	@$(BIN)/python -m pytest -q -m "processes or ray"
+
+lint: $(STAMP) ## Check style, types and import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Put the code into its usual form
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000)
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "sqlite:///$(CURDIR)/runs/mlflow.db"
+
+clean: ## Remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""DeepSeek-style language models and their training; never imports `orchestrator`."""

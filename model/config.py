@@ -1,0 +1,124 @@
+"""The architecture of a DeepSeek-style model as one frozen value. Imports no torch.
+
+Field names are those of the released `config.json` files (and of transformers), so that a released
+file can be read as it is. The planner, the command line and the model itself all read this class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """Base of all configuration values: immutable, no unknown keys, attribute docstrings are descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+class Yarn(Frozen):
+    """YaRN extension of rotary embeddings (arXiv 2309.00071), applied to the decoupled key only."""
+
+    factor: float = Field(gt=1.0)
+    """Context extension, e.g. 40 for 4K to 160K."""
+    original_max_position_embeddings: int = Field(4096, ge=1)
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+
+
+class ModelConfig(Frozen):
+    """One architecture. Sizes are numbers of elements; see DeepSeek-V3, arXiv 2412.19437, section 4.2."""
+
+    vocab_size: int = Field(ge=2, le=10_000_000)
+    hidden_size: int = Field(ge=1, le=1_000_000)
+    num_hidden_layers: int = Field(ge=1, le=10_000)
+    """Main layers; the layers of multi-token prediction come on top."""
+    num_attention_heads: int = Field(ge=1, le=100_000)
+    q_lora_rank: int | None = Field(None, ge=1)
+    """Rank of the query compression; None projects queries directly (V2-Lite)."""
+    kv_lora_rank: int = Field(ge=1)
+    """Rank of the joint key/value latent: what a cache has to hold, together with the rotary key."""
+    qk_nope_head_dim: int = Field(ge=1)
+    qk_rope_head_dim: int = Field(ge=2)
+    """Dimension of the decoupled rotary key; must be even."""
+    v_head_dim: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    """Inner size of the dense feed-forward layers."""
+    moe_intermediate_size: int = Field(ge=1)
+    """Inner size of one expert."""
+    first_k_dense_replace: int = Field(1, ge=0)
+    """The first layers that are dense instead of MoE."""
+    n_routed_experts: int = Field(ge=1)
+    num_experts_per_tok: int = Field(ge=1)
+    n_shared_experts: int = Field(1, ge=0)
+    n_group: int = Field(1, ge=1)
+    """Groups (nodes) that the routed experts are divided into."""
+    topk_group: int = Field(1, ge=1)
+    """Groups that one token may reach."""
+    scoring_func: Literal["sigmoid", "softmax"] = "sigmoid"
+    topk_method: Literal["noaux_tc", "group_limited_greedy", "greedy"] = "noaux_tc"
+    """noaux_tc: V3 (bias in the selection, a group is worth its two best); the others: V2."""
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = Field(1.0, gt=0)
+    num_nextn_predict_layers: int = Field(0, ge=0, le=16)
+    """Depth of multi-token prediction."""
+    index_n_heads: int = Field(0, ge=0)
+    """Heads of the sparse-attention indexer (V3.2); 0 means none. Counted, not yet trainable."""
+    index_head_dim: int = Field(0, ge=0)
+    index_topk: int = Field(0, ge=0)
+    rms_norm_eps: float = Field(1e-6, gt=0)
+    rope_theta: float = Field(10_000.0, gt=0)
+    yarn: Yarn | None = None
+    max_position_embeddings: int = Field(4096, ge=1)
+    initializer_range: float = Field(0.006, gt=0)
+    """Standard deviation of all initial weights (0.006 in the paper)."""
+    tie_word_embeddings: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.qk_rope_head_dim % 2:
+            raise ValueError(f"qk_rope_head_dim must be even, got {self.qk_rope_head_dim}")
+        if self.first_k_dense_replace > self.num_hidden_layers:
+            raise ValueError(
+                f"first_k_dense_replace ({self.first_k_dense_replace}) exceeds num_hidden_layers "
+                f"({self.num_hidden_layers})"
+            )
+        if self.n_routed_experts % self.n_group:
+            raise ValueError(f"n_group ({self.n_group}) must divide n_routed_experts ({self.n_routed_experts})")
+        if self.topk_group > self.n_group:
+            raise ValueError(f"topk_group ({self.topk_group}) exceeds n_group ({self.n_group})")
+        reachable = self.topk_group * (self.n_routed_experts // self.n_group)
+        if self.num_experts_per_tok > reachable:
+            raise ValueError(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) exceeds the {reachable} experts that "
+                f"topk_group={self.topk_group} of n_group={self.n_group} groups hold"
+            )
+        if self.topk_method == "noaux_tc" and self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
+            raise ValueError(
+                f"a group is ranked by its two best experts, but n_routed_experts ({self.n_routed_experts}) / "
+                f"n_group ({self.n_group}) leaves one; use at most {self.n_routed_experts // 2} groups"
+            )
+        return self
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Dimension of one head's query and key."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def num_moe_layers(self) -> int:
+        """MoE layers among the main layers."""
+        return self.num_hidden_layers - self.first_k_dense_replace
+
+    def replace(self, **changes: Any) -> ModelConfig:  # noqa: ANN401 - field values
+        """A copy with some fields changed, validated again."""
+        return ModelConfig.model_validate(self.model_dump() | changes)

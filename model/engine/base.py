@@ -1,0 +1,50 @@
+"""What the training loop asks of an engine. Another engine can stand beside DeepSpeed behind this protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from model.loss import Losses
+from model.router import Routing
+
+
+class Engine(Protocol):
+    """A model spread over processes, with its optimizer. All methods are collective: every rank calls them."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
+        """Forward and backward of one micro-batch; gradients add up until `step`."""
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear gradients. Returns the global gradient norm before clipping.
+
+        Called exactly once after `accumulation` micro-steps."""
+
+    def evaluate(self, window_BL: Tensor, depth: int) -> tuple[Tensor, ...]:
+        """Logits [B, S, V] of the main head and of `depth` prediction modules, without gradients."""
+
+    def routings(self) -> list[Routing]:
+        """The routers' states, in the order of the layers."""
+
+    def routing_biases(self) -> list[Tensor]:
+        """The selection biases [E], FP32, in the same order; the caller may change them in place."""
+
+    def layer_names(self) -> list[str]:
+        """Names of the MoE layers, in the same order: "1", ..., "mtp.0"."""
+
+    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
+        """Each rank writes its files below `folder/tag`; `state` is small and equal on all ranks."""
+
+    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        """Restore what `save` wrote on the same topology; returns `state`."""
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter and buffer, whole, on the host, under its name in memory; only rank 0 gets values."""

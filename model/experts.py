@@ -1,0 +1,42 @@
+"""The routed experts' feed-forward as grouped matrix products: used by the plain model and inside AutoEP.
+
+Shapes: N rows sorted by expert, D hidden, F inner size, E experts on this process.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+
+
+def feed_forward(x_ND: Tensor, counts_E: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+    """SwiGLU of each expert on its rows, [N, D]. Rows past `counts_E.sum()` must be zero.
+
+    `grouped_mm` leaves rows after the last offset uninitialised, so the spare (zero) rows go to the last expert:
+    they add nothing to any gradient, and need no look at the counts from the host.
+    """
+    ends = counts_E.cumsum(0, dtype=torch.int32)
+    ends = torch.cat((ends[:-1], ends.new_full((1,), x_ND.shape[0])))
+
+    def product(rows: Tensor, weight: Tensor) -> Tensor:
+        return F.grouped_mm(rows, weight.to(rows.dtype).transpose(-2, -1), offs=ends)
+
+    return product(F.silu(product(x_ND, gate_EFD)) * product(x_ND, up_EFD), down_EDF)
+
+
+class Experts(nn.Module):
+    """Stacked weights of all routed experts of a layer; names and shapes as in transformers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts, inner, hidden = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+
+    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
+        """See `feed_forward`."""
+        gate, up = self.gate_up_proj.chunk(2, dim=1)
+        return feed_forward(x_ND, counts_E, gate, up, self.down_proj)

@@ -1,0 +1,60 @@
+"""Multi-head latent attention (DeepSeek-V2/V3): keys and values are compressed into one latent per token.
+
+Shapes: B batch, S sequence, D hidden, H heads. Parameter names and shapes are those of transformers'
+DeepseekV3, so weights and gradients can be compared one by one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import ModelConfig
+from model.rope import rotate, softmax_scale
+
+LATENT_EPS = 1e-6
+"""Epsilon of the norms on the latents: fixed in the released code, whatever `rms_norm_eps` says."""
+
+
+class LatentAttention(nn.Module):
+    """Causal self-attention over whole sequences."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c, heads = config, config.num_attention_heads
+        self.config, self.scale = config, softmax_scale(config)
+        if c.q_lora_rank is None:
+            self.q_proj = nn.Linear(c.hidden_size, heads * c.qk_head_dim, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_layernorm = nn.RMSNorm(c.q_lora_rank, LATENT_EPS)
+            self.q_b_proj = nn.Linear(c.q_lora_rank, heads * c.qk_head_dim, bias=False)
+        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+        self.kv_a_layernorm = nn.RMSNorm(c.kv_lora_rank, LATENT_EPS)
+        self.kv_b_proj = nn.Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), bias=False)
+        self.o_proj = nn.Linear(heads * c.v_head_dim, c.hidden_size, bias=False)
+
+    def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """`cos`, `sin`: [S, R/2] from `model.rope.rotation`. Returns [B, S, D]."""
+        c, (batch, length, _) = self.config, x_BSD.shape
+        by_head = (batch, length, c.num_attention_heads, -1)
+
+        q = self._queries(x_BSD).view(by_head).transpose(1, 2)
+        q_nope, q_rope = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
+        q = torch.cat((q_nope, rotate(q_rope, cos, sin)), dim=-1)
+
+        compressed = self.kv_a_proj_with_mqa(x_BSD)
+        latent, k_rope = torch.split(compressed, [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        k_rope = rotate(k_rope.unsqueeze(1), cos, sin)  # one rotary key for all heads
+        kv = self.kv_b_proj(self.kv_a_layernorm(latent)).view(by_head).transpose(1, 2)
+        k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
+        k = torch.cat((k_nope, k_rope.expand(-1, c.num_attention_heads, -1, -1)), dim=-1)
+
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+
+    def _queries(self, x_BSD: Tensor) -> Tensor:
+        if self.config.q_lora_rank is None:
+            return self.q_proj(x_BSD)  # type: ignore[no-any-return]
+        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))  # type: ignore[no-any-return]

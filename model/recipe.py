@@ -1,0 +1,124 @@
+"""Everything that a training run needs besides the architecture, fully decided. Imports no torch.
+
+`orchestrator.launch.resolve` makes a `Recipe` from a TrainingJob; `model.train` obeys it. Nothing in here is
+optional in meaning: what the user left open has been chosen by then.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from model.config import Frozen, ModelConfig
+
+
+class Schedule(Frozen):
+    """Learning rate by optimizer step: linear warm-up, constant, cosine to `final_learning_rate`, constant."""
+
+    learning_rate: float = Field(gt=0, le=1)
+    final_learning_rate: float = Field(ge=0, le=1)
+    warmup_steps: int = Field(ge=0)
+    decay_start_step: int = Field(ge=0)
+    decay_end_step: int = Field(ge=0)
+
+
+class Optimizer(Frozen):
+    """AdamW as in the paper; decay is applied to matrices only, not to norms and biases."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class Balance(Frozen):
+    """Load balancing of experts (arXiv 2412.19437, section 2.1.2)."""
+
+    bias_update_speed: float = Field(0.001, ge=0)
+    """gamma: the step by which an expert's selection bias moves after each optimizer step."""
+    bias_stop_step: int = Field(ge=0)
+    """From this step on gamma is 0 (in the paper the last 0.5T of 14.8T tokens)."""
+    aux_loss_alpha: float = Field(1e-4, ge=0)
+    """Weight of the sequence-wise auxiliary loss."""
+
+
+class MultiToken(Frozen):
+    """Weight of the multi-token prediction loss: `weight` until `switch_step`, then `final_weight`."""
+
+    weight: float = Field(0.3, ge=0)
+    final_weight: float = Field(0.1, ge=0)
+    switch_step: int = Field(ge=0)
+
+
+class Layout(Frozen):
+    """How the processes share the model."""
+
+    world_size: int = Field(ge=1)
+    expert_parallel: int = Field(ge=1)
+    """Processes that share one set of routed experts."""
+    zero_stage: Literal[1] = 1
+    micro_batch: int = Field(ge=1)
+    """Sequences per process and forward pass."""
+    accumulation: int = Field(ge=1)
+    """Forward passes per optimizer step."""
+    recompute: Literal["none", "full"] = "none"
+    """full: activations of each layer are computed again in the backward pass."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.world_size % self.expert_parallel:
+            raise ValueError(f"expert_parallel ({self.expert_parallel}) must divide world_size ({self.world_size})")
+        return self
+
+
+class Checkpointing(Frozen):
+    """Where and when to save."""
+
+    uri: str
+    """The job's storage, any fsspec URL; checkpoints go to `<uri>/checkpoints/step-N`."""
+    interval_seconds: float = Field(gt=0)
+    keep: int = Field(ge=1)
+
+
+class Recipe(Frozen):
+    """One training run, fully decided."""
+
+    model: ModelConfig
+    data: str
+    """Folder (or URL) of a prepared dataset, see `model.data`."""
+    seed: int = Field(ge=0)
+    sequence_length: int = Field(ge=2)
+    steps: int = Field(ge=1)
+    precision: Literal["fp32", "bf16"]
+    schedule: Schedule
+    optimizer: Optimizer
+    balance: Balance
+    multi_token: MultiToken
+    layout: Layout
+    checkpoint: Checkpointing
+    eval_every_steps: int = Field(ge=1)
+    eval_tokens: int = Field(ge=1)
+    """Held-out tokens per evaluation; the last evaluation of a run uses the same."""
+    sample_tokens: int = Field(ge=0)
+    """Tokens to write as a sample at the end of the run."""
+    device: Literal["cpu", "cuda"]
+    peak_flops: float | None = Field(None, gt=0)
+    """Dense BF16 peak of one device in FLOP/s; None where no peak is known (then there is no MFU)."""
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences per optimizer step, over all processes."""
+        return self.layout.world_size * self.layout.micro_batch * self.layout.accumulation
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per optimizer step, over all processes."""
+        return self.batch_sequences * self.sequence_length
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole run: whole optimizer steps."""
+        return self.steps * self.batch_tokens

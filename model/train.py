@@ -1,0 +1,117 @@
+"""What each Ray Train worker runs: joins the process group, builds the parts, trains, writes the results.
+
+The only module of `model` that knows Ray; `orchestrator.launch.entry` hands it to Ray Train.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import Identity, Store
+from model.data import TokenSplit, TrainingBatches, Windows
+from model.dataset import DatasetManifest, read_manifest
+from model.engine.zero import ZeroEngine
+from model.generate import generate
+from model.loop import Loop
+from model.metrics import NotFinite
+from model.recipe import Recipe
+from model.reporting import Reporter
+from model.tokenizer import Tokenizer
+from model.transformer import CausalLM
+from model.weights import load_weights, write_weights
+
+SAMPLE_LIMIT = 2_000_000_000
+"""A sample is written by rank 0 alone, on the host; beyond so many parameters it is left to `fathom generate`."""
+PROMPT_TOKENS = 24
+SAMPLE_MARK = "\n----- written by the model from here -----\n"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker is told; travels by pickle."""
+
+    recipe: Recipe
+    identity: Identity
+    signing_key_file: Path
+    reporter: Reporter
+
+
+def train_worker(config: dict[str, Assignment]) -> None:
+    """Entry point for Ray Train, which calls it in every worker with its own RANK and friends."""
+    assignment = config["assignment"]
+    if assignment.reporter.has_failed():
+        return  # Ray restarts workers after any error; this one was found to be beyond repair
+    try:
+        _train(assignment)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        assignment.reporter.failed("out-of-memory", f"{type(error).__name__}: {error}")
+        raise
+    except NotFinite as error:
+        assignment.reporter.failed("not-finite", str(error))
+        raise
+    except (ValueError, TypeError, LookupError, AssertionError, FileNotFoundError) as error:
+        # Deterministic: the same would happen again. Lost peers and broken connections are RuntimeErrors.
+        assignment.reporter.failed("user-error", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _train(assignment: Assignment) -> None:
+    recipe = assignment.recipe
+    engine = ZeroEngine(recipe)
+    manifest = read_manifest(recipe.data)
+    tokenizer = Tokenizer.load(recipe.data)
+    loop = _loop(assignment, engine, manifest, tokenizer)
+    steps = loop.run()
+    if engine.rank == 0 and loop.load_ME is not None:
+        load = {"step": steps, "layers": engine.layer_names(), "load": loop.load_ME.tolist()}
+        assignment.reporter.artifact("expert_load.json", json.dumps(load).encode())
+    if steps == recipe.steps:
+        _finish(assignment, engine, loop, tokenizer)
+
+
+def _loop(assignment: Assignment, engine: ZeroEngine, manifest: DatasetManifest, tokenizer: Tokenizer) -> Loop:
+    recipe, layout = assignment.recipe, assignment.recipe.layout
+    train = TokenSplit(recipe.data, manifest, "train")
+    heldout = TokenSplit(recipe.data, manifest, "heldout")
+    if engine.rank == 0:
+        train.verify()
+        heldout.verify()
+    extra = 1 + recipe.model.num_nextn_predict_layers
+    return Loop(
+        engine=engine,
+        recipe=recipe,
+        batches=TrainingBatches(
+            windows=Windows(train, recipe.sequence_length, extra),
+            seed=recipe.seed,
+            world_size=layout.world_size,
+            micro_batch=layout.micro_batch,
+            accumulation=layout.accumulation,
+        ),
+        heldout=Windows(heldout, recipe.sequence_length, extra).heldout_windows(recipe.eval_tokens),
+        token_bytes=tokenizer.token_byte_lengths(),
+        data_digest=manifest.digest,
+        store=Store(recipe.checkpoint.uri, assignment.identity, assignment.signing_key_file.read_bytes()),
+        reporter=assignment.reporter,
+    )
+
+
+def _finish(assignment: Assignment, engine: ZeroEngine, loop: Loop, tokenizer: Tokenizer) -> None:
+    """Whole weights into the job's storage, and a sample of what the model writes."""
+    recipe, reporter = assignment.recipe, assignment.reporter
+    folder = f"{recipe.checkpoint.uri.rstrip('/')}/weights"
+    write_weights(folder, recipe.model, engine.full_weights(), tokenizer.to_json(), write=engine.rank == 0)
+    if engine.rank != 0 or recipe.sample_tokens == 0:
+        return
+    if sum(p.numel() for p in engine.model.parameters()) > SAMPLE_LIMIT:
+        reporter.warning(f"no sample: write one with `fathom generate --weights {folder}`")
+        return
+    model = CausalLM(recipe.model)
+    load_weights(model, folder)
+    prompt = loop.heldout[0, :PROMPT_TOKENS].tolist()
+    text = generate(model, prompt, tokens=recipe.sample_tokens, context=recipe.sequence_length)
+    sample = f"{tokenizer.decode(prompt)}{SAMPLE_MARK}{tokenizer.decode(text)}\n"
+    reporter.artifact("sample.txt", sample.encode())

@@ -1,0 +1,1 @@
+"""Plans, launches, accounts and tracks training jobs."""

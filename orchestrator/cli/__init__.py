@@ -1,0 +1,1 @@
+"""The `fathom` command: one file per command group."""

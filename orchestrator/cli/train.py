@@ -1,0 +1,125 @@
+"""`fathom train`: run a job on this machine and follow it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.errors import Interrupted, OverBudget, RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.controller.record import Record
+    from orchestrator.controller.run import LocalRun, Result
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+def train_command(
+    job: Annotated[Path | None, typer.Argument(help="A TrainingJob as YAML or JSON.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field, e.g. training.tokens=2M; repeatable.", metavar="FIELD=VALUE"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with an earlier run: its folder, e.g. runs/mini-20260101-120000.")
+    ] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")] = Format.table,
+) -> None:
+    """Train a model on this machine; Ctrl-C writes a checkpoint and stops.
+
+    Examples: fathom train job.yaml --set training.tokens=2M
+    |  fathom train --resume runs/mini-20260101-120000
+    """
+    if (job is None) == (resume is None):
+        raise UsageError("give either a job file or --resume RUN_FOLDER")
+    if resume is not None and assignments:
+        raise UsageError("a job is fixed once submitted: --set does not go with --resume")
+    record = _record(job, assignments or [], resume)
+    _require_training_packages()
+    from orchestrator.cli.live import Display, say
+    from orchestrator.controller.run import LocalRun
+    from orchestrator.settings import Settings
+
+    run = LocalRun(record, Settings.load(), say)
+    with _stop_on_signals(run), Display(record) as display:
+        result = run.run(display.show)
+    _print(record, result, output)
+    _exit(record, result)
+
+
+def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Record:
+    """The job as a run of its own; everything that can be wrong with it is found here, in seconds."""
+    from orchestrator.controller.record import Record
+    from orchestrator.jobfile import load_job
+    from orchestrator.launch.resolve import resolve
+    from orchestrator.settings import Settings
+
+    if resume is not None:
+        return Record.open(resume)
+    assert job is not None
+    loaded, settings = load_job(job, assignments), Settings.load()
+    resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
+    return Record.create(settings.home, loaded)
+
+
+def _require_training_packages() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "deepspeed", "ray", "mlflow", "tokenizers") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"training needs {', '.join(missing)}: install with `pip install 'fathom-train[train]'` (or `make venv`)"
+        )
+
+
+class _stop_on_signals:
+    """While training: the first Ctrl-C or TERM orders a checkpoint and the end, the second ends at once."""
+
+    def __init__(self, run: LocalRun) -> None:
+        self._run = run
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, lambda *_: self._run.order_stop("interrupted"))
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _print(record: Record, result: Result, output: Format) -> None:
+    from orchestrator.cli.summary import summary, summary_table
+
+    content = summary(record, result)
+    if output is Format.json:
+        print(json.dumps(content, indent=1))
+        return
+    from rich.console import Console
+
+    Console(file=sys.stdout).print(summary_table(content))
+
+
+def _exit(record: Record, result: Result) -> None:
+    again = f"go on with `fathom train --resume {record.folder.root}`"
+    if result.decision == "succeed":
+        return
+    if result.decision == "stop":
+        if result.ended.failure_class == "over-budget":
+            raise OverBudget(f"stopped at step {result.ended.step} before the budget was gone; raise it to go on")
+        raise Interrupted(f"stopped at step {result.observation.checkpoint_step}, all saved; {again}")
+    raise RunFailed(
+        f"attempt {result.resolved.attempt} failed ({result.ended.failure_class}): {result.ended.message}\n"
+        f"log: {record.folder.log(result.resolved.attempt)}; {again}"
+    )

@@ -1,0 +1,1 @@
+"""Takes a job from its submission to its end."""

@@ -1,0 +1,82 @@
+"""The record of a job on this machine: who it is, when it held devices, and its status. Files in the run's folder.
+
+Invariant: every file is replaced whole, so that a crash leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.cost.timeline import Held
+from orchestrator.errors import Conflict, NotFound
+from orchestrator.launch.base import RunFolder
+from orchestrator.spec import TrainingJob
+from orchestrator.status import JobStatus
+
+
+@dataclass(frozen=True)
+class Record:
+    """A submitted job."""
+
+    folder: RunFolder
+    uid: str
+    job: TrainingJob
+
+    @classmethod
+    def create(cls, root: Path, job: TrainingJob) -> Record:
+        """A new run of `job` in a folder of its own below `root`."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = RunFolder(root / f"{job.metadata.name}-{stamp}")
+        try:
+            folder.root.mkdir(parents=True)
+        except FileExistsError:
+            raise Conflict(f"{folder.root} exists already: wait a second, or give the job another name") from None
+        record = cls(folder, str(uuid.uuid4()), job)
+        body = {"uid": record.uid, "job": job.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        replace_file(folder.job, json.dumps(body, indent=1))
+        return record
+
+    @classmethod
+    def open(cls, root: Path) -> Record:
+        """An earlier run by its folder; NotFound if there is none."""
+        folder = RunFolder(root.absolute())
+        try:
+            body = json.loads(folder.job.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{root} is not the folder of a run: it has no {folder.job.name}") from None
+        return cls(folder, body["uid"], TrainingJob.model_validate(body["job"]))
+
+    def held(self) -> list[Held]:
+        """Intervals in which earlier attempts held their devices."""
+        try:
+            return [Held(**row) for row in json.loads((self.folder.root / "held.json").read_text())]
+        except FileNotFoundError:
+            return []
+
+    def save_held(self, held: Sequence[Held]) -> None:
+        """Remember them."""
+        replace_file(self.folder.root / "held.json", json.dumps([asdict(h) for h in held]))
+
+    def save_status(self, status: JobStatus) -> None:
+        """Publish the status."""
+        replace_file(self.folder.status, status.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+
+    def status(self) -> JobStatus | None:
+        """The status, if there is one."""
+        try:
+            return JobStatus.model_validate_json(self.folder.status.read_text())
+        except FileNotFoundError:
+            return None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text)
+    draft.replace(path)

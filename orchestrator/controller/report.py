@@ -1,0 +1,166 @@
+"""The status of a job, and its parameters for MLflow, from what is known. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from model.flops import count, flops_per_token
+from orchestrator.controller.observe import Observation
+from orchestrator.cost.ledger import Ledger
+from orchestrator.cost.timeline import Held
+from orchestrator.launch.events import Ended, Event
+from orchestrator.launch.resolve import Resolved
+from orchestrator.status import (
+    Attempt,
+    Choice,
+    Condition,
+    ConditionType,
+    Cost,
+    JobStatus,
+    MlflowRun,
+    Phase,
+    Plan,
+    Progress,
+    Reason,
+)
+from orchestrator.tracking.mlflow import Reference
+
+_SHOWN_ATTEMPTS = 20
+
+
+def run_parameters(resolved: Resolved) -> dict[str, str]:
+    """Everything that was decided, flat, and the size of the model, as MLflow parameters."""
+    recipe = resolved.recipe
+    counts = count(recipe.model)
+    flops = flops_per_token(
+        recipe.model, recipe.sequence_length, causal=True, mtp=recipe.model.num_nextn_predict_layers > 0
+    )
+    own = {
+        "model.parameters_total": counts.total,
+        "model.parameters_active": counts.active,
+        "model.parameters_mtp": counts.mtp,
+        "model.training_flops_per_token": f"{flops:.6g}",
+        "batch_tokens": recipe.batch_tokens,
+        "total_tokens": recipe.total_tokens,
+        "price_per_hour": f"{resolved.rate.per_hour} {resolved.rate.currency}",
+        "price_source": f"{resolved.rate.source} ({resolved.rate.date})",
+        "workers": resolved.workers,
+    }
+    return _flat(recipe.model_dump(mode="json", exclude_none=True)) | {k: str(v) for k, v in own.items()}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(item)
+    return flat
+
+
+def job_status(
+    resolved: Resolved,
+    seen: Observation,
+    events: Sequence[Event],
+    ledger: Ledger,
+    held: Sequence[Held],
+    run: Reference | None,
+) -> JobStatus:
+    """The job's status by DESIGN: what was chosen, how far it is, what it cost."""
+    rate, totals = resolved.rate, ledger.totals
+    living = seen.ended is None
+    return JobStatus(
+        phase=_phase(seen),
+        conditions=_conditions(seen),
+        plan=Plan(
+            choices=[Choice(path=c.path, value=c.value, reason=c.reason) for c in resolved.chosen],
+            price_per_hour=_decimal(rate.per_hour),
+            price_source=f"{rate.source} ({rate.date})",
+            currency=rate.currency,
+        ),
+        progress=_progress(seen),
+        cost=Cost(
+            spent=_decimal(totals.cost),
+            burn_per_hour=_decimal(rate.per_hour if living else Decimal(0)),
+            wasted=_decimal(totals.wasted),
+            currency=rate.currency,
+        ),
+        attempts=_attempts(seen, events, ledger, held)[-_SHOWN_ATTEMPTS:],
+        attempt_count=len({h.attempt for h in held}),
+        mlflow=MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url) if run else None,
+    )
+
+
+def _phase(seen: Observation) -> Phase:
+    if seen.ended is None:
+        return Phase.RUNNING if seen.running else Phase.STARTING
+    return {"succeeded": Phase.SUCCEEDED, "stopped": Phase.SUSPENDED, "failed": Phase.FAILED}[seen.ended.outcome]
+
+
+def _conditions(seen: Observation) -> list[Condition]:
+    now = datetime.now(UTC)
+    reasons = {
+        None: (Reason.MAKING_PROGRESS if seen.running else Reason.STARTING, Reason.NOT_ENDED),
+        "succeeded": (Reason.ENDED, Reason.SUCCEEDED),
+        "stopped": (Reason.ENDED, Reason.NOT_ENDED),
+        "failed": (Reason.ENDED, Reason.FAILED),
+    }
+    running, complete = reasons[seen.ended.outcome if seen.ended else None]
+    message = seen.ended.message[:1000] if seen.ended else ""
+
+    def said(kind: ConditionType, true: bool, reason: Reason, text: str = "") -> Condition:
+        status: Literal["True", "False"] = "True" if true else "False"
+        return Condition(type=kind, status=status, reason=reason, message=text, last_transition_time=now)
+
+    return [
+        said(ConditionType.ACCEPTED, True, Reason.VALID),
+        said(ConditionType.RUNNING, seen.running, running),
+        said(ConditionType.COMPLETE, complete in (Reason.SUCCEEDED, Reason.FAILED), complete, message),
+    ]
+
+
+def _progress(seen: Observation) -> Progress | None:
+    if not seen.step:
+        return None
+    speed, left = seen.tokens_per_second, seen.seconds_left
+    loss = seen.metrics.get("train/loss")
+    return Progress(
+        step=seen.step,
+        steps=seen.steps,
+        tokens=seen.tokens,
+        loss=None if loss is None else f"{loss:.6f}",
+        tokens_per_second=None if speed is None else f"{speed:.1f}",
+        eta_seconds=None if left is None else round(left),
+        observed_at=datetime.now(UTC),
+    )
+
+
+def _attempts(seen: Observation, events: Sequence[Event], ledger: Ledger, held: Sequence[Held]) -> list[Attempt]:
+    ends = {e.attempt: e for e in events if isinstance(e, Ended)}
+    out = []
+    for number in sorted({h.attempt for h in held}):
+        rows = [r for r in ledger.rows if r.attempt == number]
+        end, own = ends.get(number), [h for h in held if h.attempt == number]
+        seconds = sum((r.seconds for r in rows), Decimal(0))
+        out.append(
+            Attempt(
+                number=number,
+                started_at=datetime.fromtimestamp(own[0].start, UTC),
+                ended_at=datetime.fromtimestamp(own[-1].end, UTC) if end else None,
+                outcome=end.outcome if end else None,
+                reason=f"{end.failure_class}: {end.message}"[:1000] if end and end.failure_class else None,
+                gpu_hours=_decimal(seconds * ledger.rate.units / 3600),
+                cost=_decimal(sum((r.billed_cost for r in rows), Decimal(0))),
+                from_step=seen.from_step.get(number),
+                to_step=end.step if end else None,
+            )
+        )
+    return out
+
+
+def _decimal(value: Decimal) -> str:
+    return format(value.quantize(Decimal("0.000001")), "f")

@@ -1,0 +1,1 @@
+"""What held time costs, and where it went."""

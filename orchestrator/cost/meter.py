@@ -1,0 +1,97 @@
+"""Held time into money, in Decimal all through. Pure; imports nothing heavy.
+
+Called by the resolver (the job's rate), the ledger, the live display and the tracker. Invariant: `cost` is
+linear in the seconds to more than thirty digits; only `money` rounds, for people.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from typing import Literal
+
+from pydantic import Field
+
+from model.config import Frozen
+from orchestrator.plan.prices import Price
+
+_SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
+_DIGITS = 50
+"""Significant digits of a product; an hour has 3600 seconds, so most quotients never end."""
+
+
+class Rate(Frozen):
+    """What a whole job costs for each hour that it holds its devices."""
+
+    per_hour: Decimal = Field(gt=0)
+    """Whole job: units times price of one."""
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    units: int = Field(ge=1)
+    """Devices (or virtual CPUs) that are paid for."""
+    unit: Literal["gpu-hour", "cpu-hour"]
+    source: str
+    date: datetime.date
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a job has used up at one moment."""
+
+    seconds: Decimal
+    """Wall seconds in which the job held its devices."""
+    unit_hours: Decimal
+    """GPU-hours (or CPU-hours)."""
+    amount: Decimal
+    currency: str
+
+
+def rate_for(price: Price, units: int) -> Rate:
+    """Rate of a job that holds `units` devices at `price` each."""
+    if units < 1:
+        raise ValueError(f"a job holds at least 1 device, got {units}")
+    return Rate(
+        per_hour=price.amount * units,
+        currency=price.currency,
+        units=units,
+        unit=price.unit,
+        source=price.source,
+        date=price.date,
+    )
+
+
+def cost(seconds: float | Decimal, rate: Rate) -> Decimal:
+    """Price of holding the job's devices for that long, not rounded."""
+    with localcontext(prec=_DIGITS):
+        return rate.per_hour * _seconds(seconds) / 3600
+
+
+def spent(seconds: float | Decimal, rate: Rate) -> Spent:
+    """Seconds, device-hours and money together."""
+    exact = _seconds(seconds)
+    with localcontext(prec=_DIGITS):
+        return Spent(exact, rate.units * exact / 3600, cost(exact, rate), rate.currency)
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """For people: two decimals from one unit of the currency up, four below: `$0.0123`, `12.50 CHF`."""
+    sign, size = ("-" if amount < 0 else ""), abs(amount)
+    smallest = Decimal("0.0001")
+    if 0 < size < smallest:
+        return _with_currency("<" + sign, str(smallest), currency)
+    step = Decimal("0.01") if size >= 1 or size == 0 else smallest
+    rounded = size.quantize(step, rounding=ROUND_HALF_UP)
+    return _with_currency(sign, f"{rounded:,}", currency)
+
+
+def _with_currency(prefix: str, digits: str, currency: str) -> str:
+    symbol = _SYMBOLS.get(currency)
+    return f"{prefix}{symbol}{digits}" if symbol else f"{prefix}{digits} {currency}"
+
+
+def _seconds(seconds: float | Decimal) -> Decimal:
+    """The shortest decimal that stands for the float, so that 0.1 s is a tenth of a second."""
+    exact = seconds if isinstance(seconds, Decimal) else Decimal(str(seconds))
+    if not exact.is_finite() or exact < 0:
+        raise ValueError(f"held seconds must be finite and not negative, got {seconds}")
+    return exact

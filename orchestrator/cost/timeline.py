@@ -1,0 +1,219 @@
+"""The classes of held time: which stretch was training, saving, recovering, lost. Pure; no prices here.
+
+Called by `cost.ledger` only. Invariant: the pieces of a held interval follow each other without gap or
+overlap from its start to its end, whatever the events say; event times are clamped and made to run forward.
+
+starting     from the start of the first interval to its first progress
+productive   up to a progress event, from the one before
+checkpoint   the seconds of a checkpoint, taken out of the stretch in which it was committed
+recovering   from the last sign of life before a restart to the first progress after it
+lost         was productive, until a restart resumed from an older step
+idle         after the last progress, until the devices were given back
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, Started
+
+TimeClass = Literal["starting", "productive", "checkpoint", "recovering", "lost", "idle"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """An interval in which an attempt held its devices, by our own clock; unix seconds."""
+
+    attempt: int
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(f"attempt {self.attempt} is held until {self.end}, before its start {self.start}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one class; microseconds since 1970. `to_step`: the step that a productive piece led to."""
+
+    attempt: int
+    time_class: TimeClass
+    start: int
+    end: int
+    to_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Pieces in order of the held intervals, and how far training really got."""
+
+    pieces: list[Piece]
+    step: int
+    tokens: int
+
+
+def timeline(events: Iterable[Event], held: Sequence[Held]) -> Timeline:
+    """Divides all held intervals; intervals that overlap (two incarnations) are divided each by itself."""
+    order = sorted(held, key=lambda one: (one.start, one.attempt, one.end))
+    shares = _share_out(_in_order(events), order)
+    walk = _Walk()
+    for index, (one, mine) in enumerate(zip(order, shares, strict=True)):
+        walk.interval(one, mine, last=index == len(order) - 1)
+    return Timeline(_merged(walk.pieces), walk.step, walk.tokens)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
+    """(time, event) with time running forward in each attempt.
+
+    What an older incarnation says after a newer one has spoken is left out, and so is what was posted twice.
+    """
+    groups: dict[tuple[int, str], dict[int, Event]] = {}
+    for event in events:
+        groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
+    sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]
+    sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time))
+    ordered: list[tuple[int, Event]] = []
+    for index, sequence in enumerate(sequences):
+        follower = sequences[index + 1] if index + 1 < len(sequences) else None
+        fenced = follower is not None and follower[0].attempt == sequence[0].attempt
+        now = 0
+        for event in sequence:
+            if fenced and follower is not None and event.time >= follower[0].time:
+                break
+            now = max(now, _microseconds(event.time))
+            ordered.append((now, event))
+    return ordered
+
+
+def _share_out(events: Sequence[tuple[int, Event]], held: Sequence[Held]) -> list[list[tuple[int, Event]]]:
+    """Each event goes to the interval of its attempt that had begun last by then, or to the first one."""
+    shares: list[list[tuple[int, Event]]] = [[] for _ in held]
+    for now, event in events:
+        mine = [index for index, one in enumerate(held) if one.attempt == event.attempt]
+        begun = [index for index in mine if _microseconds(held[index].start) <= now]
+        if mine:
+            shares[begun[-1] if begun else mine[0]].append((now, event))
+    return shares
+
+
+@dataclass
+class _Walk:
+    """Walks through the intervals; `opened` is where the stretch begins that has no class yet."""
+
+    pieces: list[Piece] = field(default_factory=list)
+    step: int = 0
+    tokens: int = 0
+    begun: bool = False
+    attempt: int = 0
+    limits: tuple[int, int] = (0, 0)
+    opened: int = 0
+    life: int = 0
+    saves: list[tuple[int, int]] = field(default_factory=list)
+    phase: TimeClass = "starting"
+
+    def interval(self, held: Held, events: Sequence[tuple[int, Event]], *, last: bool) -> None:
+        """Divides one held interval."""
+        self.attempt = held.attempt
+        self.limits = (_microseconds(held.start), _microseconds(held.end))
+        self.opened = self.life = self.limits[0]
+        self.saves = []
+        self.phase = "recovering" if self.begun else "starting"
+        self.begun = True
+        first, ended = True, None
+        for time, event in events:
+            now = min(max(time, self.opened), self.limits[1])
+            if isinstance(event, Started):
+                self._started(event, now, first=first)
+                first = False
+            elif isinstance(event, Progress):
+                self._progress(event, now)
+            elif isinstance(event, CheckpointCommitted):
+                self.saves.append((max(now - _microseconds(event.seconds), self.opened), now))
+                self.life = now
+            elif isinstance(event, Ended):
+                ended = event
+                self._ended(now)
+        self._tail(ended, last=last)
+
+    def _started(self, event: Started, now: int, *, first: bool) -> None:
+        if not first:
+            # A restart inside the attempt; a start that never got to a step was alive until its last sign.
+            if self.phase == "starting":
+                self._close(self.life, "starting")
+            self.phase = "recovering"
+        if event.step < self.step:
+            self._lose(event.step)
+        self.step, self.tokens = event.step, event.tokens
+        self.life = now
+
+    def _progress(self, event: Progress, now: int) -> None:
+        # An evaluation may report the same step once more; an older one is a straggler and divides nothing.
+        if event.step < self.step:
+            return
+        self.step, self.tokens = event.step, max(self.tokens, event.tokens)
+        self._close(now, self.phase, event.step)
+        self.phase = "productive"
+        self.life = now
+
+    def _ended(self, now: int) -> None:
+        # Until the attempt ended it was still starting (or recovering); what comes after is teardown.
+        if self.phase in ("starting", "recovering"):
+            self._close(now, self.phase)
+            self.phase = "idle"
+
+    def _tail(self, ended: Ended | None, *, last: bool) -> None:
+        """What is left of the interval: idle, unless training had yet to begin or was cut off."""
+        cut_off = not last and (ended is None or ended.outcome == "failed")
+        if self.phase in ("starting", "recovering"):
+            self._close(self.limits[1], self.phase)
+        else:
+            self._close(self.limits[1], "recovering" if cut_off else "idle")
+
+    def _close(self, until: int, time_class: TimeClass, step: int | None = None) -> None:
+        """Gives the open stretch its class, less the checkpoints in it."""
+        to_step = step if time_class == "productive" else None
+        at = self.opened
+        for start, end in self.saves:
+            start, end = max(start, at), min(end, until)
+            if end <= start:
+                continue
+            self.pieces.append(Piece(self.attempt, time_class, at, start, to_step))
+            self.pieces.append(Piece(self.attempt, "checkpoint", start, end))
+            at = end
+        self.pieces.append(Piece(self.attempt, time_class, at, until, to_step))
+        self.opened, self.saves = until, [save for save in self.saves if save[1] > until]
+
+    def _lose(self, resumed: int) -> None:
+        """Work beyond the step that the restart resumed from is done again."""
+        self.pieces = [
+            replace(piece, time_class="lost", to_step=None)
+            if piece.to_step is not None and piece.to_step > resumed
+            else piece
+            for piece in self.pieces
+        ]
+
+
+def _merged(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbours of one class become one piece; empty ones vanish."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        if piece.end == piece.start:
+            continue
+        before = merged[-1] if merged else None
+        same = before is not None and (before.attempt, before.time_class, before.end) == (
+            piece.attempt,
+            piece.time_class,
+            piece.start,
+        )
+        if before is not None and same:
+            merged[-1] = replace(before, end=piece.end)
+        else:
+            merged.append(piece)
+    return merged

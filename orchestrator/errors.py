@@ -1,0 +1,108 @@
+"""The errors a user may see: raised everywhere in `orchestrator`, turned into text or codes at the edges.
+
+    FathomError
+    ├── InvalidJob     422  exit 2     the job cannot run as it is written
+    ├── UsageError     400  exit 2     the command or request is wrong
+    ├── NotFound       404  exit 3     what was named does not exist
+    ├── Conflict       409  exit 4     it exists already, or changed meanwhile
+    ├── OverBudget     402  exit 5     the budget does not allow it
+    ├── RunFailed      500  exit 1     a run ended without success
+    └── Interrupted    499  exit 130   a person stopped it
+
+Every message says what is wrong, the numbers involved, and what to do. A test holds tree, codes and this
+drawing together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+_SHOWN = 20
+
+
+class FathomError(Exception):
+    """Base of all errors meant for users; `code` is stable and may be relied on by programs."""
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a job."""
+
+    path: str
+    """The field as the user writes it, e.g. `spec.training.tokens`; or a file name; may be empty."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidJob(FathomError):
+    """The job cannot run as it is written; `problems` holds all that was found, `str()` the first 20."""
+
+    code = "invalid-job"
+    http_status = 422
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        assert problems, "an invalid job has at least one problem"
+        super().__init__(list(problems))  # the argument itself: an exception is unpickled by calling its class
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems[:_SHOWN]]
+        hidden = len(self.problems) - len(lines)
+        return "\n".join([*lines, f"... and {hidden} more"] if hidden else lines)
+
+
+class UsageError(FathomError):
+    """The command or request is wrong."""
+
+    code = "usage"
+    http_status = 400
+    exit_code = 2
+
+
+class NotFound(FathomError):
+    """What was named does not exist."""
+
+    code = "not-found"
+    http_status = 404
+    exit_code = 3
+
+
+class Conflict(FathomError):
+    """It exists already, or changed since it was read."""
+
+    code = "conflict"
+    http_status = 409
+    exit_code = 4
+
+
+class OverBudget(FathomError):
+    """The budget does not allow it."""
+
+    code = "over-budget"
+    http_status = 402
+    exit_code = 5
+
+
+class RunFailed(FathomError):
+    """A run ended without success."""
+
+    code = "run-failed"
+    http_status = 500
+    exit_code = 1
+
+
+class Interrupted(FathomError):
+    """A person stopped the run (Ctrl-C or cancel)."""
+
+    code = "interrupted"
+    http_status = 499
+    exit_code = 130

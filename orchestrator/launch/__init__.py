@@ -1,0 +1,1 @@
+"""Decides what a job left open, and starts, watches and stops its attempts."""

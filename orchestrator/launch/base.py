@@ -1,0 +1,61 @@
+"""Where everything of one run lies, for the launcher, the driver and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one job on this machine: its record, and by default its storage."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """The TrainingJob as submitted, with its uid."""
+        return self.root / "job.json"
+
+    @property
+    def status(self) -> Path:
+        """The job's status, kept up to date by the launcher."""
+        return self.root / "status.json"
+
+    @property
+    def events(self) -> Path:
+        """All events of all attempts."""
+        return self.root / "events" / "events.jsonl"
+
+    @property
+    def control(self) -> Path:
+        """The answer to the driver; see `events.read_control`."""
+        return self.root / "control.json"
+
+    @property
+    def failure(self) -> Path:
+        """Left by a worker whose error trying again cannot cure."""
+        return self.root / "failure.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the driver as long as it lives."""
+        return self.root / "driver.lock"
+
+    @property
+    def artifacts(self) -> Path:
+        """Files to show beside the run; logged to MLflow."""
+        return self.root / "artifacts"
+
+    @property
+    def ledger(self) -> Path:
+        """Where each second and dollar went."""
+        return self.root / "ledger" / "ledger.json"
+
+    def resolved(self, attempt: int) -> Path:
+        """The resolved configuration of an attempt."""
+        return self.root / f"resolved-{attempt}.json"
+
+    def log(self, attempt: int) -> Path:
+        """Everything that the driver and its workers print."""
+        return self.root / "logs" / f"attempt-{attempt}.log"

@@ -1,0 +1,404 @@
+"""Chooses the recipe of a job: model, layout and schedule. Called by `orchestrator.launch.resolve` only.
+
+A simple rule that stands where the planner's search will stand. Reads the preset and the dataset's manifest.
+Invariant: whatever is chosen is noted with its reason; what cannot run is refused by field and numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+
+from model.config import Frozen, ModelConfig
+from model.dataset import DatasetManifest, read_manifest
+from model.presets import preset
+from model.recipe import Balance, Checkpointing, Layout, MultiToken, Optimizer, Recipe, Schedule
+from orchestrator.errors import InvalidJob, Problem
+from orchestrator.plan.hardware import accelerator
+from orchestrator.spec import MODEL_FIELDS, TrainingJob
+
+LEARNING_RATES: dict[str, float] = {"v2-lite-16b": 4.2e-4, "v3-671b": 2.2e-4}
+"""Highest learning rate by preset, where one was published or measured; others go by width."""
+
+_WIDTH, _RATE = 7168, 2.2e-4
+"""DeepSeek-V3. Scaled by the root of the width this gives 4.1e-4 for V2-Lite (2048), which used 4.2e-4."""
+
+_MAX_SEQUENCE = 4096
+_MAX_BATCH_TOKENS = 1 << 20
+_MAX_MICRO_BATCH_TOKENS = 8192
+_MAX_EVAL_TOKENS = 1 << 17
+_STEPS_AIM = 2000
+_GPUS_PER_NODE = 8
+_CONSTANT_SHARE = 0.67
+"""10T of 14.8T tokens in DeepSeek-V3."""
+_BIAS_STOP_SHARE = 0.97
+"""14.3T of 14.8T tokens in DeepSeek-V3."""
+
+T = TypeVar("T", int, float, str)
+
+
+class Choice(Frozen):
+    """A field that the job left open, and what was chosen for it."""
+
+    path: str
+    value: str
+    reason: str
+
+
+@dataclass
+class Choices:
+    """Collects what is chosen."""
+
+    made: list[Choice] = field(default_factory=list)
+
+    def __call__(self, path: str, given: T | None, choose: Callable[[], tuple[T, str]]) -> T:
+        """The given value, or the one that `choose` returns together with its reason."""
+        if given is not None:
+            return given
+        value, reason = choose()
+        self.made.append(Choice(path=path, value=str(value), reason=reason))
+        return value
+
+
+def refusal(path: str, message: str) -> InvalidJob:
+    """The error for one field below `spec`."""
+    return InvalidJob([Problem(f"spec.{path}", message)])
+
+
+# What is trained
+
+
+def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
+    """All of the model's side."""
+    spec = job.spec
+    config = _config(job)
+    manifest = _manifest(job, config)
+    sequence = choose(
+        "spec.data.sequenceLength",
+        spec.data.sequence_length,
+        lambda: (
+            min(_MAX_SEQUENCE, config.max_position_embeddings),
+            f"the longest, at most {_MAX_SEQUENCE}",
+        ),
+    )
+    _check_lengths(sequence, config, manifest)
+    layout = _layout(job, config, sequence, choose)
+    batch = layout.world_size * layout.micro_batch * layout.accumulation * sequence
+    steps = math.ceil(spec.training.tokens / batch)
+    every, tokens = _evaluation(job, steps, manifest.splits.heldout.tokens, choose)
+    on_cpu = spec.compute.accelerator == "cpu"
+    return Recipe(
+        model=config,
+        data=absolute(spec.data.source),
+        seed=spec.training.seed,
+        sequence_length=sequence,
+        steps=steps,
+        precision=_precision(job, choose),
+        schedule=_schedule(job, config, steps, choose),
+        optimizer=_optimizer(job),
+        balance=_balance(job, steps, choose),
+        multi_token=MultiToken(
+            weight=spec.training.mtp.weight,
+            final_weight=spec.training.mtp.final_weight,
+            switch_step=round(steps * spec.training.mtp.switch_share),
+        ),
+        layout=layout,
+        checkpoint=_checkpointing(job, storage, choose),
+        eval_every_steps=every,
+        eval_tokens=tokens,
+        sample_tokens=spec.training.sample_tokens,
+        device="cpu" if on_cpu else "cuda",
+        peak_flops=None if on_cpu else accelerator(spec.compute.accelerator).bf16_flops,
+    )
+
+
+def _config(job: TrainingJob) -> ModelConfig:
+    """The preset with its overrides."""
+    wanted = job.spec.model
+    try:
+        config = preset(wanted.preset)
+    except ValueError as error:
+        raise refusal("model.preset", str(error)) from None
+    try:
+        config = config.replace(**wanted.overrides.config_changes())
+    except ValidationError as error:
+        raise InvalidJob(
+            [
+                _override_problem(str(detail["loc"][0]) if detail["loc"] else "", detail["msg"])
+                for detail in error.errors()
+            ]
+        ) from None
+    if config.index_n_heads:
+        raise refusal(
+            "model.preset",
+            f"{wanted.preset} has a sparse-attention indexer of {config.index_n_heads} heads, "
+            "which can be counted and not yet trained: use v3-671b",
+        )
+    return config
+
+
+def _override_problem(name: str, message: str) -> Problem:
+    """A finding of ModelConfig in the words of `spec.model.overrides`."""
+    friendly = {ours: _camel(theirs) for theirs, ours in MODEL_FIELDS.items()}
+    words = re.compile(r"\b(" + "|".join(sorted(friendly, key=len, reverse=True)) + r")\b")
+    text = words.sub(lambda match: friendly[match[1]], message.removeprefix("Value error, "))
+    path = f"spec.model.overrides.{friendly[name]}" if name in friendly else "spec.model.overrides"
+    return Problem(path, text)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _manifest(job: TrainingJob, config: ModelConfig) -> DatasetManifest:
+    """The dataset's manifest, fitting to the model."""
+    source = job.spec.data.source
+    try:
+        manifest = read_manifest(absolute(source))
+    except FileNotFoundError:
+        raise refusal(
+            "data.source", f"no prepared dataset at {source}: run `fathom data prepare SOURCE {source}`"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise refusal("data.source", str(error)) from None
+    vocabulary = manifest.tokenizer.vocab_size
+    if vocabulary > config.vocab_size:
+        raise refusal(
+            "model.overrides.vocabSize",
+            f"the model has {config.vocab_size} entries, the tokenizer of {source} has {vocabulary}: "
+            f"use --set model.overrides.vocabSize={vocabulary}",
+        )
+    return manifest
+
+
+def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest) -> None:
+    """One training sequence must fit into the model and into both sides of the data."""
+    if sequence > config.max_position_embeddings:
+        raise refusal(
+            "data.sequenceLength",
+            f"{sequence} exceeds the model's longest, {config.max_position_embeddings}: shorten it, or "
+            f"raise model.overrides.maxPositions",
+        )
+    needed = sequence + 1 + config.num_nextn_predict_layers
+    for side, tokens in (
+        ("training", manifest.splits.train.tokens),
+        ("held-out", manifest.splits.heldout.tokens),
+    ):
+        if needed > tokens:
+            raise refusal(
+                "data.sequenceLength",
+                f"{sequence} needs {needed} tokens (the next and those of multi-token prediction included), "
+                f"the {side} data has {tokens}: shorten it, or prepare more text",
+            )
+
+
+# How it is shared
+
+
+def _layout(job: TrainingJob, config: ModelConfig, sequence: int, choose: Choices) -> Layout:
+    """Expert parallelism, micro-batch and accumulation."""
+    parallelism, training = job.spec.parallelism, job.spec.training
+    world = job.spec.compute.world_size
+    expert = _expert(job, config, choose)
+    unit = world * sequence * (parallelism.micro_batch or 1)
+    batch = choose(
+        "spec.training.globalBatchTokens",
+        training.global_batch_tokens,
+        lambda: _batch_tokens(training.tokens, unit),
+    )
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        micro = f" x microBatch {parallelism.micro_batch}" if parallelism.micro_batch else ""
+        raise refusal(
+            "training.globalBatchTokens",
+            f"{batch} is no multiple of {unit} ({world} workers x {sequence} tokens{micro}): "
+            f"use {f'{below} or {above}' if below else above}",
+        )
+    if training.tokens < batch:
+        raise refusal(
+            "training.tokens",
+            f"{training.tokens} is less than one batch of {batch}: raise it, or lower globalBatchTokens",
+        )
+    sequences = batch // (world * sequence)
+    micro_batch = choose(
+        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(sequences, sequence)
+    )
+    return Layout(
+        world_size=world,
+        expert_parallel=expert,
+        zero_stage=parallelism.zero_stage,
+        micro_batch=micro_batch,
+        accumulation=sequences // micro_batch,
+        recompute=_recompute(job, choose),
+    )
+
+
+def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
+    """Workers that share one set of experts."""
+    compute, experts = job.spec.compute, config.n_routed_experts
+    world = compute.world_size
+    per_node = world
+    if compute.accelerator != "cpu":
+        per_node = choose(
+            "spec.compute.gpusPerNode",
+            compute.gpus_per_node,
+            lambda: (min(_GPUS_PER_NODE, world), f"{_GPUS_PER_NODE}, or all where there are fewer"),
+        )
+        if world > per_node and world % per_node:
+            below = world // per_node * per_node
+            raise refusal(
+                "compute.gpus",
+                f"{world} do not fill machines of {per_node}: use {below} or {below + per_node}",
+            )
+
+    def largest() -> tuple[int, str]:
+        size = 1
+        while 2 * size <= min(world, per_node) and world % (2 * size) == 0 and experts % (2 * size) == 0:
+            size *= 2
+        return size, f"largest power of two on one node that divides {world} workers and {experts} experts"
+
+    size = choose("spec.parallelism.expert", job.spec.parallelism.expert, largest)
+    if experts % size:
+        raise refusal("parallelism.expert", f"{size} does not divide the model's {experts} routed experts")
+    if world % size:
+        raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
+    return size
+
+
+def _batch_tokens(tokens: int, unit: int) -> tuple[int, str]:
+    """A power of two times `unit` that gives about 2,000 to 4,000 steps, where the bounds allow it."""
+    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
+    batch = unit << (wanted.bit_length() - 1)
+    return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
+
+
+def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
+    """The largest divisor of a worker's sequences that keeps a forward pass small."""
+    bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
+    size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
+    return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"
+
+
+def _recompute(job: TrainingJob, choose: Choices) -> Literal["none", "full"]:
+    given = job.spec.parallelism.recompute
+    choose("spec.parallelism.recompute", given, lambda: ("none", "fastest; full saves memory"))
+    return given or "none"
+
+
+def _precision(job: TrainingJob, choose: Choices) -> Literal["fp32", "bf16"]:
+    given, device = job.spec.training.precision, job.spec.compute.accelerator
+    default: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
+    choose("spec.training.precision", given, lambda: (default, f"the usual on {device}"))
+    return given or default
+
+
+# When
+
+
+def _schedule(job: TrainingJob, config: ModelConfig, steps: int, choose: Choices) -> Schedule:
+    """Learning rate over the run, in the proportions of DeepSeek-V3."""
+    wanted, path = job.spec.training.schedule, "spec.training.schedule"
+
+    def highest() -> tuple[float, str]:
+        if job.spec.model.preset in LEARNING_RATES and not job.spec.model.overrides.hidden_size:
+            return LEARNING_RATES[job.spec.model.preset], f"known for {job.spec.model.preset}"
+        scaled = _RATE * math.sqrt(_WIDTH / config.hidden_size)
+        return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
+
+    rate = choose(f"{path}.learningRate", wanted.learning_rate, highest)
+    if (wanted.final_learning_rate or 0) > rate:
+        raise refusal(
+            "training.schedule.finalLearningRate", f"{wanted.final_learning_rate} exceeds learningRate {rate}"
+        )
+    final = choose(
+        f"{path}.finalLearningRate",
+        wanted.final_learning_rate,
+        lambda: (float(f"{rate / 10:.6g}"), "a tenth"),
+    )
+    warmup = choose(
+        f"{path}.warmupSteps",
+        wanted.warmup_steps,
+        lambda: (min(2000, math.ceil(0.03 * steps)), f"3 % of {steps} steps, at most 2000"),
+    )
+    decayed = wanted.decay_share or 0.0
+    constant = choose(
+        f"{path}.constantShare",
+        wanted.constant_share,
+        lambda: (min(_CONSTANT_SHARE, 1 - decayed), "10T of 14.8T tokens in DeepSeek-V3"),
+    )
+    decay = choose(f"{path}.decayShare", wanted.decay_share, lambda: (round(1 - constant, 9), "all that is left"))
+    start = round(steps * constant)
+    if warmup > start:
+        raise refusal("training.schedule.warmupSteps", f"{warmup} exceeds the {start} steps before the decay")
+    return Schedule(
+        learning_rate=rate,
+        final_learning_rate=final,
+        warmup_steps=warmup,
+        decay_start_step=start,
+        decay_end_step=min(steps, round(steps * (constant + decay))),
+    )
+
+
+def _evaluation(job: TrainingJob, steps: int, heldout: int, choose: Choices) -> tuple[int, int]:
+    """Steps between evaluations, and held-out tokens of each."""
+    wanted, path = job.spec.training.evaluation, "spec.training.evaluation"
+    every = choose(f"{path}.everySteps", wanted.every_steps, lambda: (max(1, steps // 10), f"a tenth of {steps} steps"))
+    reason = f"all {heldout}, at most {_MAX_EVAL_TOKENS}"
+    return every, choose(f"{path}.tokens", wanted.tokens, lambda: (min(heldout, _MAX_EVAL_TOKENS), reason))
+
+
+def _optimizer(job: TrainingJob) -> Optimizer:
+    wanted = job.spec.training.optimizer
+    return Optimizer(
+        beta1=wanted.beta1,
+        beta2=wanted.beta2,
+        eps=wanted.epsilon,
+        weight_decay=wanted.weight_decay,
+        grad_clip=wanted.gradient_clipping,
+    )
+
+
+def _balance(job: TrainingJob, steps: int, choose: Choices) -> Balance:
+    """Bias updates; a short run takes larger ones.
+
+    Affinities lie in (0, 1). With gamma x steps >= 10 a bias can cross that range in a tenth of the run; the
+    paper's 0.001 does so from 10,000 steps on. Above 0.01 single updates would reorder experts.
+    """
+    speed = choose(
+        "spec.training.balance.biasUpdateSpeed",
+        job.spec.training.balance.bias_update_speed,
+        lambda: (
+            float(f"{min(0.01, max(0.001, 10 / steps)):.3g}"),
+            f"10 / {steps} steps, within 0.001 and 0.01",
+        ),
+    )
+    return Balance(
+        bias_update_speed=speed,
+        bias_stop_step=round(steps * _BIAS_STOP_SHARE),
+        aux_loss_alpha=job.spec.training.balance.aux_loss_alpha,
+    )
+
+
+def _checkpointing(job: TrainingJob, storage: str, choose: Choices) -> Checkpointing:
+    on_cpu = job.spec.compute.accelerator == "cpu"
+    minutes = choose(
+        "spec.checkpoint.intervalMinutes",
+        job.spec.checkpoint.interval_minutes,
+        lambda: (2.0, "short runs on CPUs") if on_cpu else (20.0, "the usual on GPUs"),
+    )
+    return Checkpointing(uri=storage, interval_seconds=minutes * 60, keep=job.spec.checkpoint.keep)
+
+
+# Text to values
+
+
+def absolute(uri: str) -> str:
+    """Workers have another working directory: a path becomes absolute, a URL stays as it is."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -1,0 +1,290 @@
+"""How a running job speaks and is spoken to: events as JSON lines, and the control file with the answer.
+
+Rank 0 and the driver append; the local launcher (or the controller) reads and answers. Invariants: within one
+(job, attempt, incarnation) `seq` is unique and increasing, whoever appends; a torn line is never read as an
+event and never damages its neighbours.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import secrets
+import time as clock
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+
+from model.config import Frozen
+
+_MAX_MESSAGE = 4000
+
+Count = Annotated[int, Field(ge=0)]
+Identifier = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class _Wire(Frozen):
+    """Travels between processes of different versions: unknown fields are ignored, not refused."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class _Event(_Wire):
+    job: Identifier
+    """uid of the job."""
+    attempt: int = Field(ge=1)
+    incarnation: Identifier
+    """One Ray cluster of the attempt; fences late writers."""
+    seq: int = Field(ge=1)
+    time: float = Field(ge=0)
+    """Unix seconds by the writer's clock."""
+    version: Literal[1] = 1
+
+
+class Started(_Event):
+    """Workers are up and the model is loaded."""
+
+    kind: Literal["started"] = "started"
+    step: Count
+    tokens: Count
+    world_size: int = Field(ge=1)
+    resumed_from: str | None = Field(None, max_length=2048)
+    """The checkpoint it goes on from; None for a fresh start."""
+
+
+class Progress(_Event):
+    """An optimizer step is done."""
+
+    kind: Literal["progress"] = "progress"
+    step: Count
+    tokens: Count
+    metrics: dict[str, float] = Field(default={}, max_length=200)
+    """By the names of `model.metrics`; a value that is not finite has no JSON form and is left out."""
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _finite(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: number for name, number in value.items() if not isinstance(number, float) or math.isfinite(number)
+        }
+
+
+class CheckpointCommitted(_Event):
+    """A checkpoint's manifest is written."""
+
+    kind: Literal["checkpoint-committed"] = "checkpoint-committed"
+    step: Count
+    uri: str = Field(max_length=2048)
+    size_bytes: Count
+    seconds: float = Field(ge=0)
+    """Time that training stood still for it."""
+
+
+class Warning_(_Event):
+    """Something that a person should know and that does not end the run."""
+
+    kind: Literal["warning"] = "warning"
+    message: str = Field(max_length=_MAX_MESSAGE)
+
+
+class LogPiece(_Event):
+    """A piece of a rank's log is in the job's storage."""
+
+    kind: Literal["log-piece"] = "log-piece"
+    rank: Count
+    name: str = Field(max_length=1024)
+    offset: Count
+    """Where the piece begins in the whole log, in bytes."""
+    size_bytes: Count
+
+
+class FailureClass(StrEnum):
+    """Why an attempt did not succeed; decides about the next one."""
+
+    USER_ERROR = "user-error"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_FINITE = "not-finite"
+    STALLED = "stalled"
+    WORKER_LOST = "worker-lost"
+    DRIVER_LOST = "driver-lost"
+    PREEMPTED = "preempted"
+    OVER_BUDGET = "over-budget"
+    INTERRUPTED = "interrupted"
+    UNKNOWN = "unknown"
+
+
+class Ended(_Event):
+    """The attempt is over; this, in the job's storage, is the truth of how."""
+
+    kind: Literal["ended"] = "ended"
+    outcome: Literal["succeeded", "stopped", "failed"]
+    failure_class: FailureClass | None = None
+    """None where the outcome is `succeeded`."""
+    message: str = Field("", max_length=_MAX_MESSAGE)
+    step: Count | None = None
+    """The last step that is done, where known."""
+
+
+Event = Annotated[Started | Progress | CheckpointCommitted | Warning_ | LogPiece | Ended, Field(discriminator="kind")]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Continue(_Wire):
+    """Go on."""
+
+    kind: Literal["continue"] = "continue"
+    hard_deadline: float | None = None
+    """Unix time at which the driver stops itself, where it is newer than the one it knows."""
+
+
+class CheckpointAndStop(_Wire):
+    """Write a final checkpoint and end."""
+
+    kind: Literal["checkpoint-and-stop"] = "checkpoint-and-stop"
+    deadline: float
+    """Unix time by which the process must have ended."""
+    reason: str = Field("", max_length=_MAX_MESSAGE)
+    hard_deadline: float | None = None
+    """As in `Continue`."""
+
+
+Answer = Annotated[Continue | CheckpointAndStop, Field(discriminator="kind")]
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Complete lines of an event file from some offset on."""
+
+    events: list[Event]
+    offset: int
+    """Where to go on."""
+    skipped: int
+    """Complete lines that are no event of this version (torn by a crash, or from a newer writer)."""
+
+
+def scan(path: Path, offset: int = 0) -> Scan:
+    """Read events from byte `offset`; a last line without its newline waits for the next call.
+
+    A missing file is an empty one. A file shorter than `offset` was replaced: it is read from its beginning.
+    """
+    try:
+        with path.open("rb") as stream:
+            if offset > stream.seek(0, os.SEEK_END):
+                offset = 0
+            stream.seek(offset)
+            data = stream.read()
+    except FileNotFoundError:
+        return Scan([], 0, 0)
+    complete = data[: data.rfind(b"\n") + 1]
+    events, skipped = [], 0
+    for line in complete.split(b"\n")[:-1]:
+        try:
+            events.append(_EVENT.validate_json(line))
+        except ValidationError:
+            skipped += 1
+    return Scan(events, offset + len(complete), skipped)
+
+
+class EventLog:
+    """Appends to one event file; any number of processes may do so at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._last: dict[tuple[str, int, str], int] = {}
+
+    def append(
+        self,
+        kind: str,
+        *,
+        job: str,
+        attempt: int,
+        incarnation: str,
+        time: float | None = None,
+        **fields: Any,  # noqa: ANN401 - checked by the event's own class
+    ) -> Event:
+        """Write one event with the next `seq` and return it; ValidationError if the fields are wrong."""
+        if isinstance(fields.get("message"), str):
+            fields["message"] = fields["message"][:_MAX_MESSAGE]
+        keys = {"kind": kind, "job": job, "attempt": attempt, "incarnation": incarnation}
+        content = fields | keys | {"time": clock.time() if time is None else time}
+        _EVENT.validate_python(content | {"seq": 1})  # before the file is touched
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released when the descriptor is closed, also by a crash
+            self._catch_up()
+            event = _EVENT.validate_python(content | {"seq": self._last.get((job, attempt, incarnation), 0) + 1})
+            _write_line(descriptor, event.model_dump_json(by_alias=True).encode())
+        finally:
+            os.close(descriptor)
+        return event
+
+    def read(self, offset: int = 0) -> tuple[list[Event], int]:
+        """Events from byte `offset` on and where to go on; see `scan`."""
+        found = scan(self.path, offset)
+        return found.events, found.offset
+
+    def _catch_up(self) -> None:
+        """Learn the numbers that were given since the last look; call with the lock held."""
+        found = scan(self.path, self._offset)
+        self._offset = found.offset
+        for event in found.events:
+            key = (event.job, event.attempt, event.incarnation)
+            self._last[key] = max(self._last.get(key, 0), event.seq)
+
+
+def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """Events of the file from byte `offset` on and where to go on; see `scan`."""
+    return EventLog(path).read(offset)
+
+
+def _write_line(descriptor: int, line: bytes) -> None:
+    """Append one line as a whole or not at all; ends a line that a crashed writer left torn."""
+    size = os.fstat(descriptor).st_size
+    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    data = (b"\n" if torn else b"") + line + b"\n"
+    try:
+        written = os.write(descriptor, data)
+        if written != len(data):
+            raise OSError(f"only {written} of {len(data)} bytes could be written: is the disk full?")
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+def write_control(path: Path, answer: Answer) -> None:
+    """Leave the answer for the driver; replaces an older one in one step, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        draft.write_bytes(answer.model_dump_json(by_alias=True).encode())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_control(path: Path) -> Answer:
+    """The answer; `Continue` where none was left. ValueError if the file holds something else."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Continue()
+    try:
+        return _ANSWER.validate_json(data)
+    except ValidationError as error:
+        raise ValueError(f"{path} holds no answer to a running job: {error}") from None

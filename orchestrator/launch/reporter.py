@@ -1,0 +1,84 @@
+"""The `Reporter` of a run on this machine: events and artifacts become files in the run's folder.
+
+Made by the driver, pickled to the workers. Holds only plain values, so that a restarted worker gets the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.reporting import Stop
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.events import CheckpointAndStop, EventLog, read_control
+
+
+@dataclass(frozen=True)
+class FileReporter:
+    """See `model.reporting.Reporter`."""
+
+    root: Path
+    job: str
+    attempt: int
+    incarnation: str
+    stop_at: float | None = None
+    """Unix time at which the budget ends the run, a final checkpoint's time before the hard deadline."""
+
+    @property
+    def _folder(self) -> RunFolder:
+        return RunFolder(self.root)
+
+    def _append(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - checked by the event's class
+        log = EventLog(self._folder.events)
+        log.append(kind, job=self.job, attempt=self.attempt, incarnation=self.incarnation, **fields)
+
+    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
+        """See `Reporter`."""
+        self._append("started", step=step, tokens=tokens, world_size=world_size, resumed_from=resumed_from)
+
+    def progress(self, *, step: int, tokens: int, metrics: dict[str, float]) -> None:
+        """See `Reporter`."""
+        self._append("progress", step=step, tokens=tokens, metrics=metrics)
+
+    def checkpoint_committed(self, *, step: int, uri: str, size_bytes: int, seconds: float) -> None:
+        """See `Reporter`."""
+        self._append("checkpoint-committed", step=step, uri=uri, size_bytes=size_bytes, seconds=seconds)
+
+    def warning(self, message: str) -> None:
+        """See `Reporter`."""
+        self._append("warning", message=message)
+
+    def artifact(self, name: str, data: bytes) -> None:
+        """See `Reporter`."""
+        path = self._folder.artifacts / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.tmp")
+        draft.write_bytes(data)
+        draft.replace(path)
+
+    def stop_requested(self) -> Stop | None:
+        """See `Reporter`. The control file, or the end of the budget even if nobody writes one."""
+        answer = read_control(self._folder.control)
+        if isinstance(answer, CheckpointAndStop):
+            return Stop(answer.deadline, answer.reason)
+        if self.stop_at is not None and time.time() >= self.stop_at:
+            return Stop(self.stop_at, "over-budget")
+        return None
+
+    def failed(self, kind: str, message: str) -> None:
+        """See `Reporter`. The first rank to say so is believed: the others fail because of it."""
+        path = self._folder.failure
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = {"attempt": self.attempt, "incarnation": self.incarnation, "class": kind, "message": message}
+        try:
+            with path.open("x") as file:
+                json.dump(body, file)
+        except FileExistsError:
+            return
+
+    def has_failed(self) -> bool:
+        """See `Reporter`."""
+        return self._folder.failure.exists()

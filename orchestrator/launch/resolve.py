@@ -1,0 +1,146 @@
+"""Decides everything that a TrainingJob leaves open. Called by the launchers before anything starts.
+
+Starts nothing and imports no torch. Invariants: the same job on the same data and prices gives the same
+result; it carries the hard deadline, so that a budget holds with nobody watching.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pydantic import Field
+
+from model.config import Frozen
+from model.recipe import Recipe
+from orchestrator.cost.meter import Rate, rate_for
+from orchestrator.errors import OverBudget
+from orchestrator.launch.choose import Choice, Choices, absolute, choose_recipe, refusal
+from orchestrator.plan.prices import PriceBook
+from orchestrator.settings import Settings
+from orchestrator.spec import TrainingJob
+
+
+class JobRef(Frozen):
+    """Which job this is."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class TrackingTarget(Frozen):
+    """Where MLflow files the run."""
+
+    experiment: str
+    tags: dict[str, str]
+
+
+class Resolved(Frozen):
+    """One attempt, fully decided; written as `resolved.json`."""
+
+    job: JobRef
+    attempt: int = Field(ge=1)
+    incarnation: str
+    recipe: Recipe
+    workers: int = Field(ge=1)
+    cpus_per_worker: int = Field(ge=1)
+    gpus_per_worker: int = Field(ge=0, le=1)
+    memory_bytes_per_worker: int | None = Field(None, ge=1)
+    rate: Rate
+    """What the whole job costs while it holds its machines."""
+    hard_deadline_seconds: float | None = Field(None, gt=0)
+    """Held seconds after which the budget is gone; the driver stops itself before. None: no budget."""
+    max_failures: int = Field(ge=0)
+    """Restarts of the workers inside this attempt: `retry.maxAttempts` counts starts, the first included."""
+    tracking: TrackingTarget
+    storage_uri: str
+    """Where events, logs, ledger and checkpoints of the job lie."""
+    chosen: tuple[Choice, ...]
+
+
+def resolve(
+    job: TrainingJob,
+    *,
+    uid: str,
+    attempt: int,
+    incarnation: str,
+    settings: Settings,
+    storage_uri: str,
+    spent: Decimal | int = 0,
+) -> Resolved:
+    """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder.
+
+    InvalidJob for what cannot run, OverBudget where nothing is left, UsageError for a bad price file.
+    """
+    spec, choose = job.spec, Choices()
+    rate = _rate(job, settings)
+    deadline = _deadline(job, rate, Decimal(spent))
+    storage = absolute(
+        choose("spec.checkpoint.uri", spec.checkpoint.uri, lambda: (storage_uri, "the run's own folder"))
+    )
+    recipe = choose_recipe(job, storage, choose)
+    memory = spec.compute.memory_per_worker
+    return Resolved(
+        job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid),
+        attempt=attempt,
+        incarnation=incarnation,
+        recipe=recipe,
+        workers=spec.compute.world_size,
+        cpus_per_worker=choose("spec.compute.cpuPerWorker", spec.compute.cpu_per_worker, lambda: (1, "one core each")),
+        gpus_per_worker=0 if recipe.device == "cpu" else 1,
+        memory_bytes_per_worker=None if memory is None else quantity_bytes(memory),
+        rate=rate,
+        hard_deadline_seconds=deadline,
+        max_failures=spec.retry.max_attempts - 1,
+        tracking=TrackingTarget(
+            experiment=choose(
+                "spec.tracking.experiment",
+                spec.tracking.experiment,
+                lambda: (job.metadata.name, "the job's name"),
+            ),
+            tags=dict(spec.tracking.tags),
+        ),
+        storage_uri=storage,
+        chosen=tuple(choose.made),
+    )
+
+
+# Money
+
+
+def _rate(job: TrainingJob, settings: Settings) -> Rate:
+    """Price of the whole job per hour."""
+    compute, budget = job.spec.compute, job.spec.budget
+    price = PriceBook.load(settings.price_file).price(compute.accelerator, compute.price_class)
+    units = compute.world_size * ((compute.cpu_per_worker or 1) if compute.accelerator == "cpu" else 1)
+    if budget is not None and budget.currency != price.currency:
+        raise refusal(
+            "budget.currency",
+            f"is {budget.currency}, but {compute.accelerator} is priced in {price.currency} "
+            f"({price.source}): use {price.currency}, or set FATHOM_PRICES to prices in {budget.currency}",
+        )
+    return rate_for(price, units)
+
+
+def _deadline(job: TrainingJob, rate: Rate, spent: Decimal) -> float | None:
+    """Seconds that the rest of the budget pays for."""
+    budget = job.spec.budget
+    if budget is None:
+        return None
+    left = budget.amount - spent
+    if left <= 0:
+        raise OverBudget(f"spec.budget.limit is {budget.limit} {budget.currency}, {spent} is spent: raise the limit")
+    return float(left * 3600 / rate.per_hour)
+
+
+# Text to values
+
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def quantity_bytes(quantity: str) -> int:
+    """Bytes of a Kubernetes quantity such as 2Gi, in the form that `Compute.memory_per_worker` admits."""
+    number = quantity.rstrip("".join(_UNITS))
+    return int(number) * _UNITS[quantity.removeprefix(number)]

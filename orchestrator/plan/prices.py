@@ -1,0 +1,126 @@
+"""Price of an hour of one device, each with source and date, from a file. Imports no torch.
+
+Called by the resolver and the planner. Invariant: a price comes from the packaged file or from the operator's
+own file (FATHOM_PRICES), never from a job; it is a positive Decimal with a currency, a source and a date.
+"""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from model.config import Frozen
+from orchestrator.errors import UsageError
+
+DATA = Path(__file__).parent / "data" / "prices.yaml"
+MAX_FILE_BYTES = 1_000_000
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Amount = Annotated[Decimal, BeforeValidator(_number), Field(gt=0, le=1_000_000, max_digits=20)]
+
+
+class Price(Frozen, alias_generator=to_camel, populate_by_name=True):
+    """One row of a price file: what one device costs for one hour."""
+
+    accelerator: str = Field(min_length=1, max_length=40)
+    """A name as in `compute.accelerator`; `cpu` is one virtual CPU."""
+    price_class: str = Field(min_length=1, max_length=40)
+    """How it is bought, e.g. on-demand, spot, reserved."""
+    amount: Amount
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    """ISO 4217 code."""
+    unit: Literal["gpu-hour", "cpu-hour"]
+    source: str = Field(min_length=1, max_length=500)
+    date: datetime.date
+    """The day on which the price was valid."""
+
+    @model_validator(mode="after")
+    def _unit_fits(self) -> Self:
+        expected = "cpu-hour" if self.accelerator == "cpu" else "gpu-hour"
+        if self.unit != expected:
+            raise ValueError(f"unit of {self.accelerator} must be {expected}, got {self.unit}")
+        return self
+
+
+class PriceBook:
+    """Prices by accelerator and price class."""
+
+    def __init__(self, prices: dict[tuple[str, str], Price]) -> None:
+        self._prices = prices
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> PriceBook:
+        """The packaged prices; rows of the operator's file `path` come first. UsageError if it is bad."""
+        prices = _read(DATA)
+        if path is not None:
+            prices = prices | _read(path)
+        return cls(prices)
+
+    def price(self, accelerator: str, price_class: str) -> Price:
+        """Price of one device-hour; UsageError lists what is known."""
+        found = self._prices.get((accelerator, price_class))
+        if found is not None:
+            return found
+        classes = sorted(known for name, known in self._prices if name == accelerator)
+        if classes:
+            raise UsageError(
+                f"no price of class {price_class!r} for {accelerator}; known: {', '.join(classes)}; "
+                "add a row to the file that FATHOM_PRICES names"
+            )
+        names = sorted({name for name, _ in self._prices})
+        raise UsageError(
+            f"no price for accelerator {accelerator!r}; known: {', '.join(names)}; "
+            "add a row to the file that FATHOM_PRICES names"
+        )
+
+
+def _read(path: Path) -> dict[tuple[str, str], Price]:
+    prices: dict[tuple[str, str], Price] = {}
+    for number, row in enumerate(_rows(path), start=1):
+        price = _parse(path, number, row)
+        key = (price.accelerator, price.price_class)
+        if key in prices:
+            raise UsageError(
+                f"price file {path}: row {number}: a second price for {key[0]} {key[1]}: "
+                f"{prices[key].amount} and {price.amount}; keep one"
+            )
+        prices[key] = price
+    return prices
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"price file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"price file {path}: {error.strerror or error}; check FATHOM_PRICES") from error
+    # ValueError: PyYAML lets that of a date such as 2026-13-45 through; text that is not UTF-8 is one, too.
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"price file {path}: not valid YAML: {error}") from error
+    if not isinstance(data, list):
+        raise UsageError(f"price file {path}: must be a list of rows, got {type(data).__name__}")
+    return data
+
+
+def _parse(path: Path, number: int, row: object) -> Price:
+    try:
+        return Price.model_validate(row)
+    except ValidationError as error:
+        problems = "\n".join(
+            f"price file {path}: row {number}: {'.'.join(map(str, found['loc'])) or 'row'}: {found['msg']}"
+            for found in error.errors(include_url=False)
+        )
+        raise UsageError(problems) from error

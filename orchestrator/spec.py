@@ -1,0 +1,438 @@
+"""The TrainingJob: what a user writes. The one source of the resource schema, the API, help and documents.
+
+Read by everybody, made by `orchestrator.jobfile` (files) or in Python. An absent field means "chosen before
+launch" (`orchestrator.launch.resolve`). Values are strict (no text where a number belongs), because the API
+server is too; enumerations hold exactly what runs today. Fields marked "Kubernetes only" rest elsewhere.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal, NoReturn, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from orchestrator.schema import Currency, Money, Part
+from orchestrator.status import JobStatus
+
+Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+ObjectName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
+Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+
+MODEL_FIELDS: dict[str, str] = {
+    "vocab_size": "vocab_size", "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers", "dense_layers": "first_k_dense_replace",
+    "heads": "num_attention_heads", "query_rank": "q_lora_rank",
+    "kv_rank": "kv_lora_rank", "nope_head_dim": "qk_nope_head_dim",
+    "rope_head_dim": "qk_rope_head_dim", "value_head_dim": "v_head_dim",
+    "dense_hidden_size": "intermediate_size", "expert_hidden_size": "moe_intermediate_size",
+    "experts": "n_routed_experts", "experts_per_token": "num_experts_per_tok",
+    "shared_experts": "n_shared_experts", "groups": "n_group",
+    "groups_per_token": "topk_group", "routed_scaling_factor": "routed_scaling_factor",
+    "mtp_depth": "num_nextn_predict_layers", "rope_theta": "rope_theta",
+    "max_positions": "max_position_embeddings", "initial_std": "initializer_range",
+}  # fmt: skip
+"""Field of `ModelOverrides` -> field of `model.config.ModelConfig`."""
+
+
+def _wrong(field: str, message: str) -> NoReturn:
+    """Refuse a combination of fields; `field` (camelCase) is added to the path of the part."""
+    raise PydanticCustomError("combination", "{message}", {"field": field, "message": message})
+
+
+class _Spec(Part):
+    """A part that a user writes: strict about types."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Metadata(_Spec):
+    """What the job is called, and whose it is."""
+
+    name: str = Field(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+    """Unique in the namespace: at most 40 lower-case letters, digits and "-", a letter first."""
+    namespace: Name = "default"
+    """The team that the job belongs to."""
+
+
+class ModelOverrides(_Spec):
+    """Sizes that differ from the preset; each stands for one field of the model's configuration."""
+
+    vocab_size: int | None = Field(None, ge=2, le=10_000_000)
+    """Entries of the vocabulary; at least those of the dataset's tokenizer."""
+    hidden_size: Size | None = None
+    """Width of the residual stream."""
+    layers: int | None = Field(None, ge=1, le=10_000)
+    """Main layers; those of multi-token prediction come on top."""
+    dense_layers: int | None = Field(None, ge=0, le=10_000)
+    """The first layers that are dense instead of a mixture of experts."""
+    heads: int | None = Field(None, ge=1, le=100_000)
+    """Attention heads."""
+    query_rank: int | None = Field(None, ge=0, le=1_000_000)
+    """Rank of the query compression; 0 means none."""
+    kv_rank: Size | None = None
+    """Rank of the latent that keys and values are made from."""
+    nope_head_dim: Size | None = None
+    """Part of a head's query and key that carries no position."""
+    rope_head_dim: int | None = Field(None, ge=2, le=1_000_000)
+    """Part of a head's query and key that carries the position; even."""
+    value_head_dim: Size | None = None
+    """Values of one head."""
+    dense_hidden_size: Size | None = None
+    """Inner size of the dense feed-forward layers."""
+    expert_hidden_size: Size | None = None
+    """Inner size of one expert."""
+    experts: int | None = Field(None, ge=1, le=100_000)
+    """Routed experts per layer."""
+    experts_per_token: int | None = Field(None, ge=1, le=100_000)
+    """Routed experts that one token visits."""
+    shared_experts: int | None = Field(None, ge=0, le=1000)
+    """Experts that every token visits."""
+    groups: int | None = Field(None, ge=1, le=100_000)
+    """Groups that the routed experts are divided into."""
+    groups_per_token: int | None = Field(None, ge=1, le=100_000)
+    """Groups that one token may reach."""
+    routed_scaling_factor: float | None = Field(None, gt=0, le=1000)
+    """Factor on the routed experts' output."""
+    mtp_depth: int | None = Field(None, ge=0, le=16)
+    """Further tokens that are predicted at once (multi-token prediction)."""
+    rope_theta: float | None = Field(None, gt=0, le=1e12)
+    """Base of the rotary frequencies."""
+    max_positions: int | None = Field(None, ge=2, le=100_000_000)
+    """Longest sequence that the model is made for, in tokens."""
+    initial_std: float | None = Field(None, gt=0, le=10)
+    """Standard deviation of the initial weights."""
+
+    def config_changes(self) -> dict[str, int | float | None]:
+        """The overrides that were given, by the names of `ModelConfig`."""
+        given = self.model_dump(by_alias=False, exclude_none=True)
+        changes: dict[str, int | float | None] = {MODEL_FIELDS[name]: value for name, value in given.items()}
+        if changes.get("q_lora_rank") == 0:
+            changes["q_lora_rank"] = None
+        return changes
+
+
+class Model(_Spec):
+    """The architecture to train."""
+
+    preset: str = Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    """A named architecture; `fathom model` lists them."""
+    overrides: ModelOverrides = ModelOverrides()
+    """Sizes that differ from the preset."""
+
+
+class Data(_Spec):
+    """The text to train on."""
+
+    source: Uri
+    """Folder or URL of a dataset made by `fathom data prepare`."""
+    sequence_length: int | None = Field(None, ge=2, le=100_000_000)
+    """Tokens per training sequence; absent: the model's longest, at most 4096."""
+    license: str | None = Field(None, max_length=200)
+    """Licence of the text, copied to MLflow."""
+    provenance: str | None = Field(None, max_length=1000)
+    """Where the text comes from, copied to MLflow."""
+
+
+class Schedule(_Spec):
+    """Learning rate over the run: linear warm-up, constant, cosine down, constant at the end."""
+
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """Highest learning rate; absent: chosen by the width of the model."""
+    final_learning_rate: float | None = Field(None, ge=0, le=1)
+    """Learning rate after the decay; absent: a tenth of the highest."""
+    warmup_steps: int | None = Field(None, ge=0, le=10_000_000)
+    """Steps of the linear rise; absent: 3 % of all, at most 2000."""
+    constant_share: Share | None = None
+    """Share of all steps, warm-up included, before the decay begins; absent: 0.67."""
+    decay_share: Share | None = None
+    """Share of all steps that the decay takes; absent: all that is left."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        constant, decay = self.constant_share, self.decay_share
+        if constant is not None and decay is not None and constant + decay > 1 + 1e-9:
+            _wrong("decayShare", f"{decay} and constantShare {constant} are {constant + decay:g}: at most 1")
+        highest, final = self.learning_rate, self.final_learning_rate
+        if highest is not None and final is not None and final > highest:
+            _wrong("finalLearningRate", f"{final} exceeds learningRate {highest}: the rate only falls")
+        return self
+
+
+class Optimizer(_Spec):
+    """AdamW; the defaults are those of the DeepSeek-V3 paper."""
+
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    epsilon: float = Field(1e-8, gt=0, le=1)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(0.1, ge=0, le=10)
+    """Decay of matrices; norms and biases have none."""
+    gradient_clipping: float = Field(1.0, gt=0, le=1e6)
+    """Global gradient norm above which gradients are scaled down."""
+
+
+class Balance(_Spec):
+    """How the load of experts is kept even."""
+
+    bias_update_speed: float | None = Field(None, ge=0, le=1)
+    """Step of an expert's selection bias per optimizer step (gamma); absent: by the number of steps."""
+    aux_loss_alpha: float = Field(1e-4, ge=0, le=10)
+    """Weight of the sequence-wise auxiliary loss."""
+
+
+class Mtp(_Spec):
+    """Weight of the multi-token prediction loss."""
+
+    weight: float = Field(0.3, ge=0, le=10)
+    """Weight in the first part of the run."""
+    final_weight: float = Field(0.1, ge=0, le=10)
+    """Weight in the rest."""
+    switch_share: Share = 0.67
+    """Share of all steps after which the weight changes."""
+
+
+class Evaluation(_Spec):
+    """Measuring on held-out text."""
+
+    every_steps: int | None = Field(None, ge=1, le=10_000_000)
+    """Steps between evaluations; absent: a tenth of the run."""
+    tokens: int | None = Field(None, ge=1, le=10**12)
+    """Held-out tokens per evaluation; absent: all, at most 131,072."""
+
+
+class Training(_Spec):
+    """How much to train, and how."""
+
+    tokens: int = Field(ge=1, le=10**15)
+    """Tokens of the whole run, rounded up to whole optimizer steps."""
+    global_batch_tokens: int | None = Field(None, ge=2, le=10**12)
+    """Tokens per optimizer step, over all workers; absent: chosen by the length of the run."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Arithmetic of the matrix products; absent: bf16 on GPUs, fp32 on CPUs."""
+    seed: int = Field(1, ge=0, le=2**31 - 1)
+    """Decides initial weights and the order of the data."""
+    schedule: Schedule = Schedule()
+    """Learning rate over the run."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW."""
+    balance: Balance = Balance()
+    """Load of experts."""
+    mtp: Mtp = Mtp()
+    """Multi-token prediction."""
+    evaluation: Evaluation = Evaluation()
+    """Measuring on held-out text."""
+    sample_tokens: int = Field(256, ge=0, le=65_536)
+    """Tokens of text that the model writes at the end of the run."""
+
+
+class Parallelism(_Spec):
+    """How the workers share the model."""
+
+    expert: int | None = Field(None, ge=1, le=100_000)
+    """Workers that share one set of experts; divides the number of workers and of experts."""
+    zero_stage: Literal[1] = 1
+    """DeepSpeed ZeRO: 1 divides the optimizer's state."""
+    micro_batch: int | None = Field(None, ge=1, le=100_000)
+    """Sequences per worker and forward pass."""
+    recompute: Literal["none", "full"] | None = None
+    """Whether activations are computed again in the backward pass, which saves memory; absent: none."""
+
+
+class Compute(_Spec):
+    """The machines."""
+
+    accelerator: Literal["cpu", "A100", "H100", "H800", "H200", "B200"]
+    """Kind of device; on a GPU each worker has one."""
+    gpus: int | None = Field(None, ge=1, le=100_000)
+    """GPUs of the whole job."""
+    gpus_per_node: int | None = Field(None, ge=1, le=72)
+    """GPUs of one machine; absent: 8, or all if there are fewer."""
+    workers: int | None = Field(None, ge=1, le=1000)
+    """Processes of a job on CPUs."""
+    cpu_per_worker: int | None = Field(None, ge=1, le=1024)
+    """Processor cores per worker; absent: 1."""
+    memory_per_worker: str | None = Field(None, max_length=20, pattern=r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$")
+    """Main memory per worker as a Kubernetes quantity, e.g. 2Gi; absent: not limited."""
+    price_class: str = Field("on-demand", max_length=32, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+    """Which price of the price list applies, e.g. on-demand."""
+    image: str | None = Field(None, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")
+    """Container image of the workers (Kubernetes only)."""
+    service_account_name: ObjectName | None = None
+    """Service account of the pods (Kubernetes only)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.accelerator == "cpu":
+            for field, value in (("gpus", self.gpus), ("gpusPerNode", self.gpus_per_node)):
+                if value is not None:
+                    _wrong(field, f"is {value}, but accelerator is cpu: remove it, or name a GPU there")
+            if self.workers is None:
+                _wrong("workers", "is required with accelerator cpu: the number of processes, e.g. 2")
+            return self
+        if self.workers is not None:
+            _wrong("workers", f"is {self.workers}, but each {self.accelerator} has one worker: set gpus")
+        if self.gpus is None:
+            _wrong("gpus", f"is required with accelerator {self.accelerator}: the GPUs of the whole job")
+        size = self.gpus_per_node or 1
+        if self.gpus > size and self.gpus % size:
+            fits = self.gpus // size * size
+            _wrong("gpus", f"{self.gpus} do not fill machines of {size}: use {fits} or {fits + size}")
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Workers of the whole job: one per GPU, or the CPU processes."""
+        size = self.workers if self.accelerator == "cpu" else self.gpus
+        assert size is not None, "validation requires workers on CPUs and gpus on GPUs"
+        return size
+
+
+class Storage(_Spec):
+    """How pods reach data and checkpoints (Kubernetes only)."""
+
+    secret_ref: ObjectName | None = None
+    """Secret with the credentials of an object store."""
+    claim: ObjectName | None = None
+    """Persistent volume claim to mount."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.secret_ref and self.claim:
+            message = f"both claim {self.claim!r} and secretRef {self.secret_ref!r} are given: use one of them"
+            _wrong("claim", message)
+        return self
+
+
+class Budget(_Spec):
+    """The money that the job may spend."""
+
+    limit: Money
+    """Amount at which the job stops, all attempts together, as text: "5000.00"."""
+    currency: Currency = "USD"
+    """ISO 4217 code; must be that of the price list."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.amount == 0:
+            _wrong("limit", f"{self.limit} allows nothing to run: give an amount above 0, or no budget")
+        return self
+
+    @property
+    def amount(self) -> Decimal:
+        """The limit as a number."""
+        return Decimal(self.limit)
+
+
+class Checkpoint(_Spec):
+    """Where and how often the state is saved."""
+
+    uri: Uri | None = None
+    """Storage of the job, any URL that fsspec knows; absent: the run's own folder."""
+    interval_minutes: float | None = Field(None, gt=0, le=10_080)
+    """Minutes between checkpoints; absent: 2 on CPUs, 20 on GPUs."""
+    keep: int = Field(3, ge=1, le=1000)
+    """Newest checkpoints that are kept."""
+
+
+class Retry(_Spec):
+    """What happens when something breaks."""
+
+    max_attempts: int = Field(5, ge=1, le=1000)
+    """Starts at most, the first included."""
+    stop_after_attempts_without_progress: int = Field(2, ge=1, le=1000)
+    """Attempts in a row that may end without a new checkpoint."""
+
+
+TagName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_. /:-]*$")]
+TagValue = Annotated[str, Field(max_length=500)]
+
+
+class Tracking(_Spec):
+    """MLflow."""
+
+    experiment: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    """Experiment that the run belongs to; absent: the name of the job."""
+    tags: dict[TagName, TagValue] = Field(default={}, max_length=32)
+    """Tags of the run."""
+
+    @model_validator(mode="after")
+    def _not_reserved(self) -> Self:
+        for name in self.tags:
+            if name.startswith(("mlflow.", "fathom.")):
+                _wrong(f"tags.{name}", 'names that begin with "mlflow." or "fathom." are reserved')
+        return self
+
+
+class Queue(_Spec):
+    """Admission (Kubernetes with Kueue only)."""
+
+    name: Name | None = None
+    """Queue that the job waits in; absent: none."""
+    priority_class: ObjectName | None = None
+    """Workload priority class."""
+
+
+class JobSpec(_Spec):
+    """What to train, on what, for how much."""
+
+    task: Literal["pretrain"] = "pretrain"
+    """Kind of training."""
+    model: Model
+    """The architecture to train."""
+    data: Data
+    """The text to train on."""
+    training: Training
+    """How much to train, and how."""
+    parallelism: Parallelism = Parallelism()
+    """How the workers share the model."""
+    compute: Compute
+    """The machines."""
+    storage: Storage = Storage()
+    """How pods reach data and checkpoints (Kubernetes only)."""
+    budget: Budget | None = None
+    """The money that the job may spend; absent: no limit."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Where and how often the state is saved."""
+    retry: Retry = Retry()
+    """What happens when something breaks."""
+    tracking: Tracking = Tracking()
+    """MLflow."""
+    queue: Queue = Queue()
+    """Admission (Kubernetes with Kueue only)."""
+    suspend: bool = False
+    """Whether the job shall let go of its machines and wait."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        world, expert = self.compute.world_size, self.parallelism.expert
+        if expert is not None and world % expert:
+            divisors = ", ".join(str(size) for size in range(1, world + 1) if world % size == 0)
+            _wrong("parallelism.expert", f"{expert} does not divide the {world} workers: one of {divisors} does")
+        experts = self.model.overrides.experts
+        if expert is not None and experts is not None and experts % expert:
+            _wrong("parallelism.expert", f"{expert} does not divide model.overrides.experts {experts}")
+        batch, tokens = self.training.global_batch_tokens, self.training.tokens
+        if batch is not None and tokens < batch:
+            _wrong("training.tokens", f"{tokens} is less than one batch (globalBatchTokens {batch})")
+        return self
+
+
+class TrainingJob(_Spec):
+    """One training run, as a document."""
+
+    api_version: Literal["fathom.dev/v1alpha1"] = "fathom.dev/v1alpha1"
+    """Version of this form."""
+    kind: Literal["TrainingJob"] = "TrainingJob"
+    """What this document is."""
+    metadata: Metadata
+    """What the job is called, and whose it is."""
+    spec: JobSpec
+    """What to train, on what, for how much: written by the user."""
+    status: JobStatus | None = None
+    """How it stands: written by Fathom."""

@@ -1,0 +1,139 @@
+"""The files that a run leaves for people: configuration, ledger, pictures, and the numbers behind them.
+
+Called by the launcher while a run goes on and at its end; the tracker copies the folder to MLflow. Invariant:
+each step appears once, as it finally counted: what a restart repeated replaces what it was before.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from pathlib import Path
+
+from orchestrator.cost.ledger import Ledger
+from orchestrator.cost.meter import Spent, money, spent
+from orchestrator.launch.events import Event, Progress
+from orchestrator.tracking import names, plots
+
+
+def write_artifacts(
+    folder: Path,
+    events: Iterable[Event],
+    ledger: Ledger,
+    resolved_json: str,
+    expert_load_json: str | bytes | None,
+    *,
+    spent_at: Callable[[float], Spent] | None = None,
+) -> list[Path]:
+    """Writes all files and returns their paths; expert_load.png only where there is a load.
+
+    `spent_at` gives the money spent at a unix time, as for the tracker; without it the ledger's rows give it.
+    ValueError if `expert_load_json` has another form than {"step", "layers", "load"}.
+    """
+    steps = surviving(events)
+    money_at = spent_at or spent_by(ledger)
+    rows = [_row(event, money_at(event.time)) for event in steps]
+    currency = ledger.rate.currency
+    cost = names.cost_name(currency)
+    subtitle = _subtitle(ledger)
+    contents: dict[str, bytes] = {
+        "resolved.json": resolved_json.encode(),
+        "ledger.json": ledger.to_json().encode(),
+        "metrics.csv": _csv(rows).encode(),
+        "loss_vs_tokens.png": plots.loss_against_tokens(
+            _curve(rows, names.PROGRESS_TOKENS, "train/loss"),
+            _curve(rows, names.PROGRESS_TOKENS, "eval/bits_per_byte"),
+            subtitle=subtitle,
+        ),
+        "loss_vs_dollars.png": plots.loss_against_money(
+            _curve(rows, cost, "train/loss"),
+            _curve(rows, cost, "eval/bits_per_byte"),
+            currency=currency,
+            subtitle=subtitle,
+        ),
+    }
+    if expert_load_json is not None:
+        contents["expert_load.png"] = _expert_load(expert_load_json)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(folder / name, data) for name, data in contents.items()]
+
+
+def surviving(events: Iterable[Event]) -> list[Progress]:
+    """One progress event for each step, the last that was reported; metrics of one step are put together."""
+    found: dict[int, Progress] = {}
+    for event in events:
+        if not isinstance(event, Progress):
+            continue
+        before = found.get(event.step)
+        if before is not None and _same_work(before, event):
+            event = event.model_copy(update={"metrics": before.metrics | event.metrics})
+        found[event.step] = event
+    return [found[step] for step in sorted(found)]
+
+
+def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
+    """Money spent up to a unix time, read from the ledger's rows; inside a row in proportion to its time."""
+    intervals = [(row.charge_period_start.timestamp(), row.charge_period_end.timestamp()) for row in ledger.rows]
+
+    def at(time: float) -> Spent:
+        held = sum(min(max(time - start, 0.0), end - start) for start, end in intervals)
+        return spent(Decimal(str(round(held, 6))), ledger.rate)
+
+    return at
+
+
+def _same_work(before: Progress, after: Progress) -> bool:
+    return (before.attempt, before.incarnation) == (after.attempt, after.incarnation) and not (
+        before.metrics.keys() & after.metrics.keys()
+    )
+
+
+def _row(event: Progress, used: Spent) -> dict[str, float]:
+    own = {"step": event.step, "time": event.time, "attempt": event.attempt}
+    progress = {names.PROGRESS_TOKENS: event.tokens} | names.cost_metrics(event.tokens, used)
+    return own | progress | event.metrics
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _curve(rows: list[dict[str, float]], x: str, y: str) -> plots.Curve:
+    points = [(row[x], row[y]) for row in rows if y in row]
+    return plots.Curve([point[0] for point in points], [point[1] for point in points])
+
+
+def _subtitle(ledger: Ledger) -> str:
+    totals, rate = ledger.totals, ledger.rate
+    parts = [
+        f"{totals.tokens:,} tokens",
+        f"{money(totals.cost, rate.currency)} at {rate.source} ({rate.date})",
+    ]
+    return names.clipped(", ".join(parts), 110)
+
+
+def _expert_load(text: str | bytes) -> bytes:
+    try:
+        found = json.loads(text)
+        layers = [str(layer) for layer in found["layers"]]
+        load = [[float(value) for value in row] for row in found["load"]]
+        step = int(found["step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expert load must be {{step, layers, load}}: {error!r}") from error
+    return plots.expert_load(layers, load, step=step)
+
+
+def _write(path: Path, data: bytes) -> Path:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(data)
+    os.replace(fresh, path)
+    return path

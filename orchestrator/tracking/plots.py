@@ -1,0 +1,205 @@
+"""Pictures of a run as PNG bytes, 900 by 540 pixels. Pure: numbers in, bytes out.
+
+Called by `tracking.artifacts`. Invariant: matplotlib's object interface with the Agg canvas only, so that
+nothing global (pyplot, a display) is touched; imported late, because it is slow.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _MUTED, _GRID = "#1f2933", "#66727f", "#e4e7eb"
+_TRAIN, _EVAL = "#2563a8", "#c2570c"
+_DPI = 100
+_SIZE = (9.0, 5.4)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one quantity; xs and ys have the same length, values that are not finite are left out."""
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+    def finite(self) -> Curve:
+        """Without the points that cannot be drawn."""
+        pairs = [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        return Curve([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def loss_against_tokens(loss: Curve, bits: Curve, *, subtitle: str = "") -> bytes:
+    """Training loss (nats per token) and held-out bits per byte against tokens trained."""
+    return _loss(loss, bits, "Loss against tokens", subtitle, "tokens trained", "")
+
+
+def loss_against_money(loss: Curve, bits: Curve, *, currency: str, subtitle: str = "") -> bytes:
+    """The same against money spent, in the currency's units."""
+    return _loss(loss, bits, "Loss against money", subtitle, f"spent ({currency})", "$" if currency == "USD" else "")
+
+
+def smoothed(ys: Sequence[float], half_life: float) -> list[float]:
+    """Exponential moving average, free of the bias of its start; `half_life` in points."""
+    keep = 0.5 ** (1 / half_life)
+    total, weight, found = 0.0, 0.0, []
+    for y in ys:
+        total, weight = keep * total + y, keep * weight + 1
+        found.append(total / weight)
+    return found
+
+
+def expert_load(layers: Sequence[str], load: Sequence[Sequence[float]], *, step: int) -> bytes:
+    """Layer-by-expert map of load / fair share: 1.0 is fair, 0 a dead expert.
+
+    `load[i][j]` is how many tokens layer `layers[i]` sent to expert j. ValueError if sizes differ.
+    """
+    from matplotlib.colors import TwoSlopeNorm
+
+    shares = _shares(layers, load)
+    experts = len(shares[0])
+    top = max(2.0, *(value for row in shares for value in row))
+    figure, axes = _canvas("Load of each expert", f"step {step:,}: tokens routed / fair share; 1.0 is fair")
+    image = axes.imshow(shares, aspect="auto", cmap="RdBu_r", interpolation="nearest", norm=TwoSlopeNorm(1.0, 0.0, top))
+    axes.set_xlabel("expert", color=_INK)
+    axes.set_ylabel("layer", color=_INK)
+    every = max(1, math.ceil(experts / 16))
+    axes.set_xticks(range(0, experts, every))
+    rows = _labelled(layers)
+    axes.set_yticks(rows, [_layer_name(layers[row]) for row in rows])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    if len(layers) <= 12 and experts <= 16:
+        _write_values(axes, shares, top)
+    bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=_bar_ticks(top))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, colors=_MUTED)
+    bar.ax.set_yticklabels([f"{tick:g}" for tick in _bar_ticks(top)])
+    return _png(figure)
+
+
+def _bar_ticks(top: float) -> list[float]:
+    above = round(top, 1) if top < 10 else float(math.floor(top))
+    return [0.0, 0.5, 1.0, *([round((1 + above) / 2, 1)] if above > 1.4 else []), min(above, top)]
+
+
+def _shares(layers: Sequence[str], load: Sequence[Sequence[float]]) -> list[list[float]]:
+    if not layers or len(layers) != len(load):
+        raise ValueError(f"{len(layers)} layers are named, but the load has {len(load)} rows")
+    if not load[0] or any(len(row) != len(load[0]) for row in load):
+        raise ValueError(f"rows must have the same number of experts, got {sorted({len(row) for row in load})}")
+    if any(not math.isfinite(value) or value < 0 for row in load for value in row):
+        raise ValueError("loads are counts: finite and not negative")
+    # A layer that routed nothing yet is shown as fair rather than divided by zero.
+    return [[value * len(row) / sum(row) for value in row] if sum(row) else [1.0] * len(row) for row in load]
+
+
+def _labelled(layers: Sequence[str]) -> list[int]:
+    """Rows that get a label: about 24, always those of multi-token prediction, none so near as to overlap."""
+    every = max(1, math.ceil(len(layers) / 24))
+    extra = [row for row, name in enumerate(layers) if name.startswith("mtp.")]
+    main = [row for row in range(0, len(layers), every) if all(abs(row - one) >= every for one in extra)]
+    return sorted(main + extra)
+
+
+def _layer_name(name: str) -> str:
+    return f"MTP {name.removeprefix('mtp.')}" if name.startswith("mtp.") else name
+
+
+def _write_values(axes: Axes, shares: Sequence[Sequence[float]], top: float) -> None:
+    for y, row in enumerate(shares):
+        for x, value in enumerate(row):
+            dark = value < 0.3 or value > 1 + 0.7 * (top - 1)
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else _INK)
+
+
+def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, prefix: str) -> bytes:
+    loss, bits = loss.finite(), bits.finite()
+    figure, axes = _canvas(title, subtitle)
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel("training loss (nats per token)", color=_TRAIN)
+    axes.tick_params(axis="y", colors=_TRAIN)
+    axes.xaxis.set_major_formatter(lambda value, _: prefix + _short(value))
+    if loss.xs:
+        axes.plot(loss.xs, loss.ys, color=_TRAIN, linewidth=0.8, alpha=0.28)
+        mean = smoothed(loss.ys, max(1.0, len(loss.ys) / 80))
+        axes.plot(loss.xs, mean, color=_TRAIN, linewidth=2.0)
+        _limit(axes, loss.ys, mean)
+        _name_end(axes, loss.xs[-1], mean[-1], f"loss {mean[-1]:.3f}", _TRAIN)
+    else:
+        axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=_MUTED)
+    if bits.xs:
+        right = axes.twinx()
+        _plain(right)
+        right.set_ylabel("held-out bits per byte", color=_EVAL)
+        right.tick_params(axis="y", colors=_EVAL, length=0)
+        right.plot(bits.xs, bits.ys, color=_EVAL, linewidth=1.6, marker="o", markersize=5)
+        low, high = min(bits.ys), max(bits.ys)
+        room = (high - low) or max(abs(high), 1.0) * 0.1
+        # More room above than below keeps the two curves apart.
+        right.set_ylim(low - 0.35 * room, high + 0.15 * room)
+        _name_end(right, bits.xs[-1], bits.ys[-1], f"{bits.ys[-1]:.3f} bits per byte", _EVAL)
+    return _png(figure)
+
+
+def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
+    """A single spike must not flatten the curve: the range follows the mean, and most of the points."""
+    ordered = sorted(ys)
+    low = min(ordered[len(ordered) // 100], min(mean))
+    high = max(ordered[-1 - len(ordered) // 100], max(mean))
+    room = (high - low) or max(abs(high), 1.0) * 0.1
+    axes.set_ylim(low - 0.08 * room, high + 0.08 * room)
+
+
+def _name_end(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
+    axes.annotate(
+        text, (x, y), xytext=(0, 13), textcoords="offset points", ha="right", color=colour, fontweight="bold",
+        fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
+    )  # fmt: skip
+
+
+def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", color=_INK, fontsize=14, fontweight="bold", pad=24 if subtitle else 10)
+    if subtitle:
+        axes.text(
+            0, 1.02, subtitle, transform=axes.transAxes, color=_MUTED, fontsize=10, va="bottom",
+            parse_math=False,
+        )  # fmt: skip
+    _plain(axes)
+    axes.grid(visible=True, axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_MUTED, length=0)
+    return figure, axes
+
+
+def _plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _short(value: float) -> str:
+    """1500000 as 1.5M."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=_DPI)
+    return out.getvalue()

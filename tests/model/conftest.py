@@ -1,0 +1,3 @@
+from support.recipes import TINY, tiny_recipe
+
+__all__ = ["TINY", "tiny_recipe"]

@@ -1,0 +1,192 @@
+"""Our model against transformers' DeepseekV3ForCausalLM, an independent implementation of the same architecture."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+from model.config import ModelConfig, Yarn
+from model.transformer import CausalLM
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> ModelConfig:
+    groups = draw(st.sampled_from([1, 2, 4]))
+    experts = groups * draw(st.sampled_from([2, 4]))
+    topk_group = draw(st.integers(1, groups))
+    layers = draw(st.integers(1, 3))
+    yarn = Yarn(
+        factor=draw(st.sampled_from([2.0, 8.0, 40.0])),
+        original_max_position_embeddings=draw(st.sampled_from([16, 64])),
+        mscale=draw(st.sampled_from([0.707, 1.0])),
+        mscale_all_dim=draw(st.sampled_from([0.707, 1.0])),
+    )
+    return ModelConfig(
+        vocab_size=draw(st.sampled_from([37, 64])),
+        hidden_size=draw(st.sampled_from([32, 48])),
+        num_hidden_layers=layers,
+        num_attention_heads=draw(st.sampled_from([2, 4])),
+        q_lora_rank=draw(st.sampled_from([None, 12])),
+        kv_lora_rank=draw(st.sampled_from([8, 16])),
+        qk_nope_head_dim=draw(st.sampled_from([8, 12])),
+        qk_rope_head_dim=draw(st.sampled_from([4, 8])),
+        v_head_dim=draw(st.sampled_from([8, 16])),
+        intermediate_size=40,
+        moe_intermediate_size=draw(st.sampled_from([8, 24])),
+        first_k_dense_replace=draw(st.integers(0, layers)),
+        n_routed_experts=experts,
+        num_experts_per_tok=draw(st.integers(1, min(4, topk_group * experts // groups))),
+        n_shared_experts=draw(st.integers(1, 2)),
+        n_group=groups,
+        topk_group=topk_group,
+        norm_topk_prob=draw(st.booleans()),
+        routed_scaling_factor=draw(st.sampled_from([1.0, 2.5])),
+        rope_theta=draw(st.sampled_from([1e4, 5e4])),
+        yarn=draw(st.sampled_from([None, yarn])),
+    )
+
+
+def independent(config: ModelConfig) -> DeepseekV3ForCausalLM:
+    c = config
+    rope: dict[str, object] = {"rope_type": "default", "rope_theta": c.rope_theta}
+    if c.yarn:
+        rope = {"rope_type": "yarn", "rope_theta": c.rope_theta, **c.yarn.model_dump()}
+    return DeepseekV3ForCausalLM(
+        DeepseekV3Config(
+            vocab_size=c.vocab_size,
+            hidden_size=c.hidden_size,
+            intermediate_size=c.intermediate_size,
+            moe_intermediate_size=c.moe_intermediate_size,
+            num_hidden_layers=c.num_hidden_layers,
+            num_attention_heads=c.num_attention_heads,
+            num_key_value_heads=c.num_attention_heads,
+            n_shared_experts=c.n_shared_experts,
+            n_routed_experts=c.n_routed_experts,
+            routed_scaling_factor=c.routed_scaling_factor,
+            kv_lora_rank=c.kv_lora_rank,
+            q_lora_rank=c.q_lora_rank,
+            qk_rope_head_dim=c.qk_rope_head_dim,
+            v_head_dim=c.v_head_dim,
+            qk_nope_head_dim=c.qk_nope_head_dim,
+            n_group=c.n_group,
+            topk_group=c.topk_group,
+            num_experts_per_tok=c.num_experts_per_tok,
+            first_k_dense_replace=c.first_k_dense_replace,
+            norm_topk_prob=c.norm_topk_prob,
+            max_position_embeddings=c.max_position_embeddings,
+            rms_norm_eps=c.rms_norm_eps,
+            rope_parameters=rope,
+            attn_implementation="eager",
+            use_cache=False,
+        )
+    )
+
+
+def randomised(config: ModelConfig, seed: int) -> CausalLM:
+    """Weights large enough that every part matters; norms and biases away from their initial values."""
+    ours = CausalLM(config)
+    ours.initialise(seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, tensor in [*ours.named_parameters(), *ours.named_buffers()]:
+            noise = torch.empty(tensor.shape).normal_(0, 1, generator=generator)
+            if name.endswith("norm.weight"):
+                tensor.copy_(1 + 0.1 * noise)
+            elif name.endswith("e_score_correction_bias"):
+                tensor.copy_(0.05 * noise)
+            else:
+                tensor.copy_(noise * tensor.shape[-1] ** -0.5)
+    return ours
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(config=configs(), seed=st.integers(0, 1000))
+def test_logits_and_gradients_equal_transformers(config: ModelConfig, seed: int) -> None:
+    ours, theirs = randomised(config, seed), independent(config)
+    theirs.load_state_dict(ours.state_dict())  # strict: names and shapes are the same
+    tokens = torch.randint(0, config.vocab_size, (2, 17), generator=torch.Generator().manual_seed(seed))
+    mine, reference = ours(tokens).logits[0], theirs(tokens).logits
+    assert (mine - reference).abs().max() < 1e-5
+
+    pick = torch.randn(mine.shape, generator=torch.Generator().manual_seed(seed)) / mine.numel() ** 0.5
+    (mine * pick).sum().backward()
+    (reference * pick).sum().backward()
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        other = expected[name].grad
+        if other is None:  # transformers skips experts that no token visits
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() == 0, name
+            continue
+        scale = other.abs().max().clamp_min(1e-3)
+        assert parameter.grad is not None
+        assert (parameter.grad - other).abs().max() / scale < 1e-4, name
+
+
+def test_depth_zero_ignores_the_prediction_modules() -> None:
+    config = _small(num_nextn_predict_layers=2)
+    model = randomised(config, 0)
+    tokens = torch.randint(0, config.vocab_size, (1, 9))
+    assert len(model(tokens).logits) == 1
+    torch.testing.assert_close(model(tokens).logits[0][:, :7], model(tokens, depth=2).logits[0])
+
+
+def test_no_position_sees_the_future() -> None:
+    config = _small(num_nextn_predict_layers=2)
+    model = randomised(config, 1)
+    tokens = torch.randint(0, config.vocab_size, (1, 12), generator=torch.Generator().manual_seed(0))
+    changed = tokens.clone()
+    changed[0, 7] = (changed[0, 7] + 1) % config.vocab_size
+    before, after = model(tokens, depth=2).logits, model(changed, depth=2).logits
+    for head in range(3):  # head k at position i reads tokens up to i + k
+        same = (before[head] == after[head]).all(-1)[0]
+        assert same[: 7 - head].all(), head
+        assert not same[7 - head :].any(), head
+
+
+def test_depth_beyond_the_modules_names_both_numbers() -> None:
+    model = CausalLM(_small(num_nextn_predict_layers=1))
+    with pytest.raises(ValueError, match="depth 2 needs at most 1"):
+        model(torch.zeros(1, 8, dtype=torch.long), depth=2)
+
+
+def test_sparse_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="index_n_heads=4"):
+        CausalLM(_small(index_n_heads=4, index_head_dim=8, index_topk=4))
+
+
+def test_initialisation_is_the_papers_and_repeatable() -> None:
+    config = _small(hidden_size=128, vocab_size=512)
+    first, second = CausalLM(config), CausalLM(config)
+    first.initialise(3)
+    second.initialise(3)
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+        if a.ndim > 1:
+            assert abs(a.std().item() - config.initializer_range) < 0.1 * config.initializer_range, name
+        else:
+            assert (a == 1).all(), name
+
+
+def _small(**changes: object) -> ModelConfig:
+    base = ModelConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        q_lora_rank=12,
+        kv_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=4,
+        v_head_dim=8,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        n_routed_experts=8,
+        num_experts_per_tok=2,
+        n_group=4,
+        topk_group=2,
+    )
+    return base.replace(**changes)

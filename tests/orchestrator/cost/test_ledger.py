@@ -1,0 +1,241 @@
+import datetime
+import itertools
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from orchestrator.cost.ledger import Held, Ledger, build_ledger
+from orchestrator.cost.meter import Rate, cost
+from orchestrator.launch.events import Event
+
+RATE = Rate(
+    per_hour=Decimal("36.00"),  # a cent a second
+    currency="USD",
+    units=8,
+    unit="gpu-hour",
+    source="a list",
+    date=datetime.date(2026, 5, 1),
+)
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Story:
+    """Events of a job, written down in the order in which they happen."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._seq = itertools.count(1)
+
+    def add(self, kind: str, time: float, attempt: int = 1, incarnation: str = "a", **fields: object) -> None:
+        self.events.append(
+            EVENT.validate_python(
+                {"kind": kind, "time": time, "job": "u", "attempt": attempt, "incarnation": incarnation}
+                | {"seq": next(self._seq)}
+                | fields
+            )
+        )
+
+    def started(self, time: float, step: int, attempt: int = 1, incarnation: str = "a") -> None:
+        self.add("started", time, attempt, incarnation, step=step, tokens=step * 100, world_size=2)
+
+    def progress(self, time: float, step: int, attempt: int = 1, incarnation: str = "a") -> None:
+        self.add("progress", time, attempt, incarnation, step=step, tokens=step * 100, metrics={})
+
+    def saved(self, time: float, step: int, seconds: float, attempt: int = 1) -> None:
+        self.add("checkpoint-committed", time, attempt, step=step, uri="x", size_bytes=1, seconds=seconds)
+
+    def ended(self, time: float, outcome: str, attempt: int = 1) -> None:
+        self.add("ended", time, attempt, outcome=outcome)
+
+
+def seconds(ledger: Ledger) -> dict[str, float]:
+    return {name: float(value) for name, value in ledger.totals.seconds_by_class.items() if value}
+
+
+def test_quiet_run() -> None:
+    story = Story()
+    story.started(110, 0)
+    story.progress(115, 1)
+    story.progress(120, 2)
+    story.saved(123, 2, 2)
+    story.progress(130, 3)
+    story.ended(131, "succeeded")
+    ledger = build_ledger(story.events, [Held(1, 100, 133)], RATE)
+    assert seconds(ledger) == {"starting": 15, "productive": 13, "checkpoint": 2, "idle": 3}
+    assert ledger.totals.cost == Decimal("0.33")
+    assert ledger.totals.wasted == Decimal("0.03")
+    assert (ledger.totals.step, ledger.totals.tokens) == (3, 300)
+    assert ledger.totals.cost_per_billion_tokens == Decimal("1100000")
+    assert float(ledger.totals.hours) == pytest.approx(33 * 8 / 3600)
+    classes = [row.time_class for row in ledger.rows]
+    assert classes == ["starting", "productive", "checkpoint", "productive", "idle"]
+
+
+def test_restart_inside_an_attempt_loses_what_it_repeats() -> None:
+    story = Story()
+    story.started(10, 0)
+    for step in range(1, 7):
+        story.progress(10 + step, step)  # until 16; productive from 11 on
+        if step == 4:
+            story.saved(14.5, 4, 0.5)
+    story.started(30, 4)  # killed soon after 16; steps 5 and 6 are done again
+    story.progress(33, 5)
+    story.progress(34, 6)
+    story.progress(35, 7)
+    story.ended(35, "succeeded")
+    ledger = build_ledger(story.events, [Held(1, 0, 36)], RATE)
+    assert seconds(ledger) == {
+        "starting": 11,
+        "productive": 3 + 2,
+        "checkpoint": 0.5,
+        "lost": 1.5,
+        "recovering": 17,
+        "idle": 1,
+    }
+    assert ledger.totals.wasted == Decimal("0.195")
+    assert ledger.totals.step == 7
+
+
+def test_next_attempt_recovers_and_takes_the_tail_of_a_failed_one() -> None:
+    story = Story()
+    story.started(5, 0)
+    story.progress(6, 1)
+    story.progress(8, 2)
+    story.ended(9, "failed")
+    story.started(105, 2, attempt=2)
+    story.progress(110, 3, attempt=2)
+    story.progress(111, 4, attempt=2)
+    held = [Held(2, 100, 111), Held(1, 0, 12)]
+    ledger = build_ledger(story.events, held, RATE)
+    assert seconds(ledger) == {"starting": 6, "productive": 3, "recovering": 4 + 10}
+    assert [row.attempt for row in ledger.rows] == [1, 1, 1, 2, 2]
+
+
+def test_stopped_attempt_ends_idle_and_resumes_without_loss() -> None:
+    story = Story()
+    story.started(5, 0)
+    story.progress(6, 1)
+    story.saved(8, 1, 1)
+    story.ended(9, "stopped")
+    story.started(25, 1, attempt=2)
+    story.progress(27, 2, attempt=2)
+    ledger = build_ledger(story.events, [Held(1, 0, 10), Held(2, 20, 27)], RATE)
+    assert seconds(ledger) == {"starting": 6, "idle": 3, "checkpoint": 1, "recovering": 7}
+
+
+def test_attempt_that_never_reached_a_step() -> None:
+    story = Story()
+    story.started(5, 0)
+    story.ended(7, "failed")
+    assert seconds(build_ledger(story.events, [Held(1, 0, 10)], RATE)) == {"starting": 7, "idle": 3}
+    assert seconds(build_ledger([], [Held(1, 0, 10)], RATE)) == {"starting": 10}
+    assert seconds(build_ledger([], [Held(1, 0, 10), Held(2, 20, 21)], RATE)) == {
+        "starting": 10,
+        "recovering": 1,
+    }
+
+
+def test_nothing_held_costs_nothing() -> None:
+    ledger = build_ledger([], [], RATE)
+    assert (ledger.rows, ledger.totals.cost, ledger.totals.cost_per_billion_tokens) == ((), 0, None)
+
+
+def test_zombies_stragglers_and_repeated_events_divide_nothing() -> None:
+    story = Story()
+    story.started(1, 0, incarnation="old")
+    story.progress(2, 1, incarnation="old")
+    story.progress(3, 2, incarnation="old")
+    story.started(5, 2, incarnation="new")
+    story.progress(6, 3, incarnation="new")
+    clean = build_ledger(story.events, [Held(1, 0, 7)], RATE)
+    again = list(story.events)
+    story.progress(6.5, 99, incarnation="old")  # a zombie's word
+    story.progress(6.6, 1, incarnation="new")  # a straggler
+    assert build_ledger([*story.events, *again], [Held(1, 0, 7)], RATE) == clean
+    assert clean.totals.step == 3
+
+
+def test_worker_clocks_outside_the_held_time_are_clamped() -> None:
+    story = Story()
+    story.started(-0.0, 0)
+    story.progress(1e12, 1)
+    story.progress(3, 2)
+    assert seconds(build_ledger(story.events, [Held(1, 100, 110)], RATE)) == {"starting": 10}
+
+
+def test_json_there_and_back_and_focus_names() -> None:
+    story = Story()
+    story.started(1.000001, 0)
+    story.progress(2.3, 1)
+    ledger = build_ledger(story.events, [Held(1, 0.1, 7.7)], RATE)
+    text = ledger.to_json()
+    assert Ledger.from_json(text) == ledger
+    for name in ("ChargePeriodStart", "ChargePeriodEnd", "BilledCost", "BillingCurrency", "ConsumedQuantity"):
+        assert f'"{name}"' in text
+    assert "E-" not in text
+    with pytest.raises(ValueError, match="rows add up to"):
+        Ledger.from_json(text.replace(f'"cost": "{ledger.totals.cost:f}"', '"cost": "0.01"'))
+    with pytest.raises(ValueError, match="not a valid ledger"):
+        Ledger.from_json("[]")
+
+
+def test_an_interval_cannot_end_before_it_begins() -> None:
+    with pytest.raises(ValueError, match="held until 1, before its start 2"):
+        Held(1, 2, 1)
+
+
+TIMES = st.floats(0, 2_000_000_000, allow_nan=False)
+KINDS = st.sampled_from(["started", "progress", "checkpoint-committed", "ended", "warning"])
+EVENTS = st.lists(
+    st.tuples(KINDS, TIMES, st.integers(1, 3), st.sampled_from("ab"), st.integers(0, 9), st.floats(0, 1e6)),
+    max_size=30,
+)
+HELD = st.lists(st.tuples(st.integers(1, 3), TIMES, TIMES), max_size=5)
+
+
+@given(EVENTS, HELD)
+def test_no_second_is_lost_or_doubled(
+    drawn: list[tuple[str, float, int, str, int, float]], intervals: list[tuple[int, float, float]]
+) -> None:
+    story = Story()
+    for kind, time, attempt, incarnation, step, length in drawn:
+        own: dict[str, Any] = {
+            "started": {"step": step, "tokens": step, "world_size": 1},
+            "progress": {"step": step, "tokens": step},
+            "checkpoint-committed": {"step": step, "uri": "x", "size_bytes": 1, "seconds": length},
+            "ended": {"outcome": "failed"},
+            "warning": {"message": "m"},
+        }[kind]
+        story.add(kind, time, attempt, incarnation, **own)
+    held = [Held(attempt, min(a, b), max(a, b)) for attempt, a, b in intervals]
+    ledger = build_ledger(story.events, held, RATE)
+    microseconds = sum(round(one.end * 10**6) - round(one.start * 10**6) for one in held)
+    assert ledger.totals.held_seconds == Decimal(microseconds) / 10**6
+    assert sum((row.seconds for row in ledger.rows), Decimal(0)) == ledger.totals.held_seconds
+    assert sum((row.billed_cost for row in ledger.rows), Decimal(0)) == ledger.totals.cost
+    assert abs(ledger.totals.cost - cost(ledger.totals.held_seconds, RATE)) <= Decimal("1e-12")
+    assert sum((row.consumed_quantity for row in ledger.rows), Decimal(0)) == ledger.totals.held_seconds * 8
+    assert all(row.seconds > 0 for row in ledger.rows)
+    for attempt in {one.attempt for one in held}:
+        own_seconds = sum((row.seconds for row in ledger.rows if row.attempt == attempt), Decimal(0))
+        wanted = sum(round(one.end * 10**6) - round(one.start * 10**6) for one in held if one.attempt == attempt)
+        assert own_seconds == Decimal(wanted) / 10**6
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=20), st.integers(0, 19))
+def test_rows_follow_each_other(lengths: list[float], at: int) -> None:
+    story, now = Story(), 10.0
+    story.started(now, 0)
+    for step, length in enumerate(lengths, start=1):
+        now += length
+        story.progress(now, step)
+        if step == at:
+            story.saved(now + 0.5, step, 0.25)
+    ledger = build_ledger(story.events, [Held(1, 0, now + 1)], RATE)
+    for one, following in itertools.pairwise(ledger.rows):
+        assert one.charge_period_end == following.charge_period_start
+        assert one.time_class != following.time_class

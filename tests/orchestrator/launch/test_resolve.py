@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.dataset import content_digest, read_manifest
+from orchestrator.errors import InvalidJob, OverBudget, UsageError
+from orchestrator.launch.choose import LEARNING_RATES
+from orchestrator.launch.resolve import Resolved, quantity_bytes, resolve
+from orchestrator.settings import Settings
+from orchestrator.spec import TrainingJob
+
+Patch = dict[str, Any]
+H100: Patch = {"compute": {"accelerator": "H100", "gpus": 16, "gpusPerNode": 8}}
+
+
+def _side(name: str, tokens: int) -> dict[str, Any]:
+    shards = [{"name": f"{name}-00000.bin", "tokens": tokens, "sha256": hashlib.sha256(name.encode()).hexdigest()}]
+    return {"documents": 3, "tokens": tokens, "bytes": 3 * tokens, "shards": shards}
+
+
+def dataset(folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, vocabulary: int = 4096) -> Path:
+    """A manifest without its shards: all that resolving may read."""
+    splits = {"train": _side("train", train), "heldout": _side("heldout", heldout)}
+    manifest = {
+        "version": 1,
+        "digest": "0" * 64,
+        "inputs_digest": "1" * 64,
+        "tokenizer": {"sha256": "2" * 64, "vocab_size": vocabulary, "end_of_text": 0},
+        "dtype": "uint32",
+        "splits": splits,
+        "source": "text",
+        "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 1.5, "xz_bytes": 60_000},
+    }
+    lines = [f"{'2' * 64} 0 tokenizer.json\n"]
+    for side in splits.values():
+        [shard] = side["shards"]
+        lines.append(f"{shard['sha256']} {shard['tokens']} {shard['name']}\n")
+    manifest["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return dataset(tmp_path / "data")
+
+
+def _merge(base: Patch, patch: Patch) -> Patch:
+    merged = dict(base)
+    for key, value in patch.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "compute"
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def run(data: Path | str, patch: Patch | None = None, **arguments: Any) -> Resolved:  # noqa: ANN401
+    spec = {
+        "model": {"preset": "mini"},
+        "data": {"source": str(data), "sequenceLength": 256},
+        "training": {"tokens": 2_000_000, "globalBatchTokens": 8192},
+        "compute": {"accelerator": "cpu", "workers": 2},
+    }
+    job = TrainingJob.model_validate({"metadata": {"name": "mini"}, "spec": _merge(spec, patch or {})})
+    settings = Settings.load({"FATHOM_HOME": "/nowhere"})
+    common: Patch = {
+        "uid": "u1",
+        "attempt": 1,
+        "incarnation": "i1",
+        "settings": settings,
+        "storage_uri": "/nowhere/run",
+    }
+    return resolve(job, **(common | arguments))
+
+
+def chosen(resolved: Resolved) -> dict[str, str]:
+    return {choice.path: choice.value for choice in resolved.chosen}
+
+
+def refusal(data: Path | str, patch: Patch) -> tuple[str, str]:
+    with pytest.raises(InvalidJob) as caught:
+        run(data, patch)
+    [problem] = caught.value.problems
+    return problem.path, problem.message
+
+
+def test_the_datasets_of_these_tests_are_real(data: Path) -> None:
+    manifest = read_manifest(data)
+    shards = manifest.splits.train.shards + manifest.splits.heldout.shards
+    assert manifest.digest == content_digest(manifest.tokenizer.sha256, shards)
+
+
+def test_a_laptop_job(data: Path) -> None:
+    resolved = run(data)
+    recipe = resolved.recipe
+    assert (resolved.workers, resolved.cpus_per_worker, resolved.gpus_per_worker) == (2, 1, 0)
+    assert (recipe.device, recipe.precision, recipe.peak_flops) == ("cpu", "fp32", None)
+    assert recipe.data == str(data)
+    assert recipe.batch_tokens == 8192
+    assert recipe.steps == 245  # ceil(2,000,000 / 8192)
+    assert (recipe.layout.expert_parallel, recipe.layout.micro_batch, recipe.layout.accumulation) == (
+        2,
+        16,
+        1,
+    )
+    assert recipe.schedule.warmup_steps == 8
+    assert (recipe.schedule.decay_start_step, recipe.schedule.decay_end_step) == (164, 245)
+    assert recipe.schedule.final_learning_rate == pytest.approx(recipe.schedule.learning_rate / 10)
+    assert recipe.multi_token.switch_step == 164
+    assert recipe.balance.bias_update_speed == 0.01
+    assert recipe.balance.bias_stop_step == 238
+    assert (recipe.checkpoint.uri, recipe.checkpoint.interval_seconds, recipe.checkpoint.keep) == (
+        "/nowhere/run",
+        120,
+        3,
+    )
+    assert (recipe.eval_every_steps, recipe.eval_tokens) == (24, 20_000)
+    assert (resolved.tracking.experiment, resolved.max_failures) == ("mini", 4)
+    assert resolved.hard_deadline_seconds is None
+    assert resolved.rate.units == 2
+
+
+def test_a_cluster_job(data: Path) -> None:
+    patch = H100 | {
+        "model": {"preset": "v2-lite-16b"},
+        "training": {"tokens": 10**12, "globalBatchTokens": 1 << 20},
+        "data": {"sequenceLength": 4096},
+        "checkpoint": {"uri": "s3://bucket/c"},
+    }
+    resolved = run(data, patch)
+    recipe = resolved.recipe
+    assert (resolved.workers, resolved.gpus_per_worker, resolved.rate.units, resolved.rate.unit) == (
+        16,
+        1,
+        16,
+        "gpu-hour",
+    )
+    assert (recipe.device, recipe.precision, recipe.peak_flops) == ("cuda", "bf16", 989.4e12)
+    assert (recipe.layout.expert_parallel, recipe.layout.micro_batch, recipe.layout.accumulation) == (8, 2, 8)
+    assert (recipe.schedule.learning_rate, recipe.schedule.warmup_steps) == (4.2e-4, 2000)
+    assert recipe.balance.bias_update_speed == 0.001
+    assert recipe.checkpoint.uri == resolved.storage_uri == "s3://bucket/c"
+    assert recipe.checkpoint.interval_seconds == 1200
+
+
+def test_what_is_chosen_is_listed_and_what_is_given_is_not(data: Path) -> None:
+    open_job = run(data, {"data": {"sequenceLength": None}, "training": {"globalBatchTokens": None}})
+    listed = chosen(open_job)
+    assert set(listed) == {
+        "spec.checkpoint.uri", "spec.checkpoint.intervalMinutes", "spec.compute.cpuPerWorker",
+        "spec.data.sequenceLength", "spec.parallelism.expert", "spec.parallelism.microBatch",
+        "spec.parallelism.recompute", "spec.tracking.experiment", "spec.training.precision",
+        "spec.training.globalBatchTokens", "spec.training.balance.biasUpdateSpeed",
+        "spec.training.evaluation.everySteps", "spec.training.evaluation.tokens",
+        "spec.training.schedule.learningRate", "spec.training.schedule.finalLearningRate",
+        "spec.training.schedule.warmupSteps", "spec.training.schedule.constantShare",
+        "spec.training.schedule.decayShare",
+    }  # fmt: skip
+    assert listed["spec.training.globalBatchTokens"] == str(open_job.recipe.batch_tokens)
+    assert all(choice.reason for choice in open_job.chosen)
+    assert "spec.training.globalBatchTokens" not in chosen(run(data))
+    given = {"schedule": {"learningRate": 0.01, "warmupSteps": 3, "constantShare": 0.5, "decayShare": 0.25}}
+    schedule = run(data, {"training": given}).recipe.schedule
+    assert (schedule.learning_rate, schedule.warmup_steps) == (0.01, 3)
+    assert (schedule.decay_start_step, schedule.decay_end_step) == (122, 184)
+
+
+def test_the_result_is_a_file_and_comes_back(data: Path) -> None:
+    resolved = run(data, {"budget": {"limit": "1.00"}, "tracking": {"tags": {"a": "b"}}})
+    assert Resolved.model_validate_json(resolved.model_dump_json()) == resolved
+    assert run(data, {"budget": {"limit": "1.00"}, "tracking": {"tags": {"a": "b"}}}) == resolved
+
+
+def test_relative_paths_become_absolute(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data.parent)
+    resolved = run("data", {"checkpoint": {"uri": "c"}})
+    assert resolved.recipe.data == str(data)
+    assert resolved.storage_uri == str(data.parent / "c")
+
+
+def test_learning_rates_follow_the_width_and_meet_the_published_ones(data: Path) -> None:
+    for preset, published in (("v2-lite-16b", 4.2e-4), ("v3-671b", 2.2e-4)):
+        assert LEARNING_RATES[preset] == published
+        by_width = 2.2e-4 * (7168 / (2048 if preset == "v2-lite-16b" else 7168)) ** 0.5
+        assert by_width == pytest.approx(published, rel=0.05)
+    wide = run(data, {"model": {"overrides": {"hiddenSize": 448}}}).recipe.schedule
+    assert wide.learning_rate == pytest.approx(8.8e-4)
+
+
+@pytest.mark.parametrize("tokens", [600, 10_000, 10**6, 10**9, 10**13])
+@pytest.mark.parametrize("workers", [1, 2, 3, 6])
+def test_chosen_batches_always_fit(data: Path, tokens: int, workers: int) -> None:
+    compute = {"accelerator": "cpu", "workers": workers}
+    wanted = max(tokens, 256 * workers)
+    training = {"tokens": wanted, "globalBatchTokens": None}
+    recipe = run(data, {"training": training, "compute": compute}).recipe
+    assert recipe.total_tokens >= wanted
+    assert recipe.batch_tokens <= max(1 << 20, 256 * workers)
+    assert workers % recipe.layout.expert_parallel == 0
+
+
+# Money
+
+
+def test_the_budget_becomes_a_deadline(data: Path) -> None:
+    rate = run(data).rate.per_hour
+    hour = {"budget": {"limit": str(rate * 2)}}
+    assert run(data, hour).hard_deadline_seconds == pytest.approx(7200)
+    assert run(data, hour, spent=rate).hard_deadline_seconds == pytest.approx(3600)
+
+
+def test_cores_are_what_a_cpu_job_pays_for(data: Path) -> None:
+    one = run(data).rate
+    four = run(data, {"compute": {"accelerator": "cpu", "workers": 2, "cpuPerWorker": 4}})
+    assert four.rate.per_hour == 4 * one.per_hour
+    assert four.cpus_per_worker == 4
+
+
+def test_nothing_left(data: Path) -> None:
+    with pytest.raises(OverBudget, match=r"limit is 1\.00 USD, 1 is spent"):
+        run(data, {"budget": {"limit": "1.00"}}, spent=Decimal(1))
+
+
+def test_another_currency_and_an_unknown_price(data: Path) -> None:
+    path, message = refusal(data, {"budget": {"limit": "1", "currency": "EUR"}})
+    assert path == "spec.budget.currency"
+    assert "EUR" in message
+    assert "USD" in message
+    with pytest.raises(UsageError, match="barter"):
+        run(data, {"compute": {"accelerator": "cpu", "workers": 2, "priceClass": "barter"}})
+
+
+# What cannot run
+
+
+def test_missing_data_names_the_command(tmp_path: Path) -> None:
+    path, message = refusal(tmp_path / "none", {})
+    assert path == "spec.data.source"
+    assert message.endswith(f"run `fathom data prepare SOURCE {tmp_path / 'none'}`")
+
+
+def test_damaged_data(data: Path) -> None:
+    (data / "manifest.json").write_text("{")
+    assert refusal(data, {})[0] == "spec.data.source"
+
+
+def test_a_vocabulary_that_does_not_fit(tmp_path: Path) -> None:
+    path, message = refusal(dataset(tmp_path / "big", vocabulary=5000), {})
+    assert path == "spec.model.overrides.vocabSize"
+    assert "4096" in message
+    assert message.endswith("--set model.overrides.vocabSize=5000")
+    run(tmp_path / "big", {"model": {"overrides": {"vocabSize": 5000}}})
+
+
+@pytest.mark.parametrize(
+    ("patch", "path", "words"),
+    [
+        ({"model": {"preset": "mimi"}}, "model.preset", ["mimi"]),
+        ({"model": {"preset": "v3.2-671b"}}, "model.preset", ["indexer", "64"]),
+        (
+            {"model": {"overrides": {"expertsPerToken": 9}}},
+            "model.overrides",
+            ["expertsPerToken (9)", "8", "groupsPerToken=2"],
+        ),
+        ({"model": {"overrides": {"ropeHeadDim": 7}}}, "model.overrides", ["ropeHeadDim", "7"]),
+        ({"model": {"overrides": {"denseLayers": 5}}}, "model.overrides", ["denseLayers (5)", "layers (4)"]),
+        ({"data": {"sequenceLength": 2048}}, "data.sequenceLength", ["2048", "1024"]),
+        ({"training": {"globalBatchTokens": 10_000}}, "training.globalBatchTokens", ["9728", "10240"]),
+        ({"training": {"globalBatchTokens": 100}}, "training.globalBatchTokens", ["100", "512"]),
+        (
+            {"training": {"globalBatchTokens": 1024}, "parallelism": {"microBatch": 3}},
+            "training.globalBatchTokens",
+            ["1024", "microBatch 3", "1536"],
+        ),
+        ({"training": {"tokens": 511, "globalBatchTokens": None}}, "training.tokens", ["511", "512"]),
+        (
+            {
+                "parallelism": {"expert": 3},
+                "compute": {"accelerator": "cpu", "workers": 3},
+                "training": {"globalBatchTokens": 768},
+            },
+            "parallelism.expert",
+            ["3", "16"],
+        ),
+        ({"compute": {"accelerator": "H100", "gpus": 12}}, "compute.gpus", ["12", "8", "16"]),
+        ({"training": {"schedule": {"warmupSteps": 300}}}, "training.schedule.warmupSteps", ["300", "164"]),
+        (
+            {"training": {"schedule": {"finalLearningRate": 0.5}}},
+            "training.schedule.finalLearningRate",
+            ["0.5", "0.0015"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused(data: Path, patch: Patch, path: str, words: list[str]) -> None:
+    found, message = refusal(data, patch)
+    assert found == f"spec.{path}"
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("side", "tokens"), [("train", 257), ("heldout", 257)])
+def test_data_shorter_than_one_sequence(tmp_path: Path, side: str, tokens: int) -> None:
+    path, message = refusal(dataset(tmp_path / "short", **{side: tokens}), {})
+    assert path == "spec.data.sequenceLength"
+    assert "256 needs 258" in message
+    assert "257" in message
+    run(dataset(tmp_path / "enough", **{side: 258}))
+
+
+def test_quantities() -> None:
+    assert quantity_bytes("2Gi") == 2 * 2**30
+    assert quantity_bytes("500M") == 500 * 10**6
+    assert quantity_bytes("1024") == 1024
+
+
+def test_memory_is_handed_on(data: Path) -> None:
+    compute = {"accelerator": "cpu", "workers": 2, "memoryPerWorker": "3Mi"}
+    assert run(data, {"compute": compute}).memory_bytes_per_worker == 3 * 2**20
+
+
+def test_resolving_loads_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "ray", "mlflow", "deepspeed", "transformers"}
+    code = f"import sys, orchestrator.launch.resolve; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from orchestrator import errors
+from orchestrator.errors import FathomError, InvalidJob, Problem
+
+TABLE = {
+    "InvalidJob": ("invalid-job", 422, 2),
+    "UsageError": ("usage", 400, 2),
+    "NotFound": ("not-found", 404, 3),
+    "Conflict": ("conflict", 409, 4),
+    "OverBudget": ("over-budget", 402, 5),
+    "RunFailed": ("run-failed", 500, 1),
+    "Interrupted": ("interrupted", 499, 130),
+}
+
+
+def test_every_error_has_its_codes() -> None:
+    found = {kind.__name__: (kind.code, kind.http_status, kind.exit_code) for kind in FathomError.__subclasses__()}
+    assert found == TABLE
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_drawing_tells_the_truth(name: str) -> None:
+    [line] = [line for line in (errors.__doc__ or "").splitlines() if f"─ {name} " in line]
+    _, status, code = TABLE[name]
+    assert line.split()[1:5] == [name, str(status), "exit", str(code)]
+
+
+def test_invalid_job_lists_problems_one_a_line() -> None:
+    error = InvalidJob([Problem("spec.training.tokens", "too few"), Problem("", "whole file")])
+    assert str(error) == "spec.training.tokens: too few\nwhole file"
+
+
+def test_invalid_job_shows_twenty_and_keeps_all() -> None:
+    error = InvalidJob([Problem(f"p{number}", "bad") for number in range(25)])
+    lines = str(error).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "... and 5 more"
+    assert len(error.problems) == 25
+
+
+def test_invalid_job_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(InvalidJob([Problem("a", "b")])))
+    assert error.problems == [Problem("a", "b")]
+    assert str(error) == "a: b"
