@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format mlflow clean
+.PHONY: help venv demo test lint format docs mlflow clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,13 +17,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "making $(VENV) (once; the packages take about 6 GB)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[train,dev]'
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[train,dev]' \
+	  || $(BIN)/python -m pip install -q -c constraints.txt -e '.[train,dev]' # knows indexes that uv does not
 	@touch $@
 
 STDLIB = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 
 demo: $(STAMP) ## Train a small DeepSeek-V3-style model on real text with two workers, in minutes
-	@$(BIN)/fathom data prepare "$(STDLIB)" runs/demo-data --vocab-size 4096 --heldout-share 0.03 \
+	@$(BIN)/fathom data prepare "$(STDLIB)" runs/demo-data --vocab-size 4096 --heldout-share 0.03 --force \
 	  --license PSF-2.0 --provenance "standard library of the running Python" --include '*.py' \
 	  --exclude 'site-packages/*' --exclude 'test/*' --exclude '*/test/*' --exclude '*/tests/*' \
 	  --exclude 'idlelib/*' --exclude 'lib2to3/*'
@@ -38,6 +39,9 @@ lint: $(STAMP) ## Check style, types and import rules
 
 format: $(STAMP) ## Put the code into its usual form
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+docs: $(STAMP) ## Write docs/job.md from the models
+	@$(BIN)/python -m orchestrator.reference > docs/job.md
 
 mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "sqlite:///$(CURDIR)/runs/mlflow.db"

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Manifest(Frozen):
 
     def verify_signature(self, key: bytes) -> None:
         """CheckpointError unless the signature was made with `key`."""
-        if not hmac.compare_digest(self.signature, self._mac(key)):
+        if not hmac.compare_digest(self.signature.encode(), self._mac(key).encode()):
             raise CheckpointError("the signature does not match: written with another key, or changed since")
 
     def _mac(self, key: bytes) -> str:
@@ -174,9 +175,13 @@ class Store:
         self._write(f"{folder}/{MANIFEST}", manifest.signed(self.key).model_dump_json(indent=1).encode())
         return f"{self.uri}/checkpoints/step-{manifest.step}"
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest `keep` published checkpoints, each manifest before its files."""
-        published = [s for s in self._steps() if self._fs.exists(f"{self._step_folder(s)}/{MANIFEST}")]
+    def prune(self, keep: int, newest: int) -> None:
+        """Remove all but the newest `keep` checkpoints published up to step `newest`, each manifest before its files.
+
+        Later ones were passed over at the start (damaged, say): counting them could leave nothing that is good.
+        """
+        steps = [step for step in self._steps() if step <= newest]
+        published = [s for s in steps if self._fs.exists(f"{self._step_folder(s)}/{MANIFEST}")]
         for step in published[:-keep]:
             self._fs.rm_file(f"{self._step_folder(step)}/{MANIFEST}")
             self._fs.rm(self._step_folder(step), recursive=True)
@@ -204,6 +209,8 @@ class Store:
         (target / tag).mkdir()
         for file in found.manifest.files:
             self._fs.get_file(f"{found.folder}/{tag}/{file.name}", str(target / tag / file.name))
+            with (target / tag / file.name).open("rb") as stream:  # again: these are the bytes that get unpickled
+                _check_digest(file, stream)
         return target
 
     def _verified(self, step: int) -> Manifest:
@@ -219,8 +226,7 @@ class Store:
             if (size := self._fs.size(path)) != file.size:
                 raise CheckpointError(f"{file.name} has {size} bytes, the manifest says {file.size}")
             with self._fs.open(path, "rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
-                    raise CheckpointError(f"{file.name} has changed since it was written")
+                _check_digest(file, stream)
         return manifest
 
     # --------------------------------------------------------------- paths
@@ -243,3 +249,8 @@ class Store:
         temporary = f"{path}.{time.time_ns()}.tmp"
         Path(temporary).write_bytes(data)
         Path(temporary).replace(path)
+
+
+def _check_digest(file: StoredFile, stream: BufferedReader) -> None:
+    if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
+        raise CheckpointError(f"{file.name} has changed since it was written")

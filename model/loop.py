@@ -174,7 +174,7 @@ class Loop:
                 files=stored,
             )
             uri = self.store.publish(manifest)
-            self.store.prune(self.recipe.checkpoint.keep)
+            self.store.prune(self.recipe.checkpoint.keep, step)
             self.reporter.checkpoint_committed(
                 step=step,
                 uri=uri,

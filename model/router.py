@@ -63,15 +63,21 @@ def gate_weights(scores_TE: Tensor, chosen_TK: Tensor, config: ModelConfig) -> T
     return weights * config.routed_scaling_factor
 
 
-def sequence_balance_loss(scores_TE: Tensor, chosen_TK: Tensor, length: int) -> Tensor:
+def counted(scores_TE: Tensor, chosen_TK: Tensor, config: ModelConfig) -> Tensor:
+    """Which experts the auxiliary loss counts, [T, K]: in V3 those of the highest affinities, without bias and groups
+    (arXiv 2412.19437, eq. 18); in V2 the chosen ones (arXiv 2405.04434, eq. 24)."""
+    return scores_TE.topk(config.num_experts_per_tok).indices if config.topk_method == "noaux_tc" else chosen_TK
+
+
+def sequence_balance_loss(scores_TE: Tensor, counted_TK: Tensor, length: int) -> Tensor:
     """Sequence-wise auxiliary loss without its factor alpha (arXiv 2412.19437, eq. 17-20), mean over sequences.
 
     T must be whole sequences of `length` tokens. Only the mean affinity carries a gradient. It needs nothing from
     other processes: tokens are routed before they are sent to the processes that hold the experts.
     """
-    experts, k = scores_TE.shape[1], chosen_TK.shape[1]
+    experts, k = scores_TE.shape[1], counted_TK.shape[1]
     share = (scores_TE / scores_TE.sum(-1, keepdim=True)).view(-1, length, experts).mean(1)
-    visits = chosen_TK.view(-1, length * k)
+    visits = counted_TK.reshape(-1, length * k)
     load = torch.zeros_like(share).scatter_add_(1, visits, torch.ones_like(visits, dtype=share.dtype))
     return (load * (experts / (k * length)) * share).sum(-1).mean()
 
@@ -100,7 +106,7 @@ class Routing:
         counts = torch.zeros(config.n_routed_experts, dtype=torch.int32, device=x_TD.device)
         counts.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten(), dtype=torch.int32))
         if torch.is_grad_enabled():
-            self.balance_loss = sequence_balance_loss(scores, chosen, self.sequence_length)
+            self.balance_loss = sequence_balance_loss(scores, counted(scores, chosen, config), self.sequence_length)
             if not _recomputing.get():
                 self.calls += 1
                 self.load = counts.long() if self.load is None else self.load + counts

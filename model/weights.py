@@ -82,6 +82,9 @@ def write_weights(
     if writer is None:
         return
     writer.flush()
+    absent = [e.name for named in entries.values() for e in named if e.name not in writer.where]
+    if absent:
+        raise ValueError(f"{len(absent)} tensors never came to be written to {uri}, e.g. {absent[0]}")
     writer.text("config.json", to_released(config))
     writer.text("tokenizer.json", tokenizer_json)
     writer.text(INDEX, {"metadata": {"total_size": writer.total}, "weight_map": writer.where})

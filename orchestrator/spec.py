@@ -122,6 +122,8 @@ class Model(_Spec):
     """A named architecture; `fathom model` lists them."""
     overrides: ModelOverrides = ModelOverrides()
     """Sizes that differ from the preset."""
+    init_from: Uri | None = None
+    """Weights to start from. Refused for now: training starts from random weights."""
 
 
 class Data(_Spec):
@@ -129,6 +131,8 @@ class Data(_Spec):
 
     source: Uri
     """Folder or URL of a dataset made by `fathom data prepare`."""
+    tokenizer: Uri | None = None
+    """A tokenizer.json that the dataset must have been made with; absent: whichever it was."""
     sequence_length: int | None = Field(None, ge=2, le=100_000_000)
     """Tokens per training sequence; absent: the model's longest, at most 4096."""
     license: str | None = Field(None, max_length=200)

@@ -24,7 +24,7 @@ _console = Console(file=sys.stderr, highlight=False)
 
 def say(message: str) -> None:
     """A remark for the person, above the live panel if there is one."""
-    _console.print(f"· {message}", markup=False)
+    _console.print(f"· {message}", markup=False, soft_wrap=True)
 
 
 def duration(seconds: float | None) -> str:

@@ -112,14 +112,27 @@ def _print(record: Record, result: Result, output: Format) -> None:
 
 
 def _exit(record: Record, result: Result) -> None:
-    again = f"go on with `fathom train --resume {record.folder.root}`"
+    """Raise what a run that did not succeed ends the command with."""
     if result.decision == "succeed":
         return
-    if result.decision == "stop":
-        if result.ended.failure_class == "over-budget":
-            raise OverBudget(f"stopped at step {result.ended.step} before the budget was gone; raise it to go on")
-        raise Interrupted(f"stopped at step {result.observation.checkpoint_step}, all saved; {again}")
-    raise RunFailed(
-        f"attempt {result.resolved.attempt} failed ({result.ended.failure_class}): {result.ended.message}\n"
-        f"log: {record.folder.log(result.resolved.attempt)}; {again}"
-    )
+    again = f"go on with `fathom train --resume {record.folder.root}`"
+    if result.decision == "fail":
+        attempt = result.ended.attempt
+        raise RunFailed(
+            f"attempt {attempt} failed ({result.ended.failure_class}): {result.ended.message}\n"
+            f"log: {record.folder.log(attempt)}; {again}"
+        )
+    budget = record.job.spec.budget
+    if result.ended.failure_class == "over-budget" and budget is not None:
+        raise OverBudget(
+            f"stopped at {_progress(result)}: the budget of {budget.limit} {budget.currency} does not allow more; "
+            "to train on, start a job with a larger budget.limit"
+        )
+    raise Interrupted(f"stopped at {_progress(result)}; {again}")
+
+
+def _progress(result: Result) -> str:
+    done, saved = result.observation.step, result.observation.checkpoint_step
+    if done > saved:
+        return f"step {done}, of which {saved} are saved"
+    return f"step {saved}, all saved"

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from orchestrator.cost.timeline import Held
-from orchestrator.errors import Conflict, NotFound
+from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.launch.base import RunFolder
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
@@ -36,6 +38,8 @@ class Record:
             folder.root.mkdir(parents=True)
         except FileExistsError:
             raise Conflict(f"{folder.root} exists already: wait a second, or give the job another name") from None
+        except OSError as error:
+            raise UsageError(f"cannot make the run's folder {folder.root}: {error.strerror}; set FATHOM_HOME") from None
         record = cls(folder, str(uuid.uuid4()), job)
         body = {"uid": record.uid, "job": job.model_dump(mode="json", by_alias=True, exclude_none=True)}
         replace_file(folder.job, json.dumps(body, indent=1))
@@ -49,7 +53,12 @@ class Record:
             body = json.loads(folder.job.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"{root} is not the folder of a run: it has no {folder.job.name}") from None
-        return cls(folder, body["uid"], TrainingJob.model_validate(body["job"]))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder.job} cannot be read: {error}") from None
+        try:
+            return cls(folder, body["uid"], TrainingJob.model_validate(body["job"]))
+        except (KeyError, TypeError, ValidationError) as error:
+            raise UsageError(f"{folder.job} holds no job of this version of Fathom: {error}") from None
 
     def held(self) -> list[Held]:
         """Intervals in which earlier attempts held their devices."""

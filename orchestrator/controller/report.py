@@ -11,7 +11,7 @@ from model.flops import count, flops_per_token
 from orchestrator.controller.observe import Observation
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.events import Ended, Event
+from orchestrator.launch.events import Ended, Event, Started
 from orchestrator.launch.resolve import Resolved
 from orchestrator.status import (
     Attempt,
@@ -70,12 +70,12 @@ def job_status(
     held: Sequence[Held],
     run: Reference | None,
 ) -> JobStatus:
-    """The job's status by DESIGN: what was chosen, how far it is, what it cost."""
+    """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last."""
     rate, totals = resolved.rate, ledger.totals
     living = seen.ended is None
     return JobStatus(
         phase=_phase(seen),
-        conditions=_conditions(seen),
+        conditions=_conditions(seen, events, held),
         plan=Plan(
             choices=[Choice(path=c.path, value=c.value, reason=c.reason) for c in resolved.chosen],
             price_per_hour=_decimal(rate.per_hour),
@@ -101,8 +101,8 @@ def _phase(seen: Observation) -> Phase:
     return {"succeeded": Phase.SUCCEEDED, "stopped": Phase.SUSPENDED, "failed": Phase.FAILED}[seen.ended.outcome]
 
 
-def _conditions(seen: Observation) -> list[Condition]:
-    now = datetime.now(UTC)
+def _conditions(seen: Observation, events: Sequence[Event], held: Sequence[Held]) -> list[Condition]:
+    began = held[0].start
     reasons = {
         None: (Reason.MAKING_PROGRESS if seen.running else Reason.STARTING, Reason.NOT_ENDED),
         "succeeded": (Reason.ENDED, Reason.SUCCEEDED),
@@ -112,15 +112,28 @@ def _conditions(seen: Observation) -> list[Condition]:
     running, complete = reasons[seen.ended.outcome if seen.ended else None]
     message = seen.ended.message[:1000] if seen.ended else ""
 
-    def said(kind: ConditionType, true: bool, reason: Reason, text: str = "") -> Condition:
+    done = complete is not Reason.NOT_ENDED
+
+    def said(kind: ConditionType, true: bool, since: float, reason: Reason, text: str = "") -> Condition:
         status: Literal["True", "False"] = "True" if true else "False"
-        return Condition(type=kind, status=status, reason=reason, message=text, last_transition_time=now)
+        changed = datetime.fromtimestamp(since, UTC)
+        return Condition(type=kind, status=status, reason=reason, message=text, last_transition_time=changed)
 
     return [
-        said(ConditionType.ACCEPTED, True, Reason.VALID),
-        said(ConditionType.RUNNING, seen.running, running),
-        said(ConditionType.COMPLETE, complete in (Reason.SUCCEEDED, Reason.FAILED), complete, message),
+        said(ConditionType.ACCEPTED, True, began, Reason.VALID),
+        said(ConditionType.RUNNING, seen.running, _running_since(events, began), running),
+        said(ConditionType.COMPLETE, done, seen.ended.time if done and seen.ended else began, complete, message),
     ]
+
+
+def _running_since(events: Sequence[Event], began: float) -> float:
+    """When workers last came up or went for good."""
+    running, since = False, began
+    for event in events:
+        now = isinstance(event, Started) or (running and not isinstance(event, Ended))
+        if now != running:
+            running, since = now, event.time
+    return since
 
 
 def _progress(seen: Observation) -> Progress | None:

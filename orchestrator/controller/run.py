@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 
 from orchestrator.controller.decide import Decision, after_attempt
 from orchestrator.controller.observe import Observation
@@ -20,6 +21,7 @@ from orchestrator.controller.report import job_status, run_parameters
 from orchestrator.cost.ledger import Ledger, build_ledger
 from orchestrator.cost.meter import Spent, cost, spent
 from orchestrator.cost.timeline import Held
+from orchestrator.errors import OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.events import Ended, Event, EventLog, FailureClass
 from orchestrator.launch.resolve import Resolved, resolve
@@ -61,14 +63,18 @@ class LocalRun:
         self.record, self.settings, self.say = record, settings, say
         self.folder = record.folder
         self.log = EventLog(self.folder.events)
-        self.events: list[Event] = []
-        self._offset = 0
         self.held = record.held()
         self._stop: str | None = None
         self._kill = False
+        self._driver = local.running(self.folder)
+        """One that an earlier launcher left behind."""
+        self.events: list[Event] = []
+        self._offset = 0
+        self.observation = Observation(steps=0)
+        self._read(say=False)
+        self._close_held()
         self.resolved = self._resolve(self._next_attempt())
-        self.observation = Observation(steps=self.resolved.recipe.steps)
-        self._read()
+        self.observation.steps = self.resolved.recipe.steps
         self.tracker = RunTracker(
             settings.tracking_uri, self.resolved.tracking.experiment, self.folder.root / "tracking.json", say
         )
@@ -82,36 +88,43 @@ class LocalRun:
         self._stop = self._stop or reason
 
     def run(self, show: Callable[[Snapshot], None]) -> Result:
-        """Until success, stop or failure."""
-        without_progress = 0
-        try:
-            while True:
-                before = self.observation.checkpoint_step
-                ended = self._attempt(show)
-                progressed = self.observation.checkpoint_step > before
-                without_progress = 0 if progressed else without_progress + 1
-                attempts = self.resolved.attempt
-                decision = after_attempt(ended, self.record.job.spec.retry, attempts, without_progress)
-                if decision != "retry" or self._stop:
-                    return self._finish("fail" if decision == "retry" else decision, ended)
-                self.say(f"attempt {attempts} ended: {ended.failure_class}: {ended.message}; starting the next")
-                self.resolved = self._resolve(attempts + 1)
-        finally:
-            self._thread.shutdown(wait=True)
+        """Until success, stop or failure. Conflict if another process follows the run already."""
+        with local.hold_lock(self.folder.launcher_lock), self._thread:
+            ended = self.observation.ended
+            if self._driver is None and ended is not None and ended.outcome == "succeeded":
+                self.say("the run has succeeded already; its record is brought up to date")
+                self._track(partial(self._open_tracking, self.resolved))
+                return self._finish("succeed", ended)
+            return self._attempts(show)
+
+    def _attempts(self, show: Callable[[Snapshot], None]) -> Result:
+        """One after the other; whoever resumes a run grants it all its attempts anew."""
+        made = without_progress = 0
+        while True:
+            before = self.observation.checkpoint_step
+            ended = self._attempt(show)
+            made += 1
+            without_progress = 0 if self.observation.checkpoint_step > before else without_progress + 1
+            decision = after_attempt(ended, self.record.job.spec.retry, made, without_progress)
+            if decision != "retry":
+                return self._finish(decision, ended)
+            self.say(f"attempt {ended.attempt} ended: {ended.failure_class}: {ended.message}")
+            if self._stop:
+                return self._finish("stop", ended)
+            try:
+                self.resolved = self._resolve(self._next_attempt())
+            except OverBudget as error:
+                fields = {"outcome": "stopped", "failure_class": FailureClass.OVER_BUDGET, "message": str(error)}
+                return self._finish("stop", ended.model_copy(update=fields))
+            self.say(f"starting attempt {self.resolved.attempt}")
 
     # ------------------------------------------------------------------ one attempt
     def _attempt(self, show: Callable[[Snapshot], None]) -> Ended:
-        driver = local.running(self.folder)
-        if driver is None:
-            driver = local.start(self.folder, self.resolved)
-        if not self.held or self.held[-1].attempt != self.resolved.attempt:
-            self.held.append(Held(self.resolved.attempt, driver.process.create_time(), time.time()))
-        self.observation.ended = None
-        self._track(self._open_tracking)
+        driver = self._begin()
+        self._track(partial(self._open_tracking, self.resolved))
         ordered_at, tracked_at = 0.0, time.monotonic()
         while driver.alive():
-            self._touch_held()
-            self._read()
+            self._observe()
             show(self._snapshot())
             if self._stop and not ordered_at:
                 local.order_stop(self.folder, self._stop, GRACE_SECONDS)
@@ -119,21 +132,31 @@ class LocalRun:
             if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
                 driver.kill()
             if time.monotonic() - tracked_at > TRACK_SECONDS:
-                self._track(self._replay)
+                if self._pending is None or self._pending.done():
+                    self._track(partial(self.tracker.replay, list(self.events), self._spent_at))
                 self._save()
                 tracked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
-        self._touch_held()
-        self._read()
-        ended = self._own_end() or self._driver_lost()
+        driver.kill()  # what it started may have outlived it
+        self._observe()
+        ended = self.observation.ended
+        if ended is None or ended.attempt != self.resolved.attempt:
+            ended = self._driver_lost()
         self._save()
         show(self._snapshot())
         return ended
 
-    def _own_end(self) -> Ended | None:
-        """How the present attempt ended, by its own word."""
-        ended = self.observation.ended
-        return ended if ended is not None and ended.attempt == self.resolved.attempt else None
+    def _begin(self) -> local.Driver:
+        """The driver of this attempt, found or started. That it holds its devices is written down first of all."""
+        driver, self._driver, now = self._driver, None, time.time()
+        began = now if driver is None else min(now, driver.process.create_time())
+        if driver is None:
+            driver = local.start(self.folder, self.resolved)
+            self.observation.ended = None
+        if not self.held or self.held[-1].attempt != self.resolved.attempt:
+            self.held.append(Held(self.resolved.attempt, began, now))
+        self.record.save_held(self.held)
+        return driver
 
     def _driver_lost(self) -> Ended:
         """The driver ended without a word: the launcher writes the attempt's last event."""
@@ -153,11 +176,13 @@ class LocalRun:
         return self.observation.ended
 
     def _next_attempt(self) -> int:
-        """Goes on with a living driver's attempt, otherwise a new one."""
-        last = max((h.attempt for h in self.held), default=0)
-        return last if last and local.running(self.folder) else last + 1
+        """That of a living driver, or of a run that has succeeded; otherwise a new one."""
+        last, ended = self.folder.last_attempt(), self.observation.ended
+        over = ended is not None and ended.outcome == "succeeded" and ended.attempt == last
+        return last if last and (over or self._driver is not None) else last + 1
 
     def _resolve(self, attempt: int) -> Resolved:
+        """As it was written if the attempt is known; otherwise decided now, with a new incarnation."""
         path = self.folder.resolved(attempt)
         if path.exists():
             return Resolved.model_validate_json(path.read_text())
@@ -177,18 +202,31 @@ class LocalRun:
         )
 
     # ------------------------------------------------------------------ observing
-    def _read(self) -> None:
-        events, self._offset = self.log.read(self._offset)
-        for event in events:
+    def _read(self, *, say: bool = True) -> None:
+        """New events; what a driver of an earlier attempt still says is left out, since it no longer counts."""
+        found, self._offset = self.log.read(self._offset)
+        for event in found:
+            if event.attempt < self.observation.attempt:
+                continue
             known = len(self.observation.warnings)
             self.observation.add(event)
-            for warning in self.observation.warnings[known:]:
+            for warning in self.observation.warnings[known:] if say else []:
                 self.say(warning)
-        self.events += events
+            self.events.append(event)
 
-    def _touch_held(self) -> None:
+    def _observe(self) -> None:
+        """What the driver has said, and that it has held its devices until now."""
+        self._read()
         last = self.held[-1]
         self.held[-1] = Held(last.attempt, last.start, max(last.start, time.time()))
+
+    def _close_held(self) -> None:
+        """Up to the last word of its driver, if that went on after an earlier launcher had died."""
+        if not self.held:
+            return
+        last = self.held[-1]
+        words = [event.time for event in self.events if event.attempt == last.attempt]
+        self.held[-1] = Held(last.attempt, last.start, max([last.end, *words]))
 
     def _spent_at(self, moment: float) -> Spent:
         seconds = sum(max(0.0, min(moment, h.end) - h.start) for h in self.held)
@@ -208,23 +246,19 @@ class LocalRun:
 
     def _track(self, task: Callable[[], object]) -> None:
         """MLflow is spoken to in another thread, one task at a time: training's display never waits for it."""
-        if self._pending is None or self._pending.done():
-            self._pending = self._thread.submit(task)
+        self._pending = self._thread.submit(task)
 
-    def _open_tracking(self) -> None:
+    def _open_tracking(self, resolved: Resolved) -> None:
         from model.dataset import read_manifest
 
-        job, data = self.record.job, self.resolved.recipe.data
+        job, data = self.record.job, resolved.recipe.data
         self.tracker.open(
             job={"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": self.record.uid},
-            params=run_parameters(self.resolved),
-            attempt=self.resolved.attempt,
+            params=run_parameters(resolved),
+            attempt=resolved.attempt,
             dataset=DatasetRef(name=job.metadata.name, digest=read_manifest(data).digest, source=data),
-            tags=self.resolved.tracking.tags,
+            tags=resolved.tracking.tags,
         )
-
-    def _replay(self) -> None:
-        self.tracker.replay(list(self.events), self._spent_at)
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:
         ledger = build_ledger(self.events, self.held, self.resolved.rate)
@@ -239,7 +273,7 @@ class LocalRun:
         )
         if self._pending is not None:
             self._pending.result()
-        self._replay()
+        self.tracker.replay(self.events, self._spent_at)
         self.tracker.log_artifacts(self.folder.artifacts)
         outcome = {"succeed": "succeeded", "stop": "stopped"}.get(decision, "failed")
         self.tracker.close(outcome, ledger)  # type: ignore[arg-type]

@@ -43,6 +43,11 @@ class RunFolder:
         return self.root / "driver.lock"
 
     @property
+    def launcher_lock(self) -> Path:
+        """Held by the process that follows the run: two would both write its record."""
+        return self.root / "launcher.lock"
+
+    @property
     def artifacts(self) -> Path:
         """Files to show beside the run; logged to MLflow."""
         return self.root / "artifacts"
@@ -55,6 +60,11 @@ class RunFolder:
     def resolved(self, attempt: int) -> Path:
         """The resolved configuration of an attempt."""
         return self.root / f"resolved-{attempt}.json"
+
+    def last_attempt(self) -> int:
+        """Number of the newest attempt that was ever prepared; 0 if there is none."""
+        numbers = (path.stem.removeprefix("resolved-") for path in self.root.glob("resolved-*.json"))
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def log(self, attempt: int) -> Path:
         """Everything that the driver and its workers print."""

@@ -6,6 +6,7 @@ Invariant: whatever is chosen is noted with its reason; what cannot run is refus
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import fsspec
 from pydantic import ValidationError
 
 from model.config import Frozen, ModelConfig
@@ -77,7 +79,7 @@ def refusal(path: str, message: str) -> InvalidJob:
 def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     """All of the model's side."""
     spec = job.spec
-    config = _config(job)
+    config = _config(job, choose)
     manifest = _manifest(job, config)
     sequence = choose(
         "spec.data.sequenceLength",
@@ -118,9 +120,11 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     )
 
 
-def _config(job: TrainingJob) -> ModelConfig:
-    """The preset with its overrides."""
+def _config(job: TrainingJob, choose: Choices) -> ModelConfig:
+    """The preset with its overrides; random weights begin before any context extension."""
     wanted = job.spec.model
+    if wanted.init_from is not None:
+        raise refusal("model.initFrom", "starting from existing weights is not possible yet: leave it out")
     try:
         config = preset(wanted.preset)
     except ValueError as error:
@@ -140,7 +144,14 @@ def _config(job: TrainingJob) -> ModelConfig:
             f"{wanted.preset} has a sparse-attention indexer of {config.index_n_heads} heads, "
             "which can be counted and not yet trained: use v3-671b",
         )
-    return config
+    if (yarn := config.yarn) is None:
+        return config
+    original = choose(
+        "spec.model.overrides.maxPositions",
+        wanted.overrides.max_positions,
+        lambda: (yarn.original_max_position_embeddings, "pre-training comes before the context extension by YaRN"),
+    )
+    return config.replace(yarn=None, max_position_embeddings=original)
 
 
 def _override_problem(name: str, message: str) -> Problem:
@@ -168,6 +179,7 @@ def _manifest(job: TrainingJob, config: ModelConfig) -> DatasetManifest:
         ) from None
     except (ValueError, OSError) as error:
         raise refusal("data.source", str(error)) from None
+    _check_tokenizer(job, manifest)
     vocabulary = manifest.tokenizer.vocab_size
     if vocabulary > config.vocab_size:
         raise refusal(
@@ -176,6 +188,24 @@ def _manifest(job: TrainingJob, config: ModelConfig) -> DatasetManifest:
             f"use --set model.overrides.vocabSize={vocabulary}",
         )
     return manifest
+
+
+def _check_tokenizer(job: TrainingJob, manifest: DatasetManifest) -> None:
+    """A tokenizer that the job names must be the dataset's."""
+    wanted, source = job.spec.data.tokenizer, job.spec.data.source
+    if wanted is None:
+        return
+    try:
+        with fsspec.open(absolute(wanted), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError, ImportError) as error:
+        raise refusal("data.tokenizer", f"cannot read {wanted}: {error}") from None
+    if found != manifest.tokenizer.sha256:
+        raise refusal(
+            "data.tokenizer",
+            f"{wanted} has SHA-256 {found[:12]}..., {source} was made with {manifest.tokenizer.sha256[:12]}...: run "
+            f"`fathom data prepare SOURCE OUT --tokenizer {wanted}`, or leave it out",
+        )
 
 
 def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model.checkpoint import Identity
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointAndStop, EventLog, FailureClass, Progress, write_control
+from orchestrator.launch.events import CheckpointAndStop, EventLog, FailureClass, Progress, Started, write_control
 from orchestrator.launch.local import hold_lock
 from orchestrator.launch.reporter import FileReporter
 from orchestrator.launch.resolve import Resolved
@@ -34,22 +34,26 @@ def main(arguments: list[str]) -> int:
     resolved = Resolved.model_validate_json(folder.resolved(attempt).read_text())
     with hold_lock(folder.lock):
         outcome, failure, message = _attempt(folder, resolved)
-        EventLog(folder.events).append(
-            "ended",
-            job=resolved.job.uid,
-            attempt=resolved.attempt,
-            incarnation=resolved.incarnation,
-            outcome=outcome,
-            failure_class=failure,
-            message=message,
-            step=_last_step(folder, resolved),
-        )
+        _write_end(folder, resolved, outcome, failure, message)
     return 0 if outcome != "failed" else 1
+
+
+def _write_end(folder: RunFolder, resolved: Resolved, outcome: str, failure: FailureClass | None, message: str) -> None:
+    EventLog(folder.events).append(
+        "ended",
+        job=resolved.job.uid,
+        attempt=resolved.attempt,
+        incarnation=resolved.incarnation,
+        outcome=outcome,
+        failure_class=failure,
+        message=message,
+        step=_last_step(folder, resolved),
+    )
 
 
 def _attempt(folder: RunFolder, resolved: Resolved) -> tuple[str, FailureClass | None, str]:
     """-> outcome, failure class, message."""
-    signal.signal(signal.SIGTERM, lambda *_: _order_stop(folder, "terminated"))
+    _obey_sigterm(folder)
     reporter = _reporter(folder, resolved)
     try:
         _train(resolved, reporter)
@@ -73,10 +77,19 @@ def _reporter(folder: RunFolder, resolved: Resolved) -> FileReporter:
     stop_at = None
     if (seconds := resolved.hard_deadline_seconds) is not None:
         stop_at = time.time() + max(0.0, seconds - min(GRACE_SECONDS, 0.1 * seconds))
-        timer = threading.Timer(seconds, os._exit, (1,))
+        timer = threading.Timer(seconds, _out_of_money, (folder, resolved))
         timer.daemon = True
         timer.start()
     return FileReporter(folder.root, resolved.job.uid, resolved.attempt, resolved.incarnation, stop_at)
+
+
+def _out_of_money(folder: RunFolder, resolved: Resolved) -> None:
+    """At the hard deadline: ends everything at once, saved or not."""
+    message = f"the budget's {resolved.hard_deadline_seconds:.0f} s were over before the end of the last checkpoint"
+    _write_end(folder, resolved, "stopped", FailureClass.OVER_BUDGET, message)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # Ray's own processes too; its workers go with them
+    os._exit(1)
 
 
 def _train(resolved: Resolved, reporter: FileReporter) -> None:
@@ -101,6 +114,7 @@ def _train(resolved: Resolved, reporter: FileReporter) -> None:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
     )
+    _obey_sigterm(RunFolder(reporter.root))  # ray.init puts its own handler there, which ends the process
     identity = Identity(job=resolved.job.uid, attempt=resolved.attempt, incarnation=resolved.incarnation)
     settings = Settings.load()
     settings.signing_key()  # made now if there is none: workers only read it
@@ -133,14 +147,19 @@ def _classify(folder: RunFolder, error: Exception | None) -> tuple[str, FailureC
     return "failed", FailureClass.UNKNOWN, f"{type(error).__name__}: {error}"
 
 
-def _order_stop(folder: RunFolder, reason: str) -> None:
-    write_control(folder.control, CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason=reason))
+def _obey_sigterm(folder: RunFolder) -> None:
+    """TERM asks for a checkpoint and the end, like the control file; it must not end the driver by itself."""
+
+    def stop(*_: object) -> None:
+        write_control(folder.control, CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason="terminated"))
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _last_step(folder: RunFolder, resolved: Resolved) -> int | None:
-    """Highest step of this attempt."""
+    """Highest step of this attempt; a start from the last checkpoint of all has nothing left to do."""
     events, _ = EventLog(folder.events).read()
-    steps = [e.step for e in events if isinstance(e, Progress) and e.attempt == resolved.attempt]
+    steps = [e.step for e in events if isinstance(e, Started | Progress) and e.attempt == resolved.attempt]
     return max(steps, default=None)
 
 

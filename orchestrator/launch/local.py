@@ -1,4 +1,4 @@
-"""Attempts on this machine: each is a process group of its own, with its own Ray, log and lock.
+"""Attempts on this machine: each is a session of its own, with its own Ray, log and lock.
 
 The lock file says whether a driver lives: it is held (flock) by the driver itself, and names its pid, start time and
 the machine's boot, so that a later process can find it again and never mistakes another process for it.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +24,25 @@ from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import CheckpointAndStop, write_control
 from orchestrator.launch.resolve import Resolved
 
+_TRIES, _PAUSE = 20, 0.05
+"""Whoever only looks at a lock holds it for a moment: that much patience before it counts as taken."""
+
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the run's lock; Conflict if another driver lives."""
+    """Hold a run's lock; Conflict if another process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"{path.parent} is being trained by another process: {path.read_text()}") from None
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+        else:
+            holder = _holder(path)
+            pid = int(holder["pid"]) if holder else "unknown"
+            raise Conflict(f"{path.parent} is in the hands of process {pid}: wait until it ends, or stop it")
         file.truncate(0)
         own = psutil.Process()
         json.dump({"pid": own.pid, "started": own.create_time(), "boot": psutil.boot_time()}, file)
@@ -47,23 +55,46 @@ class Driver:
     """A driver process, started by this process or found again."""
 
     process: psutil.Process
+    child: subprocess.Popen[bytes] | None = None
+    """Where this process started it."""
 
     def alive(self) -> bool:
         """False for a zombie too; collects the exit status of an own child."""
+        if self.child is not None:
+            return self.child.poll() is None
         try:
-            if self.process.status() == psutil.STATUS_ZOMBIE:
-                self.process.wait(0)
-                return False
-            return self.process.is_running()
+            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
     def kill(self) -> None:
-        """End the whole process group at once; nothing is saved."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its session leader: group id and pid are equal
-        except ProcessLookupError:
-            return
+        """End it at once with everything that it started, also if it is dead itself; nothing is saved.
+
+        Ray gives workers process groups of their own, and its agents outlive a killed driver: what they share is
+        the session.
+        """
+        for _ in range(_TRIES):  # again, because what is not dead yet may start more
+            found = self.session()
+            if not found:
+                return
+            for process in found:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(found, timeout=_PAUSE)
+
+    def session(self) -> list[psutil.Process]:
+        """Living processes of its session, which has its number."""
+        pid = self.process.pid
+        if psutil.pid_exists(pid) and not self.process.is_running():
+            return []  # the number belongs to another process by now, which it cannot while the session lives
+        return [process for process in psutil.process_iter() if _lives_in(process, pid)]
+
+
+def _lives_in(process: psutil.Process, session: int) -> bool:
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+        return False
 
 
 def start(folder: RunFolder, resolved: Resolved) -> Driver:
@@ -78,25 +109,42 @@ def start(folder: RunFolder, resolved: Resolved) -> Driver:
         child = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
         )
-    return Driver(psutil.Process(child.pid))
+    return Driver(psutil.Process(child.pid), child)
 
 
 def running(folder: RunFolder) -> Driver | None:
-    """The driver that holds this run's lock, if one lives."""
-    try:
-        with folder.lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """The driver that holds this run's lock, if one lives; Conflict if it is held by nobody on this machine."""
+    for _ in range(_TRIES):
+        try:
+            with folder.lock.open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+        except FileNotFoundError:
             return None
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        found = json.loads(folder.lock.read_text())
+        except BlockingIOError:
+            if (driver := _driver(_holder(folder.lock))) is not None:
+                return driver
+        time.sleep(_PAUSE)  # it has just begun and not yet said who it is, or has just ended
+    raise Conflict(f"{folder.lock} is held, but not by a driver on this machine: wait until it ends, or stop it there")
+
+
+def _holder(lock: Path) -> dict[str, float] | None:
+    """Who says to hold a lock; None while it is being written."""
     try:
-        process = psutil.Process(found["pid"])
-        same = abs(process.create_time() - found["started"]) < 1 and abs(psutil.boot_time() - found["boot"]) < 5
+        found = json.loads(lock.read_text())
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and {"pid", "started", "boot"} <= found.keys() else None
+
+
+def _driver(holder: dict[str, float] | None) -> Driver | None:
+    if holder is None or abs(psutil.boot_time() - holder["boot"]) >= 5:
+        return None
+    try:
+        process = psutil.Process(int(holder["pid"]))
+        return Driver(process) if abs(process.create_time() - holder["started"]) < 1 else None
     except psutil.NoSuchProcess:
         return None
-    return Driver(process) if same else None
 
 
 def order_stop(folder: RunFolder, reason: str, grace_seconds: float) -> None:

@@ -6,6 +6,8 @@ Made by the driver, pickled to the workers. Holds only plain values, so that a r
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +75,14 @@ class FileReporter:
         path = self._folder.failure
         path.parent.mkdir(parents=True, exist_ok=True)
         body = {"attempt": self.attempt, "incarnation": self.incarnation, "class": kind, "message": message}
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        draft.write_text(json.dumps(body))
         try:
-            with path.open("x") as file:
-                json.dump(body, file)
+            os.link(draft, path)  # whole or not at all, and exclusive: this process may be killed at any moment
         except FileExistsError:
             return
+        finally:
+            draft.unlink()
 
     def has_failed(self) -> bool:
         """See `Reporter`."""

@@ -385,7 +385,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
         folder = _database_folder(uri)
         place = None if folder is None else (folder / "mlartifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=place, tags=names.EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

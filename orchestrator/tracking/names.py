@@ -21,6 +21,9 @@ COST_HOURS = "cost/hours"
 CHECKPOINT_SECONDS = "checkpoint/seconds"
 CHECKPOINT_BYTES = "checkpoint/size_bytes"
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's pages those of model training rather than of language-model applications."""
+
 TAG_JOB = "fathom.job"
 TAG_UID = "fathom.uid"
 TAG_ROLE = "fathom.role"

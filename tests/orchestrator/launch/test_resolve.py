@@ -332,3 +332,28 @@ def test_resolving_loads_nothing_heavy() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tokenizer_that_is_not_the_datasets_is_refused(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    path, message = refusal(data, {"data": {"tokenizer": str(other)}})
+    assert path == "spec.data.tokenizer"
+    assert "SHA-256 44136fa355b3" in message
+    assert "made with 222222222222" in message
+    path, message = refusal(data, {"data": {"tokenizer": str(tmp_path / "none.json")}})
+    assert path == "spec.data.tokenizer"
+    assert "cannot read" in message
+
+
+def test_initial_weights_are_refused_for_now(data: Path) -> None:
+    path, message = refusal(data, {"model": {"initFrom": "weights"}})
+    assert path == "spec.model.initFrom"
+    assert "not possible yet" in message
+
+
+def test_pretraining_starts_before_the_context_extension(data: Path) -> None:
+    resolved = run(data, {"model": {"preset": "v2-lite-16b"}})
+    assert resolved.recipe.model.yarn is None
+    assert resolved.recipe.model.max_position_embeddings == 4096
+    assert chosen(resolved)["spec.model.overrides.maxPositions"] == "4096"

@@ -1,0 +1,392 @@
+"""`fathom train` on a real Ray cluster of this machine, undisturbed and under fire.
+
+The disturbed runs are compared with the undisturbed one to the last digit: every step's loss, and the weights.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import csv
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+import pytest
+
+from model.dataset import read_manifest
+from orchestrator.controller.record import Record
+from orchestrator.launch import local
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, read
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
+CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
+"""Modules whose source is the text to train on: real, and on every machine."""
+STEPS = 200
+PATIENCE = 180.0
+JOB = """
+metadata: {name: tiny}
+spec:
+  model:
+    preset: mini
+    overrides:
+      {vocabSize: 512, hiddenSize: 32, layers: 2, heads: 2, queryRank: 16, kvRank: 16, nopeHeadDim: 8,
+       ropeHeadDim: 8, valueHeadDim: 8, denseHiddenSize: 64, expertHiddenSize: 16, experts: 4,
+       expertsPerToken: 2, groups: 2, groupsPerToken: 1, maxPositions: 64}
+  data: {source: data, sequenceLength: 32}
+  training:
+    tokens: 51_200
+    globalBatchTokens: 256
+    sampleTokens: 16
+    schedule: {learningRate: 0.01}
+    evaluation: {everySteps: 50, tokens: 2048}
+  parallelism: {expert: 2}
+  compute: {accelerator: cpu, workers: 2}
+  checkpoint: {intervalMinutes: 0.02}
+  tracking: {tags: {purpose: test}}
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder to work in: a job, its data, and what `fathom` makes of them."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    def environment(self) -> dict[str, str]:
+        own = {"FATHOM_HOME": str(self.runs), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        foreign = ("FATHOM_", "MLFLOW_", "RAY_")
+        return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        command = [*FATHOM, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.root, env=self.environment())
+
+    def fathom(self, *arguments: object) -> Done:
+        return finish(self.start(*arguments))
+
+    def run_folder(self) -> RunFolder:
+        """Of the only run, as soon as it is there."""
+        return RunFolder(wait_for(lambda: next(self.runs.glob("tiny-*/job.json"), None)).parent)
+
+    def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=f"sqlite:///{self.runs / 'mlflow.db'}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+def finish(process: subprocess.Popen[str]) -> Done:
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"no end in {PATIENCE} s:\n{err}")
+    return Done(process.returncode, out, err)
+
+
+def wait_for(look: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"waited {PATIENCE} s in vain")
+
+
+def events(folder: RunFolder) -> list[Event]:
+    return read(folder.events)[0]
+
+
+def wait_for_checkpoint(folder: RunFolder, attempt: int) -> CheckpointCommitted:
+    def look() -> CheckpointCommitted | None:
+        found = [e for e in events(folder) if e.attempt == attempt]
+        assert not any(isinstance(e, Ended) for e in found), found[-1]
+        return next((e for e in found if isinstance(e, CheckpointCommitted)), None)
+
+    return wait_for(look)
+
+
+def living_driver(folder: RunFolder) -> psutil.Process:
+    driver = local.running(folder)
+    assert driver is not None
+    return driver.process
+
+
+# What MLflow holds of the only job
+
+
+def runs(client: MlflowClient) -> tuple[Run, list[Run]]:
+    """The parent, and its children in order of attempts."""
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in found if run.data.tags["fathom.role"] == "job"]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) + 1 == len(found)
+    return parent, sorted(children, key=lambda run: int(run.data.tags["fathom.attempt"]))
+
+
+def statuses(client: MlflowClient) -> list[str]:
+    parent, children = runs(client)
+    return [run.info.status for run in (parent, *children)]
+
+
+def history(client: MlflowClient, metric: str) -> dict[int, float]:
+    """Value by step on the parent; each step must be there once."""
+    points = client.get_metric_history(runs(client)[0].info.run_id, metric)
+    found = {point.step: point.value for point in points}
+    assert len(found) == len(points), f"{metric} has a step twice"
+    return found
+
+
+def losses(home: Home) -> list[dict[int, float]]:
+    client = home.client()
+    return [history(client, name) for name in ("train/loss", "train/mtp_loss", "train/grad_norm", "eval/loss")]
+
+
+def weights(folder: RunFolder) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in (folder.root / "weights").iterdir()}
+    assert found
+    return found
+
+
+# The runs
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = Home(tmp_path_factory.mktemp("corpus"))
+    (home.root / "source").mkdir()
+    for module in CORPUS:
+        assert module.__file__ is not None
+        shutil.copy(module.__file__, home.root / "source" / f"{module.__name__}.py")
+    options = ("--vocab-size", 512, "--heldout-share", 0.1)
+    done = home.fathom("data", "prepare", "source", "data", *options)
+    assert done.code == 0, done.err
+    return home.root / "data"
+
+
+@pytest.fixture(scope="module")
+def make_home(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Home]]:
+    made: list[Home] = []
+
+    def make() -> Home:
+        home = Home(tmp_path_factory.mktemp("home"))
+        shutil.copytree(data, home.root / "data")
+        (home.root / "job.yaml").write_text(JOB)
+        made.append(home)
+        return home
+
+    yield make
+    for lock in (lock for home in made for lock in home.runs.glob("*/driver.lock")):
+        if (driver := local.running(RunFolder(lock.parent))) is not None:
+            driver.kill()  # a test failed half-way
+
+
+@pytest.fixture(scope="module")
+def calm(make_home: Callable[[], Home]) -> tuple[Home, Done]:
+    """The run that nothing happened to."""
+    home = make_home()
+    return home, home.fathom("train", "job.yaml", "-o", "json")
+
+
+def test_a_calm_run_succeeds(calm: tuple[Home, Done]) -> None:
+    home, done = calm
+    assert done.code == 0, done.err
+    folder, result = home.run_folder(), done.result()
+    assert (result["outcome"], result["step"], result["tokens"]) == ("succeeded", STEPS, 51_200)
+    assert (result["attempts"], result["workerRestarts"]) == (1, 0)
+    assert result["run"] == str(folder.root)
+    assert result["metrics"]["eval/bits_per_byte"] < result["order0BitsPerByte"]
+    assert "written by the model" in result["sample"]
+    status = Record.open(folder.root).status()
+    assert status is not None
+    assert (status.phase, status.attempt_count) == ("Succeeded", 1)
+    assert local.running(folder) is None
+    assert f"step={STEPS}/{STEPS} " in done.err
+
+
+def test_a_calm_run_leaves_files_for_people(calm: tuple[Home, Done]) -> None:
+    folder = calm[0].run_folder()
+    pictures = {"loss_vs_tokens.png", "loss_vs_dollars.png", "expert_load.png"}
+    expected = pictures | {"resolved.json", "ledger.json", "sample.txt", "metrics.csv"}
+    assert expected <= {path.name for path in folder.artifacts.iterdir()}
+    for name in pictures:
+        assert (folder.artifacts / name).read_bytes().startswith(b"\x89PNG")
+    with (folder.artifacts / "metrics.csv").open() as stream:
+        assert [int(row["step"]) for row in csv.DictReader(stream)] == list(range(1, STEPS + 1))
+    resolved = json.loads((folder.artifacts / "resolved.json").read_text())
+    assert resolved == json.loads(folder.resolved(1).read_text())
+    load = json.loads((folder.artifacts / "expert_load.json").read_text())
+    tokens = 51_200 * 2  # each token visits two experts
+    assert [sum(row) for row in load["load"]] == [tokens] * len(load["layers"])
+
+
+def test_a_calm_run_is_whole_in_mlflow(calm: tuple[Home, Done]) -> None:
+    home, done = calm
+    client = home.client()
+    assert statuses(client) == ["FINISHED", "FINISHED"]
+    parent, (child,) = runs(client)
+    steps = set(range(1, STEPS + 1))
+    for name in parent.data.metrics:
+        taken = set(history(client, name))
+        assert taken <= steps or name.startswith("ledger/"), name
+        if name.startswith(("train/", "moe/", "cost/", "progress/")):
+            assert taken == steps, name
+    bits = history(client, "eval/bits_per_byte")
+    assert list(bits) == [50, 100, 150, 200]
+    assert bits[200] < bits[50]
+    assert child.data.metrics["train/loss"] == done.result()["metrics"]["train/loss"]
+    spent = list(history(client, "cost/usd").values())
+    assert spent == sorted(spent)
+    assert spent[0] > 0
+    assert parent.data.params["layout.expert_parallel"] == "2"
+    assert int(parent.data.params["model.parameters_total"]) > 0
+    assert parent.data.tags["purpose"] == "test"
+    (used,) = parent.inputs.dataset_inputs
+    digest = read_manifest(str(home.root / "data")).digest
+    assert digest.startswith(used.dataset.digest)
+    assert "sample.txt" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+
+
+def test_the_ledger_covers_the_calm_run(calm: tuple[Home, Done]) -> None:
+    ledger = calm[1].result()["ledger"]
+    seconds = {name: float(value) for name, value in ledger["secondsByClass"].items()}
+    assert sum(seconds.values()) == pytest.approx(float(ledger["heldSeconds"]))
+    assert min(seconds["starting"], seconds["productive"], seconds["checkpoint"]) > 0
+    assert seconds["lost"] == seconds["recovering"] == 0
+    assert float(ledger["cost"]) > float(ledger["wasted"])
+
+
+def test_a_trained_model_writes(calm: tuple[Home, Done]) -> None:
+    home = calm[0]
+    folder = home.run_folder().root
+    ask = ("generate", folder, "--prompt", "import ", "--tokens", 8, "--seed", 3)
+    first, second = home.fathom(*ask), home.fathom(*ask)
+    assert first.code == 0, first.err
+    assert first.out.strip()
+    assert first.out == second.out
+
+
+def test_resuming_a_finished_run_trains_nothing(calm: tuple[Home, Done]) -> None:
+    home, before = calm
+    folder = home.run_folder()
+    known = len(events(folder))
+    done = home.fathom("train", "--resume", folder.root, "-o", "json")
+    assert done.code == 0, done.err
+    assert done.result() == before.result()
+    assert len(events(folder)) == known
+    assert statuses(home.client()) == ["FINISHED", "FINISHED"]
+
+
+def test_a_killed_worker_changes_nothing_but_time(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
+    home = make_home()
+    process = home.start("train", "job.yaml", "-o", "json")
+    folder = home.run_folder()
+    wait_for_checkpoint(folder, attempt=1)
+    children = living_driver(folder).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[-1].kill()
+    done = finish(process)
+    assert done.code == 0, done.err
+    result = done.result()
+    assert (result["step"], result["attempts"], result["workerRestarts"]) == (STEPS, 1, 1)
+    assert float(result["ledger"]["secondsByClass"]["recovering"]) > 0
+    assert float(result["ledger"]["wasted"]) > 0
+    assert losses(home) == losses(calm[0])
+    assert weights(folder) == weights(calm[0].run_folder())
+    assert statuses(home.client()) == ["FINISHED", "FINISHED"]
+
+
+def test_stopped_resumed_and_shot_it_ends_the_same(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
+    home = make_home()
+    process = home.start("train", "job.yaml", "-o", "json")
+    folder = home.run_folder()
+    wait_for_checkpoint(folder, attempt=1)
+    process.send_signal(signal.SIGINT)
+    stopped = finish(process)
+    stopped_well(home, stopped)
+
+    process = home.start("train", "--resume", folder.root, "-o", "json")
+    wait_for_checkpoint(folder, attempt=2)
+    second = home.fathom("train", "--resume", folder.root)
+    assert second.code == 4
+    assert f"in the hands of process {process.pid}" in second.err
+    session = living_driver(folder)
+    session.kill()
+    done = finish(process)
+    assert done.code == 0, done.err
+    assert "attempt 2 ended: driver-lost" in done.err
+    assert not local.Driver(session).session()
+    assert (done.result()["step"], done.result()["attempts"]) == (STEPS, 3)
+    assert losses(home) == losses(calm[0])
+    assert weights(folder) == weights(calm[0].run_folder())
+    assert statuses(home.client()) == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
+    status = Record.open(folder.root).status()
+    assert status is not None
+    assert [attempt.outcome for attempt in status.attempts] == ["stopped", "failed", "succeeded"]
+
+
+def stopped_well(home: Home, stopped: Done) -> None:
+    """Ctrl-C saved the step at which it stopped, closed MLflow, and said how to go on."""
+    folder = home.run_folder()
+    assert stopped.code == 130, stopped.err
+    last = max(e.step for e in events(folder) if isinstance(e, Progress))
+    assert 0 < last < STEPS
+    assert (folder.root / f"checkpoints/step-{last}/manifest.json").exists()
+    assert f"stopped at step {last}, all saved; go on with `fathom train --resume {folder.root}`" in stopped.err
+    assert stopped.result()["outcome"] == "stopped"
+    assert statuses(home.client()) == ["KILLED", "KILLED"]
+    assert local.running(folder) is None
+
+
+def test_what_no_retry_can_cure_fails_at_once(make_home: Callable[[], Home]) -> None:
+    home = make_home()
+    shard = next((home.root / "data").glob("train*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    done = home.fathom("train", "job.yaml")
+    assert done.code == 1
+    assert "attempt 1 failed (user-error)" in done.err
+    assert shard.name in done.err
+    assert str(home.run_folder().log(1)) in done.err
+    assert statuses(home.client()) == ["FAILED", "FAILED"]
