@@ -28,8 +28,8 @@ class NextToken(nn.Module):
         self.norm = nn.RMSNorm(hidden, eps)
 
     def forward(self, h_BSD: Tensor, embedded_BSD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """`h_BSD`: the depth before (the main model before its final norm); `embedded_BSD`: the embedding of the
-        token k places ahead of each position. -> hidden states [B, S, D] before `norm`, balance loss."""
+        """`h_BSD`: what the head reads at the depth before, so after its norm; `embedded_BSD`: the embedding of the
+        token k places ahead of each position. -> hidden states [B, S, D] after `norm`, balance loss."""
         joined = torch.cat((self.enorm(embedded_BSD), self.hnorm(h_BSD)), dim=-1)
-        out: tuple[Tensor, Tensor] = self.block(self.eh_proj(joined), cos, sin)
-        return out
+        h, loss = self.block(self.eh_proj(joined), cos, sin)
+        return self.norm(h), loss

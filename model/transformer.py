@@ -71,13 +71,14 @@ class CausalLM(nn.Module):
         for layer in body.layers:
             h, loss = layer(h, cos, sin)
             balance = balance + loss
-        logits = [self.lm_head(body.norm(h))]
+        h = body.norm(h)  # what a head reads is what the next depth gets, as released models are served
+        logits = [self.lm_head(h)]
         for k in range(depth):
             module = body.mtp[k]
             assert isinstance(module, NextToken)
             h, loss = module(h, embedded[:, k + 1 : k + 1 + length], cos, sin)
             balance = balance + loss
-            logits.append(self.lm_head(module.norm(h)))
+            logits.append(self.lm_head(h))
         return Output(tuple(logits), balance)
 
     def blocks(self) -> dict[str, Block]:

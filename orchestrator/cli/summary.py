@@ -118,8 +118,9 @@ def _money_rows(content: dict[str, Any], ledger: dict[str, Any]) -> list[tuple[s
         (
             "cost",
             f"[bold]{money(cost, currency)}[/bold], {money(per_billion, currency)} per billion tokens, "
-            f"{money(wasted, currency)} wasted; {ledger['price']}",
+            f"{money(wasted, currency)} wasted",
         ),
+        ("price", ledger["price"]),
         ("time", f"{duration(float(ledger['heldSeconds']))}: {spent}"),
         ("restarts", f"{content['workerRestarts']} of workers, {content['attempts'] - 1} of the driver"),
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.errors import Interrupted, OverBudget, RunFailed, UsageError
+from orchestrator.errors import Interrupted, InvalidJob, OverBudget, Problem, RunFailed, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
@@ -69,6 +69,8 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
         return Record.open(resume)
     assert job is not None
     loaded, settings = load_job(job, assignments), Settings.load()
+    if loaded.spec.suspend:
+        raise InvalidJob([Problem("spec.suspend", "is true, so the job must wait: run it with --set suspend=false")])
     resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
     return Record.create(settings.home, loaded)
 

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from model.dataset import DatasetManifest
 from model.flops import count, flops_per_token
 from orchestrator.controller.observe import Observation
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import Ended, Event, Started
 from orchestrator.launch.resolve import Resolved
+from orchestrator.spec import Data
 from orchestrator.status import (
     Attempt,
     Choice,
@@ -50,6 +52,15 @@ def run_parameters(resolved: Resolved) -> dict[str, str]:
         "workers": resolved.workers,
     }
     return _flat(recipe.model_dump(mode="json", exclude_none=True)) | {k: str(v) for k, v in own.items()}
+
+
+def data_tags(data: Data, manifest: DatasetManifest) -> dict[str, str]:
+    """Licence and provenance of the text: the job's word, or else that of whoever prepared it."""
+    known = {
+        "data.license": data.license or manifest.license,
+        "data.provenance": data.provenance or manifest.provenance,
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 
 from orchestrator.controller.decide import Decision, after_attempt
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record, replace_file
-from orchestrator.controller.report import job_status, run_parameters
+from orchestrator.controller.report import data_tags, job_status, run_parameters
 from orchestrator.cost.ledger import Ledger, build_ledger
 from orchestrator.cost.meter import Spent, cost, spent
 from orchestrator.cost.timeline import Held
@@ -95,7 +96,18 @@ class LocalRun:
                 self.say("the run has succeeded already; its record is brought up to date")
                 self._track(partial(self._open_tracking, self.resolved))
                 return self._finish("succeed", ended)
-            return self._attempts(show)
+            try:
+                return self._attempts(show)
+            except BaseException:
+                self._abandon()
+                raise
+
+    def _abandon(self) -> None:
+        """This process fails: training goes on without it if it can, but no MLflow run stays RUNNING for ever."""
+        if self._pending is not None:
+            self._pending.exception()  # waits
+        self.tracker.close("failed")
+        self.say(f"follow the run again with `fathom train --resume {self.folder.root}`")
 
     def _attempts(self, show: Callable[[Snapshot], None]) -> Result:
         """One after the other; whoever resumes a run grants it all its attempts anew."""
@@ -252,12 +264,13 @@ class LocalRun:
         from model.dataset import read_manifest
 
         job, data = self.record.job, resolved.recipe.data
+        manifest = read_manifest(data)
         self.tracker.open(
             job={"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": self.record.uid},
             params=run_parameters(resolved),
             attempt=resolved.attempt,
-            dataset=DatasetRef(name=job.metadata.name, digest=read_manifest(data).digest, source=data),
-            tags=resolved.tracking.tags,
+            dataset=DatasetRef(name=Path(data).name, digest=manifest.digest, source=data),
+            tags=data_tags(job.spec.data, manifest) | resolved.tracking.tags,
         )
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:

@@ -105,9 +105,9 @@ class Slow:
             balance = balance + f * sum(s[e] / s.sum() for _, s, _ in routed) / len(xs)
         return [x + r[0] for x, r in zip(xs, routed, strict=True)], balance
 
-    def surprise(self, h: Tensor, norm: str, token: int) -> Tensor:
+    def surprise(self, h: Tensor, token: int) -> Tensor:
         """Cross-entropy in nats of the shared head."""
-        logits = self.w["lm_head.weight"] @ self.norm(h, norm)
+        logits = self.w["lm_head.weight"] @ h
         return torch.logsumexp(logits, 0) - logits[token]
 
     def losses(self, window: list[int], depth: int) -> tuple[list[Tensor], Tensor]:
@@ -118,7 +118,8 @@ class Slow:
         for layer in range(c.num_hidden_layers):
             h, extra = self.block(h, f"model.layers.{layer}", moe=layer >= c.first_k_dense_replace)
             balance = balance + extra
-        heads = [sum(self.surprise(h[i], "model.norm", window[i + 1]) for i in positions) / len(positions)]
+        h = [self.norm(x, "model.norm") for x in h]
+        heads = [sum(self.surprise(h[i], window[i + 1]) for i in positions) / len(positions)]
         for k in range(1, depth + 1):
             name = f"model.mtp.{k - 1}"
             joined = [
@@ -128,7 +129,8 @@ class Slow:
             ]
             h, extra = self.block(joined, f"{name}.block", moe=True)
             balance = balance + extra
-            asked = [self.surprise(h[i], f"{name}.norm", window[i + k + 1]) for i in positions]
+            h = [self.norm(x, f"{name}.norm") for x in h]
+            asked = [self.surprise(h[i], window[i + k + 1]) for i in positions]
             heads.append(sum(asked) / len(positions))
         return heads, balance
 

@@ -1,0 +1,75 @@
+"""The command as a process: messages, exit codes, and that bad jobs fail quickly, before anything starts."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GOOD = """
+metadata: {name: tiny}
+spec:
+  model: {preset: mini}
+  data: {source: data, sequenceLength: 32}
+  training: {tokens: 100_000, globalBatchTokens: 256}
+  compute: {accelerator: cpu, workers: 2}
+"""
+
+
+def fathom(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FATHOM_HOME": str(cwd / "runs"), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("training.token=5", ["training.token", "tokens"]),
+        ("training.tokens=many", ["spec.training.tokens", "many"]),
+        ("parallelism.expert=3", ["spec.parallelism.expert", "3", "2 workers"]),
+        ("training.tokens=100", ["spec.training.tokens", "100", "256"]),
+        ("training.seed=1", ["spec.data.source", "fathom data prepare SOURCE data"]),
+        ("suspend=true", ["spec.suspend"]),
+    ],
+)
+def test_a_bad_job_names_the_field_and_both_numbers(job: Path, change: str, words: list[str]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = fathom(job.parent, "train", str(job), "--set", change)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert after.ru_utime - before.ru_utime < 2.0
+    assert not list(job.parent.glob("runs/tiny-*")), "a refused job leaves no run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "none.yaml"], 2, "none.yaml"),
+        (["train"], 2, "job file or --resume"),
+        (["train", "--resume", "nowhere"], 3, "nowhere is not the folder of a run"),
+        (["generate", "nowhere", "--prompt", "x"], 3, "no weights in nowhere"),
+        (["model", "v3-617b"], 2, "v3-671b"),
+        (["data", "prepare", "nowhere", "out"], 2, "nowhere"),
+        (["fly"], 2, "fly"),
+    ],
+)
+def test_errors_have_a_message_and_a_code(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    done = fathom(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
