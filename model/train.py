@@ -53,7 +53,7 @@ def train_worker(config: dict[str, Assignment]) -> None:
     except NotFinite as error:
         assignment.reporter.failed("not-finite", str(error))
         raise
-    except (ValueError, TypeError, LookupError, AssertionError, FileNotFoundError) as error:
+    except (ValueError, TypeError, LookupError, AssertionError, ImportError, FileNotFoundError) as error:
         # Deterministic: the same would happen again. Lost peers and broken connections are RuntimeErrors.
         assignment.reporter.failed("user-error", f"{type(error).__name__}: {error}")
         raise

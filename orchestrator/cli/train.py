@@ -16,6 +16,7 @@ from orchestrator.errors import Interrupted, InvalidJob, OverBudget, Problem, Ru
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
     from orchestrator.controller.run import LocalRun, Result
+    from orchestrator.launch.resolve import Resolved
 
 
 class Format(StrEnum):
@@ -71,8 +72,26 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
     loaded, settings = load_job(job, assignments), Settings.load()
     if loaded.spec.suspend:
         raise InvalidJob([Problem("spec.suspend", "is true, so the job must wait: run it with --set suspend=false")])
-    resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
+    _require_reachable(
+        resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
+    )
     return Record.create(settings.home, loaded)
+
+
+def _require_reachable(resolved: Resolved) -> None:
+    """What the workers on this machine could not open is refused before they start."""
+    import fsspec
+
+    from model.dataset import local_path
+
+    data, storage = resolved.recipe.data, resolved.storage_uri
+    if local_path(data) is None:
+        message = f"is {data}, but training reads local or mounted folders only: copy the dataset first"
+        raise InvalidJob([Problem("spec.data.source", message)])
+    try:
+        fsspec.core.url_to_fs(storage)
+    except (ImportError, ValueError) as error:
+        raise InvalidJob([Problem("spec.checkpoint.uri", f"cannot write to {storage}: {error}")]) from error
 
 
 def _require_training_packages() -> None:

@@ -86,7 +86,7 @@ def train_on_zipf(gamma: float) -> tuple[float, list[float]]:
         window = torch.multinomial(zipf, 8 * 33, replacement=True, generator=generator).view(8, 33)
         part = training_losses(model(window[:, :-1]), window, ahead_weight=0, alpha=0)
         optimizer.zero_grad()
-        part.total.backward()
+        part.total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         loads: Tensor = collect_loads(routings)
         update_biases(biases, loads, gamma)

@@ -30,7 +30,8 @@ class Scorer:
     @torch.no_grad()
     def evaluate(self, window_BL: torch.Tensor, depth: int) -> tuple[torch.Tensor, ...]:
         self.passes += 1
-        return self.model(window_BL[:, :-1], depth).logits
+        logits: tuple[torch.Tensor, ...] = self.model(window_BL[:, :-1], depth).logits
+        return logits
 
 
 def direct(windows: NDArray[np.int64]) -> dict[str, float]:

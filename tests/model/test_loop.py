@@ -110,7 +110,7 @@ class Recorder:
         self.after(step)
 
     def checkpoint_committed(self, *, step: int, uri: str, size_bytes: int, seconds: float) -> None:
-        assert seconds > 0
+        assert seconds >= 0
         self.committed.append((step, uri, size_bytes))
 
     def warning(self, message: str) -> None:
@@ -356,6 +356,20 @@ def test_saving_by_the_clock_keeps_as_many_as_asked_for(bench: Bench) -> None:
         "step-7",
         "step-8",
     ]
+
+
+def test_the_interval_counts_from_the_last_save(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves one second per step and stands still in between."""
+    now = [100.0]
+    monkeypatch.setattr("model.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("model.loop.speed", lambda recipe, seconds: {})  # no time passes within a step
+
+    def tick(step: int) -> None:
+        now[0] += 1.0
+
+    reporter = Recorder(after=tick)
+    bench.loop(reporter, bench.recipe(checkpoint=Checkpointing(uri="x", interval_seconds=3, keep=9))).run()
+    assert [c[0] for c in reporter.committed] == [3, 6, 8]
 
 
 def test_the_manifest_says_what_was_saved(bench: Bench) -> None:

@@ -56,6 +56,20 @@ def test_a_bad_job_names_the_field_and_both_numbers(job: Path, change: str, word
     assert not list(job.parent.glob("runs/tiny-*")), "a refused job leaves no run"
 
 
+def test_storage_that_cannot_be_opened_is_refused(job: Path) -> None:
+    text = [f"def f{i}():\n    return {i} * {i}\n" * 40 for i in range(30)]
+    (job.parent / "source").mkdir()
+    for i, body in enumerate(text):
+        (job.parent / "source" / f"{i}.py").write_text(body)
+    prepare = ("data", "prepare", "source", "data", "--vocab-size", "300", "--heldout-share", "0.3")
+    assert fathom(job.parent, *prepare).returncode == 0
+    done = fathom(
+        job.parent, "train", str(job), "--set", "checkpoint.uri=nosuch://bucket", "--set", "training.tokens=512"
+    )
+    assert done.returncode == 2
+    assert "spec.checkpoint.uri: cannot write to nosuch://bucket" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
