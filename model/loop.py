@@ -28,6 +28,8 @@ from model.reporting import Reporter
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 
 GO, SAVE, STOP = 0, 1, 2
+WITHOUT_EFFECT = {"checkpoint", "data", "eval_every_steps", "eval_tokens", "sample_tokens", "peak_flops"}
+"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own."""
 
 
 @dataclass
@@ -186,7 +188,7 @@ class Loop:
 
 def recipe_digest(recipe: Recipe) -> str:
     """Of everything that the mathematics of the run depends on; not of where it is stored or how often saved."""
-    body = recipe.model_dump(mode="json", exclude={"checkpoint", "data", "eval_every_steps", "sample_tokens"})
+    body = recipe.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
