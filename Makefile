@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "making $(VENV) (once; the packages take about 6 GB)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[train,dev]' \
+	@$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[train,dev]' \
 	  || $(BIN)/python -m pip install -q -c constraints.txt -e '.[train,dev]' # knows indexes that uv does not
 	@touch $@
 
