@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -80,7 +81,7 @@ class Display:
         seen = snapshot.observation
         self._bar.update(self._task, total=seen.steps, completed=seen.step)
         grid = Table.grid(expand=True)
-        head = f"[bold]{self._record.job.metadata.name}[/bold]  {_phase(snapshot)}  [dim]{self._record.folder.root}"
+        head = f"[bold]{self._record.job.metadata.name}[/bold]  {_phase(snapshot)}  [dim]{escape(str(self._record.folder.root))}"
         grid.add_row(head)
         grid.add_row(self._bar)
         grid.add_row("   ".join(f"[dim]{name}[/dim] {value}" for name, value in facts(snapshot).items()))

@@ -52,7 +52,7 @@ def summary(record: Record, result: Result) -> dict[str, Any]:
 
 def summary_table(content: dict[str, Any]) -> Group:
     """The same for people."""
-    parts: list[Any] = [Panel(_facts(content), title=f"{content['run']}  {content['outcome']}", expand=False)]
+    parts: list[Any] = [Panel(_facts(content), title=escape(f"{content['run']}  {content['outcome']}"), expand=False)]
     if content["sample"]:
         parts.append(Panel(Text(content["sample"].rstrip()), title="sample, after a held-out prompt", expand=False))
     parts.append(
@@ -120,7 +120,7 @@ def _money_rows(content: dict[str, Any], ledger: dict[str, Any]) -> list[tuple[s
             f"[bold]{money(cost, currency)}[/bold], {money(per_billion, currency)} per billion tokens, "
             f"{money(wasted, currency)} wasted",
         ),
-        ("price", ledger["price"]),
+        ("price", escape(ledger["price"])),
         ("time", f"{duration(float(ledger['heldSeconds']))}: {spent}"),
         ("restarts", f"{content['workerRestarts']} of workers, {content['attempts'] - 1} of the driver"),
     ]

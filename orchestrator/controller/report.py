@@ -88,9 +88,9 @@ def job_status(
         phase=_phase(seen),
         conditions=_conditions(seen, events, held),
         plan=Plan(
-            choices=[Choice(path=c.path, value=c.value, reason=c.reason) for c in resolved.chosen],
+            choices=[Choice(path=c.path, value=c.value[:1024], reason=c.reason[:1024]) for c in resolved.chosen],
             price_per_hour=_decimal(rate.per_hour),
-            price_source=f"{rate.source} ({rate.date})",
+            price_source=f"{rate.source[:480]} ({rate.date})",
             currency=rate.currency,
         ),
         progress=_progress(seen),
