@@ -81,8 +81,8 @@ class Display:
         seen = snapshot.observation
         self._bar.update(self._task, total=seen.steps, completed=seen.step)
         grid = Table.grid(expand=True)
-        head = f"[bold]{self._record.job.metadata.name}[/bold]  {_phase(snapshot)}  [dim]{escape(str(self._record.folder.root))}"
-        grid.add_row(head)
+        root = escape(str(self._record.folder.root))
+        grid.add_row(f"[bold]{self._record.job.metadata.name}[/bold]  {_phase(snapshot)}  [dim]{root}")
         grid.add_row(self._bar)
         grid.add_row("   ".join(f"[dim]{name}[/dim] {value}" for name, value in facts(snapshot).items()))
         return grid

@@ -156,7 +156,8 @@ def _progress(seen: Observation) -> Progress | None:
         step=seen.step,
         steps=seen.steps,
         tokens=seen.tokens,
-        loss=None if loss is None else f"{loss:.6f}",
+        # one that exploded beyond what the status can write must not end the launcher
+        loss=None if loss is None or abs(loss) >= 1e17 else f"{loss:.6f}",
         tokens_per_second=None if speed is None else f"{speed:.1f}",
         eta_seconds=None if left is None else round(left),
         observed_at=datetime.now(UTC),
