@@ -1,0 +1,103 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.controller.record import Record, replace_file
+from orchestrator.cost.timeline import Held
+from orchestrator.errors import Conflict, FathomError, NotFound, UsageError
+from orchestrator.spec import TrainingJob
+from orchestrator.status import JobStatus, Phase
+
+JOB = TrainingJob.model_validate(
+    {
+        "metadata": {"name": "mini"},
+        "spec": {
+            "model": {"preset": "mini", "overrides": {"layers": 2}},
+            "data": {"source": "data"},
+            "training": {"tokens": 1000},
+            "compute": {"accelerator": "cpu", "workers": 2},
+            "budget": {"limit": "5.00"},
+        },
+    }
+)
+
+
+def test_a_record_is_found_again_as_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Record.create(tmp_path / "runs", JOB)
+    assert made.folder.root.parent == tmp_path / "runs"
+    assert made.folder.root.name.startswith("mini-")
+    monkeypatch.chdir(tmp_path)
+    assert Record.open(Path("runs") / made.folder.root.name) == made
+
+
+def test_what_was_not_saved_is_empty_and_what_was_comes_back(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, JOB)
+    assert (record.held(), record.status()) == ([], None)
+    held = [Held(1, 10.25, 20.5), Held(2, 30.125, 30.125)]
+    record.save_held(held)
+    record.save_status(JobStatus(phase=Phase.RUNNING, attempt_count=2))
+    again = Record.open(record.folder.root)
+    assert again.held() == held
+    assert again.status() == JobStatus(phase=Phase.RUNNING, attempt_count=2)
+
+
+def test_two_runs_in_one_second_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Record.create(tmp_path, JOB)
+
+    class SameSecond:
+        @staticmethod
+        def now(zone: object) -> Any:  # noqa: ANN401 - stands for a datetime
+            return type("Now", (), {"strftime": lambda _, form: first.folder.root.name.removeprefix("mini-")})()
+
+    monkeypatch.setattr("orchestrator.controller.record.datetime", SameSecond)
+    with pytest.raises(Conflict, match=str(first.folder.root)):
+        Record.create(tmp_path, JOB)
+    assert Record.open(first.folder.root) == first
+
+
+def test_a_home_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot make the run's folder .*file/mini-.*FATHOM_HOME"):
+        Record.create(tmp_path / "file", JOB)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (None, NotFound, "is not the folder of a run"),
+        ("", UsageError, "cannot be read"),
+        ("[1]", UsageError, "no job of this version"),
+        ("{}", UsageError, "no job of this version"),
+        (json.dumps({"uid": "u", "job": {"kind": "TrainingJob"}}), UsageError, "metadata"),
+        (b"\xff\xfe", UsageError, "cannot be read"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(
+    tmp_path: Path, content: str | bytes | None, error: type[FathomError], words: str
+) -> None:
+    if content is not None:
+        (tmp_path / "job.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(error, match=words):
+        Record.open(tmp_path)
+
+
+def test_a_file_instead_of_a_folder_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(NotFound):
+        Record.open(tmp_path / "run")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.json"
+    replace_file(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
