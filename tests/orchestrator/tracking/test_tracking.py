@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import datetime
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.runs import RATE
 
 from orchestrator.cost.ledger import Held, build_ledger
-from orchestrator.cost.meter import Rate, Spent, spent
+from orchestrator.cost.meter import Spent, spent
 from orchestrator.launch.events import CheckpointCommitted, Event, Progress, Started
 from orchestrator.tracking import names
 from orchestrator.tracking.mlflow import DatasetRef, Outcome, RunTracker
@@ -19,19 +18,6 @@ from orchestrator.tracking.mlflow import DatasetRef, Outcome, RunTracker
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-# mlflow 3.17 still uses a loader strategy that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
-
-RATE = Rate(
-    per_hour=Decimal("3600"),
-    currency="USD",
-    units=2,
-    unit="cpu-hour",
-    source="a list",
-    date=datetime.date(2026, 6, 1),
-)
-
 
 @pytest.fixture(scope="session")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
