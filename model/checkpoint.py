@@ -1,100 +1,54 @@
 """Checkpoints in the job's storage: files first, signed manifest last, verified before anything is unpickled.
 
-Layout: `<uri>/checkpoints/step-N/<attempt>-<incarnation>/...files` and `<uri>/checkpoints/step-N/manifest.json`.
-A checkpoint exists only if its manifest verifies. Everything written is fenced: a process of an older attempt
-publishes nothing once a newer one has begun. Any fsspec filesystem serves as storage.
+Layout: `<uri>/checkpoints/step-N/<attempt>-<incarnation>-<epoch>/...files` and `.../step-N/manifest.json`.
+A checkpoint exists only if its manifest verifies and its writer had not been replaced when it published
+(`model.fence`). What was published is never changed, only removed. Everything here may be called from any thread.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import hmac
-import json
-import re
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-from pydantic import Field, ValidationError
+from model import incidents, retention
+from model.fence import Fences
+from model.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Fenced,
+    Identity,
+    Manifest,
+    StoredFile,
+    Topology,
+    Unfinished,
+    folder_tag,
+)
+from model.reading import ROOT, Reader, manifest_name, step_folder
+from model.remote import open_storage
+from model.storage import LocalStorage, file_digest, make_folder
 
-from model.config import Frozen
+__all__ = [
+    "MANIFEST",
+    "CheckpointError",
+    "Fenced",
+    "Found",
+    "Identity",
+    "Manifest",
+    "Store",
+    "StoredFile",
+    "Topology",
+    "Unfinished",
+]
 
-MANIFEST = "manifest.json"
-FENCE = "fence.json"
-_STEP = re.compile(r"step-(\d+)$")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says which and why."""
-
-
-class Fenced(RuntimeError):
-    """A newer attempt or incarnation of the job has begun: this process must publish nothing."""
-
-
-class Identity(Frozen):
-    """Who writes: unique for each start of a Ray cluster."""
-
-    job: str
-    attempt: int = Field(ge=1)
-    incarnation: str = Field(pattern=r"^[A-Za-z0-9.-]{1,64}$")
-
-    @property
-    def tag(self) -> str:
-        """Folder name for this writer's files."""
-        return f"{self.attempt}-{self.incarnation}"
-
-
-class Topology(Frozen):
-    """What must be equal between saving and loading."""
-
-    world_size: int
-    expert_parallel: int
-    zero_stage: int
-    precision: str
-
-
-class StoredFile(Frozen):
-    """One file of a checkpoint."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    size: int
-    sha256: str
-
-
-class Manifest(Frozen):
-    """What a checkpoint consists of; `signature` is an HMAC-SHA256 over everything else."""
-
-    version: int = 1
-    identity: Identity
-    step: int
-    tokens: int
-    data_digest: str
-    recipe_digest: str
-    topology: Topology
-    code_version: str
-    created: float
-    files: tuple[StoredFile, ...]
-    signature: str = ""
-
-    def signed(self, key: bytes) -> Manifest:
-        """A copy with its signature."""
-        return self.model_copy(update={"signature": self._mac(key)})
-
-    def verify_signature(self, key: bytes) -> None:
-        """CheckpointError unless the signature was made with `key`."""
-        if not hmac.compare_digest(self.signature.encode(), self._mac(key).encode()):
-            raise CheckpointError("the signature does not match: written with another key, or changed since")
-
-    def _mac(self, key: bytes) -> str:
-        body = json.dumps(self.model_dump(mode="json", exclude={"signature"}), sort_keys=True)
-        return hmac.new(key, body.encode(), hashlib.sha256).hexdigest()
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -103,154 +57,261 @@ class Found:
 
     manifest: Manifest
     folder: str
-    """`<storage>/checkpoints/step-N`; the files are below it in `manifest.identity.tag`."""
+    """`<storage>/checkpoints/step-N`; the files are below it in `tag`."""
+
+    @property
+    def tag(self) -> str:
+        """Folder of its files; also below what `Store.fetch` returns."""
+        return self.manifest.tag
 
 
 class Store:
-    """The checkpoints of one job."""
+    """The checkpoints of one job, as one process sees them."""
 
     def __init__(self, uri: str, identity: Identity, key: bytes) -> None:
         self.uri, self.identity, self.key = uri.rstrip("/"), identity, key
-        self._fs, root = fsspec.core.url_to_fs(self.uri)
-        self._root = root.rstrip("/")
-        self._local = isinstance(self._fs, LocalFileSystem)
+        self._storage = open_storage(self.uri)
+        self._fences = Fences(self._storage, ROOT, identity, key)
+        self._reader = Reader(self._storage, identity.job, key)
+        self._epoch: int | None = None
 
-    # --------------------------------------------------------------- fencing (rank 0)
-    def claim(self) -> None:
-        """Begin as the newest writer; `Fenced` if a later attempt has claimed the storage already."""
-        newest = self._read_fence()
-        if newest and newest["job"] != self.identity.job:
-            raise CheckpointError(
-                f"{self.uri} holds checkpoints of another job ({newest['job']}, this one is {self.identity.job}): "
-                "give each job a checkpoint.uri of its own"
-            )
-        if newest and newest["attempt"] > self.identity.attempt:
-            raise Fenced(f"attempt {newest['attempt']} has begun, this is attempt {self.identity.attempt}")
-        self._write(f"{self._root}/checkpoints/{FENCE}", self.identity.model_dump_json().encode())
+    # --------------------------------------------------------------- who writes
+    def claim(self) -> int:
+        """Rank 0: begin as the newest writer. -> the epoch, for `join` on the other ranks.
+
+        CheckpointError if the storage is another job's, `Fenced` if a later attempt has claimed it.
+        """
+        epoch = self._fences.take(time.time())
+        self._fences.accept(epoch, self._published)
+        self._fences.check(epoch)
+        self._epoch = epoch
+        return epoch
+
+    def join(self, epoch: int) -> None:
+        """The other ranks: write in the epoch that rank 0 has claimed."""
+        self._epoch = epoch
+
+    @property
+    def epoch(self) -> int:
+        """Own epoch."""
+        if self._epoch is None:
+            raise Fenced("this process has not claimed the storage")
+        return self._epoch
+
+    @property
+    def tag(self) -> str:
+        """Name of the folder that holds this writer's files."""
+        return folder_tag(self.identity, self.epoch)
 
     def check_fence(self) -> None:
-        """`Fenced` unless this process is still the newest writer."""
-        newest = self._read_fence()
-        if newest != self.identity.model_dump():
-            raise Fenced(f"the storage belongs to {newest}, this is {self.identity.model_dump()}")
-
-    def _read_fence(self) -> dict[str, Any] | None:
-        try:
-            value: dict[str, Any] = json.loads(self._fs.cat_file(f"{self._root}/checkpoints/{FENCE}"))
-        except FileNotFoundError:
-            return None
-        return value
+        """`Fenced` unless this is still the newest writer."""
+        self._fences.check(self.epoch)
 
     # --------------------------------------------------------------- writing
-    def staging(self, step: int) -> Path:
-        """A new folder for one rank's files: beside their destination if storage is local, so that moving is free."""
-        parent = None
-        if self._local:
-            parent = self._step_folder(step)
-            Path(parent).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    def staging(self) -> Path:
+        """A new empty folder for this rank's files: beside the checkpoints if storage is local, so that moving is
+        free."""
+        parent, prefix = self._staging()
+        make_folder(parent)
+        return Path(tempfile.mkdtemp(prefix=f"{prefix}{self._epoch or 0}-", dir=parent))
 
     def upload(self, step: int, folder: Path) -> list[StoredFile]:
-        """Move one rank's files from `folder/<tag>` into the checkpoint; what they are."""
-        target = f"{self._step_folder(step)}/{self.identity.tag}"
-        self._fs.makedirs(target, exist_ok=True)
-        stored = []
-        for path in sorted((folder / self.identity.tag).rglob("*")):
-            if not path.is_file():
-                continue
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            stored.append(StoredFile(name=path.name, size=path.stat().st_size, sha256=digest))
-            if self._local:
-                path.replace(f"{target}/{path.name}")
-            else:
-                self._fs.put_file(str(path), f"{target}/{path.name}")
-        shutil.rmtree(folder)
-        return stored
+        """Move the files of one rank's folder into the checkpoint and read them back; `folder` is always removed.
+
+        OSError if the storage refuses them, CheckpointError if it holds something else afterwards.
+        """
+        try:
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            names = [path.name for path in paths]
+            if len(set(names)) < len(names):
+                raise CheckpointError(f"step {step}: two files of one name among {', '.join(names)}")
+            if self._has_published(step):
+                raise CheckpointError(f"step {step} has been published by this writer: it cannot be written again")
+            return [self._upload(step, path) for path in paths]
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, manifest: Manifest) -> str:
         """Rank 0, when all ranks have uploaded: the checkpoint exists from now on. -> its URI."""
+        assert (manifest.identity, manifest.epoch) == (self.identity, self.epoch), "a manifest of another writer"
         self.check_fence()
-        folder = self._step_folder(manifest.step)
-        self._write(f"{folder}/{MANIFEST}", manifest.signed(self.key).model_dump_json(indent=1).encode())
-        return f"{self.uri}/checkpoints/step-{manifest.step}"
+        data = manifest.signed(self.key).model_dump_json(indent=1).encode()
+        for _ in range(_TRIES):
+            try:
+                self._storage.create(manifest_name(manifest.step), data)
+                break
+            except FileExistsError:
+                if self._replace(manifest, data):
+                    break
+        else:
+            raise OSError(f"step {manifest.step}: other writers changed its manifest {_TRIES} times meanwhile")
+        return f"{self.uri}/{step_folder(manifest.step)}"
+
+    def discard(self, step: int) -> None:
+        """Remove what this writer has left of a step that failed, as far as possible; never what it published."""
+        with suppress(OSError):
+            if not self._has_published(step):
+                self._storage.remove_folder(f"{step_folder(step)}/{self.tag}")
+                if not self._storage.entries(step_folder(step)):
+                    self._storage.remove_folder(step_folder(step))
+
+    def sweep(self) -> None:
+        """Rank 0, after `claim`: remove, as far as possible, what earlier writers left unfinished."""
+        self.check_fence()
+        retention.sweep_staging(*self._staging(), self.epoch)
+        for step in self.steps():
+            with suppress(OSError):
+                retention.sweep_step(self._reader, step, self.epoch)
 
     def prune(self, keep: int, newest: int) -> None:
-        """Remove all but the newest `keep` checkpoints published up to step `newest`, each manifest before its files.
+        """Keep `keep` checkpoints up to step `newest`, remove older ones and those that cannot be used.
 
-        Later ones were passed over at the start (damaged, say): counting them could leave nothing that is good.
+        Whatever is removed is older than one that was just verified whole: the last good one always stays.
+        OSError, when all has been tried, if something could not be removed.
         """
-        steps = [step for step in self._steps() if step <= newest]
-        published = [s for s in steps if self._fs.exists(f"{self._step_folder(s)}/{MANIFEST}")]
-        for step in published[:-keep]:
-            self._fs.rm_file(f"{self._step_folder(step)}/{MANIFEST}")
-            self._fs.rm(self._step_folder(step), recursive=True)
+        assert keep >= 1
+        self.check_fence()
+        acceptance = self._fences.acceptance()
+        doomed = retention.doomed(self._reader, acceptance, [step for step in self.steps() if step <= newest], keep)
+        failure: OSError | None = None
+        for step in doomed:
+            try:
+                self.remove(step)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    def remove(self, step: int) -> None:
+        """Remove a checkpoint, its manifest first. FileNotFoundError if there is none."""
+        self._require(step)
+        try:
+            with suppress(IsADirectoryError):  # so it is no manifest, and goes with the rest
+                self._storage.remove_file(manifest_name(step))
+        except NotADirectoryError:
+            self._storage.remove_file(step_folder(step))
+        else:
+            self._storage.remove_folder(step_folder(step))
 
     # --------------------------------------------------------------- reading
+    def steps(self) -> list[int]:
+        """Steps of which there is anything, in order."""
+        return self._reader.steps()
+
     def newest(self) -> tuple[Found | None, list[str]]:
         """The newest checkpoint that verifies, and why each newer one was passed over."""
         problems: list[str] = []
-        for step in reversed(self._steps()):
-            folder = self._step_folder(step)
+        acceptance = self._fences.acceptance()
+        for step in reversed(self.steps()):
             try:
-                return Found(self._verified(step), folder), problems
-            except FileNotFoundError:
-                problems.append(f"step-{step}: unfinished (no manifest or a file is missing)")
-            except (CheckpointError, OSError, ValidationError) as error:
+                return Found(self._reader.examine(step, acceptance, contents=True), self._place(step)), problems
+            except CheckpointError as error:
                 problems.append(f"step-{step}: {error}")
         return None, problems
 
-    def local_copy(self, found: Found) -> Path:
-        """A local folder with the files of a checkpoint in `<tag>`; downloads them if storage is remote."""
-        if self._local:
-            return Path(found.folder)
-        target = Path(tempfile.mkdtemp(prefix="fathom-checkpoint-"))
-        tag = found.manifest.identity.tag
-        (target / tag).mkdir()
+    def verify(self, step: int) -> Manifest:
+        """Check everything. CheckpointError with the reason; FileNotFoundError only if the step does not exist."""
+        self._require(step)
+        return self._reader.examine(step, self._fences.acceptance(), contents=True)
+
+    def inspect(self, step: int) -> Manifest:
+        """As `verify`, but without reading the files: signature, writer, names and sizes."""
+        self._require(step)
+        return self._reader.examine(step, self._fences.acceptance(), contents=False)
+
+    def fetch(self, found: Found, folder: Path) -> Path:
+        """A local folder with the files in `found.tag`: where they are, or below `folder`, downloaded and checked."""
+        if isinstance(self._storage, LocalStorage):
+            return self._storage.root / step_folder(found.manifest.step)
+        (folder / found.tag).mkdir(parents=True, exist_ok=True)
         for file in found.manifest.files:
-            self._fs.get_file(f"{found.folder}/{tag}/{file.name}", str(target / tag / file.name))
-            with (target / tag / file.name).open("rb") as stream:  # again: these are the bytes that get unpickled
-                _check_digest(file, stream)
-        return target
+            target = folder / found.tag / file.name
+            try:
+                self._storage.get(f"{step_folder(found.manifest.step)}/{found.tag}/{file.name}", target)
+            except FileNotFoundError:
+                raise CheckpointError(f"step-{found.manifest.step}: {file.name} is missing") from None
+            if file_digest(target) != (file.size, file.sha256):  # again: these are the bytes that get unpickled
+                raise CheckpointError(f"step-{found.manifest.step}: {file.name} has changed since it was written")
+        return folder
 
-    def _verified(self, step: int) -> Manifest:
-        folder = self._step_folder(step)
-        manifest = Manifest.model_validate_json(self._fs.cat_file(f"{folder}/{MANIFEST}"))
-        manifest.verify_signature(self.key)
-        if manifest.identity.job != self.identity.job:
-            raise CheckpointError(f"belongs to job {manifest.identity.job}, this is {self.identity.job}")
-        if manifest.step != step:
-            raise CheckpointError(f"its manifest is for step {manifest.step}")
-        for file in manifest.files:
-            path = f"{folder}/{manifest.identity.tag}/{file.name}"
-            if (size := self._fs.size(path)) != file.size:
-                raise CheckpointError(f"{file.name} has {size} bytes, the manifest says {file.size}")
-            with self._fs.open(path, "rb") as stream:
-                _check_digest(file, stream)
-        return manifest
+    # --------------------------------------------------------------- incidents
+    def read_incidents(self) -> list[dict[str, Any]]:
+        """What `write_incidents` has written last; CheckpointError if it was changed since."""
+        return incidents.read(self._storage, ROOT, self.identity.job, self.key)
 
-    # --------------------------------------------------------------- paths
-    def _steps(self) -> list[int]:
+    def write_incidents(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Replace the list of incidents, signed."""
+        self.check_fence()
+        incidents.write(self._storage, ROOT, self.identity.job, self.key, list(rows))
+
+    # --------------------------------------------------------------- inside
+    def _upload(self, step: int, path: Path) -> StoredFile:
+        """One file: what is in it, in the storage too."""
+        digest, name = file_digest(path), f"{step_folder(step)}/{self.tag}/{path.name}"
+        stored = StoredFile(name=path.name, size=digest.size, sha256=digest.sha256)
+        self._storage.put(path, name)
+        back = self._storage.digest(name)
+        if back != digest:
+            what = f"{back.size} bytes" if back.size != digest.size else "other content"
+            raise CheckpointError(
+                f"step {step}: {path.name} was written with {digest.size} bytes, but {self.uri} gives {what} back"
+            )
+        return stored
+
+    def _replace(self, manifest: Manifest, data: bytes) -> bool:
+        """Publish where there is a manifest already; False if it changed or went meanwhile: look again.
+
+        Between looking and replacing a newer writer may publish: only S3 notices (the write is conditional).
+        """
+        name = manifest_name(manifest.step)
         try:
-            names = self._fs.ls(f"{self._root}/checkpoints", detail=False, refresh=True)
+            version = self._storage.version(name)
+            there = self._reader.written(manifest.step)
         except FileNotFoundError:
-            return []
-        return sorted(int(m[1]) for m in (_STEP.search(str(n).rstrip("/")) for n in names) if m)
+            return False
+        except CheckpointError:
+            there = None  # damaged, or never ours
+        if there is not None and there.epoch > manifest.epoch:
+            raise Fenced(f"step {manifest.step} was published by epoch {there.epoch}, this is epoch {manifest.epoch}")
+        if there is not None and there.epoch == manifest.epoch:
+            if there.says_the_same(manifest):
+                return True  # by ourselves: the answer was lost
+            raise CheckpointError(f"step {manifest.step} has been published by this writer, with other content")
+        self.check_fence()
+        try:
+            self._storage.replace(name, data, version)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
 
-    def _step_folder(self, step: int) -> str:
-        return f"{self._root}/checkpoints/step-{step}"
+    def _has_published(self, step: int) -> bool:
+        try:
+            return self._reader.written(step).tag == self.tag
+        except (FileNotFoundError, CheckpointError):
+            return False
 
-    def _write(self, path: str, data: bytes) -> None:
-        """Whole or not at all: by rename where the filesystem has it; object stores write whole objects."""
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        if not self._local:
-            self._fs.pipe_file(path, data)
-            return
-        temporary = f"{path}.{time.time_ns()}.tmp"
-        Path(temporary).write_bytes(data)
-        Path(temporary).replace(path)
+    def _published(self) -> list[tuple[int, int]]:
+        """(step, epoch) of the checkpoints that count now, as far as a look at the manifests tells."""
+        acceptance, found = self._fences.acceptance(), []
+        for step in self.steps():
+            with suppress(CheckpointError):
+                found.append((step, self._reader.manifest(step, acceptance).epoch))
+        return found
 
+    def _require(self, step: int) -> None:
+        if step not in self.steps():
+            raise FileNotFoundError(errno.ENOENT, f"there is no checkpoint of step {step}", self._place(step))
 
-def _check_digest(file: StoredFile, stream: BufferedReader) -> None:
-    if hashlib.file_digest(stream, "sha256").hexdigest() != file.sha256:
-        raise CheckpointError(f"{file.name} has changed since it was written")
+    def _place(self, step: int) -> str:
+        """Where it is, for people."""
+        root = self._storage.root if isinstance(self._storage, LocalStorage) else self.uri
+        return f"{root}/{step_folder(step)}"
+
+    def _staging(self) -> tuple[Path, str]:
+        """Where staging folders are made, and how their names begin; the epoch follows."""
+        job = hashlib.sha256(self.identity.job.encode()).hexdigest()[:12]
+        if isinstance(self._storage, LocalStorage):
+            return self._storage.root / ROOT, f".staging-{job}-"
+        return Path(tempfile.gettempdir()), f"fathom-staging-{job}-"

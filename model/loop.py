@@ -1,15 +1,22 @@
 """The training loop. Knows no Ray and no orchestrator: an engine, data, a store for checkpoints, a reporter.
 
-Every rank runs it in step: whatever only rank 0 knows (the clock, the order to stop) is broadcast first.
+Every rank runs it in step: whatever only one rank knows (the clock, the order to stop, how far its files are) is
+exchanged before each step. A step that is anomalous ends the process group, which starts again from a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,19 +24,30 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.anomaly import Incident, LossHistory, Verdict, data_step, describe, judge, skipped_data_steps
 from model.balance import balance_metrics, collect_loads, update_biases
-from model.checkpoint import CheckpointError, Manifest, Store, StoredFile, Topology
-from model.data import TrainingBatches
+from model.checkpoint import CheckpointError, Fenced, Found, Manifest, Store, StoredFile
+from model.collective import on_first, together
+from model.data import TrainingBatches, sample_checksum
 from model.engine.base import Engine
 from model.evaluate import evaluate
-from model.metrics import gather_losses, require_finite, speed
+from model.loss import Losses
+from model.metrics import NotFinite, gather_losses, speed
 from model.recipe import Recipe
 from model.reporting import Reporter
+from model.saving import WRITTEN, Saver
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 
-GO, SAVE, STOP = 0, 1, 2
-WITHOUT_EFFECT = {"checkpoint", "data", "eval_every_steps", "eval_tokens", "sample_tokens", "peak_flops"}
-"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own."""
+GO, SAVE, STOP, REPLACED = 0, 1, 2, 3
+WITHOUT_EFFECT = {
+    "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tokens", "layout", "peak_flops", "sample_tokens",
+}  # fmt: skip
+"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own, and of the
+layout only the size of the batch matters."""
+
+
+class RolledBack(RuntimeError):
+    """A step was anomalous: the processes start again from the last checkpoint."""
 
 
 @dataclass
@@ -45,108 +63,142 @@ class Loop:
     data_digest: str
     store: Store
     reporter: Reporter
+    alive: Callable[[], None] = lambda: None
+    """Called before every step: a sign that this process is not stuck."""
     load_ME: Tensor | None = field(default=None, init=False)
     """Tokens per expert over the run so far (since the last start), for the load map."""
+    _incidents: tuple[Incident, ...] = field(default=(), init=False)
+    _skipped: tuple[int, ...] = field(default=(), init=False)
+    _history: LossHistory = field(init=False)
 
     def run(self) -> int:
-        """Train from the newest checkpoint to the end, or to an ordered stop. -> steps done."""
+        """Train from the newest checkpoint to the end, or to an ordered stop. -> steps done.
+
+        `Fenced` if a newer attempt has begun, `RolledBack` or `NotFinite` where a step is anomalous.
+        """
+        self._history = LossHistory(self.recipe.anomalies)
         step = self._restore()
+        saver = Saver(self.engine, self.store, self.reporter, self.recipe.checkpoint.keep, self._manifest)
+        try:
+            return self._train(step, saver)
+        finally:
+            saver.close()
+
+    def _train(self, step: int, saver: Saver) -> int:
         saved_step, saved_at = step, time.monotonic()
         while step < self.recipe.steps:
-            order = self._order(saved_at)
-            if order != GO and step > saved_step:
-                self._save(step)
-                saved_step, saved_at = step, time.monotonic()
+            self.alive()
+            order, written = self._exchange(saver, saved_at)
+            if order == REPLACED:
+                raise Fenced("a newer attempt of this job has begun")
+            if written:
+                saver.conclude()
             if order == STOP:
-                return step
-            metrics = self._step(step)
+                break
+            if order == SAVE and step > saved_step:
+                saver.start(step, self._state(step))
+                saved_step, saved_at = step, time.monotonic()
+            metrics, samples = self._step(step, saver)
             step += 1
             if step % self.recipe.eval_every_steps == 0 or step == self.recipe.steps:
                 metrics |= self._evaluate()
-            self._report(step, metrics)
+            self._report(step, metrics, samples)
+        saver.finish()
         if step > saved_step:
-            self._save(step)
+            saver.start(step, self._state(step))
+            saver.finish()
         return step
 
     # ------------------------------------------------------------------ one step
-    def _step(self, step: int) -> dict[str, float]:
+    def _step(self, step: int, saver: Saver) -> tuple[dict[str, float], int]:
+        """One optimizer step. -> metrics, checksum of its samples."""
         began, recipe, engine = time.monotonic(), self.recipe, self.engine
+        position = data_step(step, self._skipped)
+        micro, checksum = self._micro_steps(step, position)
+        metrics, samples = gather_losses(micro, checksum, engine.device)
+        loss = metrics["train/loss"]
+        self._require_sound(step, position, loss, 0.0, saver)
         rate = learning_rate(step, recipe.schedule)
-        weight = multi_token_weight(step, recipe.multi_token)
-        micro = []
-        for k in range(recipe.layout.accumulation):
-            window = torch.from_numpy(self.batches.batch_for(step, engine.rank, k)).to(engine.device)
-            alpha = recipe.balance.aux_loss_alpha
-            micro.append(engine.micro_step(window, ahead_weight=weight, alpha=alpha))
-        metrics = gather_losses(micro, engine.device)
-        require_finite(step + 1, "the loss", metrics.pop("train/total_loss"))
         norm = engine.step(rate)
-        require_finite(step + 1, "the gradient norm", norm)
+        if not math.isfinite(norm):
+            self._require_sound(step, position, loss, norm, saver)
+        self._history.add(step + 1, loss)
         metrics |= {"train/grad_norm": norm, "train/learning_rate": rate}
         if engine.routings():
             loads = collect_loads(engine.routings())
             update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
             metrics |= balance_metrics(loads)
             self.load_ME = loads if self.load_ME is None else self.load_ME + loads
-        return metrics | speed(recipe, time.monotonic() - began)
+        return metrics | speed(recipe, time.monotonic() - began), samples
+
+    def _micro_steps(self, step: int, position: int) -> tuple[list[Losses], int]:
+        """Forward and backward of this rank's share."""
+        engine, recipe, checksum, micro = self.engine, self.recipe, 0, []
+        weight = multi_token_weight(step, recipe.multi_token)
+        for k in range(recipe.layout.accumulation):
+            numbers = self.batches.numbers_for(position, engine.rank, k)
+            windows = self.batches.batch_for(position, engine.rank, k)
+            checksum += sample_checksum(numbers, windows)
+            window = torch.from_numpy(windows).to(engine.device)
+            micro.append(engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha))
+        return micro, checksum
 
     def _evaluate(self) -> dict[str, float]:
         batch, depth = self.recipe.layout.micro_batch, self.recipe.model.num_nextn_predict_layers
         return evaluate(self.engine, self.heldout, self.token_bytes, batch, depth)
 
-    def _report(self, step: int, metrics: dict[str, float]) -> None:
+    def _report(self, step: int, metrics: dict[str, float], samples: int) -> None:
         if self.engine.rank == 0:
-            self.reporter.progress(step=step, tokens=step * self.recipe.batch_tokens, metrics=metrics)
+            tokens = step * self.recipe.batch_tokens
+            self.reporter.progress(step=step, tokens=tokens, metrics=metrics, samples=samples)
 
-    def _order(self, saved_at: float) -> int:
-        """What rank 0 wants done before the next step, told to all."""
-        order = torch.zeros(1, dtype=torch.int64, device=self.engine.device)
+    def _exchange(self, saver: Saver, saved_at: float) -> tuple[int, bool]:
+        """What rank 0 wants done before the next step, and whether all ranks have written a checkpoint's files."""
+        order = GO
         if self.engine.rank == 0:
-            if self.reporter.stop_requested():
-                order.fill_(STOP)
-            elif time.monotonic() - saved_at >= self.recipe.checkpoint.interval_seconds:
-                order.fill_(SAVE)
-        dist.broadcast(order, 0)
-        return int(order.item())
+            if saver.replaced():
+                order = REPLACED
+            elif self.reporter.stop_requested():
+                order = STOP
+            elif not saver.busy() and time.monotonic() - saved_at >= self.recipe.checkpoint.interval_seconds:
+                order = SAVE
+        own = torch.tensor([order, saver.state()], device=self.engine.device)
+        ranks = [torch.empty_like(own) for _ in range(self.engine.world_size)]
+        dist.all_gather(ranks, own)
+        states = {int(rank[1]) for rank in ranks}
+        return int(ranks[0][0]), states == {WRITTEN}
+
+    # ------------------------------------------------------------------ what should not happen
+    def _require_sound(self, step: int, position: int, loss: float, norm: float, saver: Saver) -> None:
+        """Ends the process group if this step's numbers are not to be trusted. The same on every rank."""
+        verdict = judge(step + 1, position, loss, norm, self._history, self.recipe.anomalies, self._incidents)
+        if verdict is None:
+            return
+        if verdict.action in ("replay", "skip", "fail"):
+            saver.finish()  # its copy is older than this step: the way back is shorter with it
+        on_first(lambda: self._record(verdict))
+        if verdict.action == "fail":
+            raise NotFinite(f"{describe(verdict)}; lower training.schedule.learningRate or look at this step's data")
+        if verdict.action in ("replay", "skip"):
+            raise RolledBack(describe(verdict))
+
+    def _record(self, verdict: Verdict) -> None:
+        """Rank 0: into the storage, where the next start finds it, and to whoever watches."""
+        who = self.store.identity
+        incident = Incident.of(verdict, attempt=who.attempt, incarnation=who.incarnation, time=time.time())
+        self._incidents = (*self._incidents, incident)
+        rows = [one.model_dump(mode="json") for one in self._incidents]
+        self.store.write_incidents(rows)
+        self.reporter.anomaly(incident, describe(verdict))
+        self.reporter.artifact("incidents.json", json.dumps(rows, indent=1).encode())
 
     # ------------------------------------------------------------------ checkpoints
-    def _topology(self) -> Topology:
-        layout = self.recipe.layout
-        return Topology(
-            world_size=layout.world_size,
-            expert_parallel=layout.expert_parallel,
-            zero_stage=layout.zero_stage,
-            precision=self.recipe.precision,
-        )
-
     def _restore(self) -> int:
         """Rank 0 picks the newest checkpoint that verifies and tells the others; -> the step to go on from."""
-        choice: list[object] = [None]
-        if self.engine.rank == 0:
-            self.store.claim()
-            found, problems = self.store.newest()
-            for problem in problems:
-                self.reporter.warning(f"checkpoint passed over: {problem}")
-            choice[0] = found
-        dist.broadcast_object_list(choice, 0, device=self.engine.device)
-        found = choice[0]  # type: ignore[assignment]
-        step = 0
-        if found is not None:
-            manifest = found.manifest
-            if manifest.topology != self._topology():
-                raise CheckpointError(
-                    f"step-{manifest.step} was written on {manifest.topology}, this run is {self._topology()}: "
-                    "resume with the same parallelism"
-                )
-            if (manifest.data_digest, manifest.recipe_digest) != (
-                self.data_digest,
-                recipe_digest(self.recipe),
-            ):
-                raise CheckpointError(
-                    f"step-{manifest.step} was written with other data or another recipe: start a new job"
-                )
-            folder = self.store.local_copy(found)
-            step = int(self.engine.load(folder, manifest.identity.tag)["step"])
+        epoch, found, self._incidents = on_first(self._choose)
+        self.store.join(epoch)
+        self._skipped = skipped_data_steps(self._incidents)
+        step = self._load(found) if found is not None else 0
         if self.engine.rank == 0:
             self.reporter.started(
                 step=step,
@@ -156,39 +208,72 @@ class Loop:
             )
         return step
 
-    def _save(self, step: int) -> None:
-        began = time.monotonic()
-        folder = self.store.staging(step)
-        self.engine.save(folder, self.store.identity.tag, {"step": step})
-        files: list[list[StoredFile] | None] = [None] * self.engine.world_size
-        dist.all_gather_object(files, self.store.upload(step, folder))
-        if self.engine.rank == 0:
-            stored = tuple(f for rank in files if rank for f in rank)
-            manifest = Manifest(
-                identity=self.store.identity,
-                step=step,
-                tokens=step * self.recipe.batch_tokens,
-                data_digest=self.data_digest,
-                recipe_digest=recipe_digest(self.recipe),
-                topology=self._topology(),
-                code_version=code_version(),
-                created=time.time(),
-                files=stored,
-            )
-            uri = self.store.publish(manifest)
-            self.store.prune(self.recipe.checkpoint.keep, step)
-            self.reporter.checkpoint_committed(
-                step=step,
-                uri=uri,
-                size_bytes=sum(f.size for f in stored),
-                seconds=time.monotonic() - began,
-            )
-        dist.barrier()  # nobody writes the next checkpoint before this one is published
+    def _choose(self) -> tuple[int, Found | None, tuple[Incident, ...]]:
+        """Rank 0: begin as the newest writer. -> epoch, checkpoint to go on from, what has happened so far."""
+        epoch = self.store.claim()
+        self.store.sweep()
+        found, problems = self.store.newest()
+        for problem in problems:
+            self.reporter.warning(f"checkpoint passed over: {problem}")
+        if found is not None:
+            self._require_same_run(found.manifest)
+        incidents = tuple(Incident.model_validate(row) for row in self.store.read_incidents())
+        return epoch, found, incidents
+
+    def _require_same_run(self, manifest: Manifest) -> None:
+        """CheckpointError unless going on from there continues the same mathematics on the same data."""
+        for what, theirs, ours in (
+            ("other data", manifest.data_digest, self.data_digest),
+            ("another recipe", manifest.recipe_digest, recipe_digest(self.recipe)),
+        ):
+            if theirs != ours:
+                raise CheckpointError(
+                    f"step-{manifest.step} was written with {what} (digest {theirs[:12]}, now {ours[:12]}): "
+                    "start a new job"
+                )
+
+    def _load(self, found: Found) -> int:
+        """-> the step of the checkpoint. One process of each machine fetches it."""
+        local = Path(tempfile.gettempdir()) / f"fathom-{self.store.tag}"
+
+        def fetch() -> Path | None:
+            return self.store.fetch(found, local) if first_here() else None
+
+        folder = next(path for path in together(fetch) if path is not None)
+        state = self.engine.load(folder, found.tag, found.manifest.topology, local / "converted")
+        dist.barrier()  # the others of this machine may still read
+        if first_here():
+            shutil.rmtree(local, ignore_errors=True)
+        self._history = LossHistory(self.recipe.anomalies, state["losses"])
+        return int(state["step"])
+
+    def _state(self, step: int) -> dict[str, object]:
+        return {"step": step, "losses": self._history.values()}
+
+    def _manifest(self, step: int, files: tuple[StoredFile, ...]) -> Manifest:
+        return Manifest(
+            identity=self.store.identity,
+            epoch=self.store.epoch,
+            step=step,
+            tokens=step * self.recipe.batch_tokens,
+            skipped=self._skipped,
+            data_digest=self.data_digest,
+            recipe_digest=recipe_digest(self.recipe),
+            topology=self.engine.topology(),
+            code_version=code_version(),
+            created=time.time(),
+            files=files,
+        )
+
+
+def first_here() -> bool:
+    """Whether this is the first process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Of everything that the mathematics of the run depends on; not of where it is stored or how often saved."""
-    body = recipe.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    """Of everything that the mathematics of the run depends on; not of where it is stored or how it is shared out."""
+    body = recipe.model_dump(mode="json", exclude=WITHOUT_EFFECT) | {"batch_sequences": recipe.batch_sequences}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

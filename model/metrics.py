@@ -41,31 +41,23 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def gather_losses(micro: list[Losses], device: torch.device) -> dict[str, float]:
-    """Means over micro-batches and ranks of the step's losses; every rank gets the same numbers."""
+def gather_losses(micro: list[Losses], checksum: int, device: torch.device) -> tuple[dict[str, float], int]:
+    """Means over micro-batches and ranks of the step's losses, and the sum of the ranks' checksums of their samples;
+    every rank gets the same numbers."""
     own = torch.stack([torch.stack([part.detach().double() for part in losses]) for losses in micro]).mean(0)
-    own = torch.cat((own, own.new_tensor([peak_memory(device)])))
+    # a checksum is a sum of 32-bit numbers, which a double holds exactly
+    own = torch.cat((own, own.new_tensor([peak_memory(device), checksum])))
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     ranks: Tensor = torch.stack(parts)
-    total, loss, ahead, accuracy, balance, _ = ranks.mean(0).tolist()
+    _, loss, ahead, accuracy, balance, _, _ = ranks.mean(0).tolist()
     return {
-        "train/total_loss": total,
         "train/loss": loss,
         "train/mtp_loss": ahead,
         "train/mtp_accuracy": accuracy,
         "train/aux_loss": balance,
-        "memory/peak_bytes": ranks[:, -1].max().item(),
-    }
-
-
-def require_finite(step: int, name: str, value: float) -> None:
-    """Ends the attempt before a broken state can be saved."""
-    if value != value or value in (float("inf"), float("-inf")):
-        raise NotFinite(
-            f"{name} is {value} at step {step}: nothing of this step is saved; "
-            "lower training.schedule.learningRate or look at the data of this step"
-        )
+        "memory/peak_bytes": ranks[:, -2].max().item(),
+    }, round(ranks[:, -1].sum().item())
 
 
 def speed(recipe: Recipe, seconds: float) -> dict[str, float]:

@@ -59,7 +59,8 @@ class Layout(Frozen):
     world_size: int = Field(ge=1)
     expert_parallel: int = Field(ge=1)
     """Processes that share one set of routed experts."""
-    zero_stage: Literal[1] = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed ZeRO divides among the processes: 1 the optimizer's state, 2 gradients too, 3 weights too."""
     micro_batch: int = Field(ge=1)
     """Sequences per process and forward pass."""
     accumulation: int = Field(ge=1)
@@ -83,6 +84,22 @@ class Checkpointing(Frozen):
     keep: int = Field(ge=1)
 
 
+class Anomalies(Frozen):
+    """What happens when a step's loss is not finite, or far above those before it (`model.anomaly`)."""
+
+    action: Literal["warn", "replay", "skip"] = "skip"
+    """warn: only say so (a loss that is not finite always ends the attempt at least); replay: go back to the last
+    checkpoint and try the same data again; skip: as replay, and leave the step's data out if that did not help."""
+    threshold: float = Field(8.0, gt=0)
+    """Robust z-score from which a loss counts as a spike."""
+    window: int = Field(128, ge=4)
+    """Losses that a new one is compared with."""
+    minimum: int = Field(32, ge=3)
+    """Losses needed before any judgement."""
+    max_rollbacks: int = Field(10, ge=0)
+    """Rollbacks in the whole run; beyond them an anomaly ends it."""
+
+
 class Recipe(Frozen):
     """One training run, fully decided."""
 
@@ -98,6 +115,7 @@ class Recipe(Frozen):
     balance: Balance
     multi_token: MultiToken
     layout: Layout
+    anomalies: Anomalies = Anomalies()
     checkpoint: Checkpointing
     eval_every_steps: int = Field(ge=1)
     eval_tokens: int = Field(ge=1)

@@ -6,20 +6,23 @@ The only module of `model` that knows Ray; `orchestrator.launch.entry` hands it 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from model.checkpoint import Identity, Store
+from model.checkpoint import Fenced, Identity, Store
 from model.data import TokenSplit, TrainingBatches, Windows
 from model.dataset import DatasetManifest, read_manifest
 from model.engine.zero import ZeroEngine
+from model.flops import count
 from model.generate import generate
 from model.loop import Loop
 from model.metrics import NotFinite
 from model.recipe import Recipe
 from model.reporting import Reporter
+from model.stall import StackDump
 from model.tokenizer import Tokenizer
 from model.transformer import CausalLM
 from model.weights import load_weights, write_weights
@@ -38,6 +41,8 @@ class Assignment:
     identity: Identity
     signing_key_file: Path
     reporter: Reporter
+    stall_seconds: float
+    """Least time without a step after which a process counts as stuck."""
 
 
 def train_worker(config: dict[str, Assignment]) -> None:
@@ -47,6 +52,8 @@ def train_worker(config: dict[str, Assignment]) -> None:
         return  # Ray restarts workers after any error; this one was found to be beyond repair
     try:
         _train(assignment)
+    except Fenced as error:
+        assignment.reporter.failed("fenced", str(error))  # and quietly: whoever has begun must not be disturbed
     except (MemoryError, torch.OutOfMemoryError) as error:
         assignment.reporter.failed("out-of-memory", f"{type(error).__name__}: {error}")
         raise
@@ -64,8 +71,9 @@ def _train(assignment: Assignment) -> None:
     engine = ZeroEngine(recipe)
     manifest = read_manifest(recipe.data)
     tokenizer = Tokenizer.load(recipe.data)
-    loop = _loop(assignment, engine, manifest, tokenizer)
-    steps = loop.run()
+    with StackDump(assignment.reporter.stack_file(engine.rank), assignment.stall_seconds) as dump:
+        loop = _loop(assignment, engine, manifest, tokenizer, dump.postpone)
+        steps = loop.run()
     if engine.rank == 0 and loop.load_ME is not None:
         load = {"step": steps, "layers": engine.layer_names(), "load": loop.load_ME.tolist()}
         assignment.reporter.artifact("expert_load.json", json.dumps(load).encode())
@@ -73,7 +81,13 @@ def _train(assignment: Assignment) -> None:
         _finish(assignment, engine, loop, tokenizer)
 
 
-def _loop(assignment: Assignment, engine: ZeroEngine, manifest: DatasetManifest, tokenizer: Tokenizer) -> Loop:
+def _loop(
+    assignment: Assignment,
+    engine: ZeroEngine,
+    manifest: DatasetManifest,
+    tokenizer: Tokenizer,
+    alive: Callable[[], None],
+) -> Loop:
     recipe, layout = assignment.recipe, assignment.recipe.layout
     train = TokenSplit(recipe.data, manifest, "train")
     heldout = TokenSplit(recipe.data, manifest, "heldout")
@@ -96,6 +110,7 @@ def _loop(assignment: Assignment, engine: ZeroEngine, manifest: DatasetManifest,
         data_digest=manifest.digest,
         store=Store(recipe.checkpoint.uri, assignment.identity, assignment.signing_key_file.read_bytes()),
         reporter=assignment.reporter,
+        alive=alive,
     )
 
 
@@ -106,7 +121,7 @@ def _finish(assignment: Assignment, engine: ZeroEngine, loop: Loop, tokenizer: T
     write_weights(folder, recipe.model, engine.full_weights(), tokenizer.to_json(), write=engine.rank == 0)
     if engine.rank != 0 or recipe.sample_tokens == 0:
         return
-    if sum(p.numel() for p in engine.model.parameters()) > SAMPLE_LIMIT:
+    if count(recipe.model).total > SAMPLE_LIMIT:
         reporter.warning(f"no sample: write one with `fathom generate --weights {folder}`")
         return
     model = CausalLM(recipe.model)

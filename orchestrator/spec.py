@@ -210,6 +210,19 @@ class Evaluation(_Spec):
     """Held-out tokens per evaluation; absent: all, at most 131,072."""
 
 
+class Anomalies(_Spec):
+    """What happens when a step's loss is not finite, or far above those before it."""
+
+    action: Literal["warn", "replay", "skip"] = "skip"
+    """warn: only say so; replay: go back to the last checkpoint; skip: and leave the data out if it happens again."""
+    threshold: float = Field(8.0, gt=0, le=1e6)
+    """Robust deviations above the median of the losses before from which a loss counts as a spike."""
+    window: int = Field(128, ge=4, le=100_000)
+    """Losses that a new one is compared with."""
+    max_rollbacks: int = Field(10, ge=0, le=1000)
+    """Times that the whole run goes back to a checkpoint; beyond them an anomaly is accepted, or ends the run."""
+
+
 class Training(_Spec):
     """How much to train, and how."""
 
@@ -229,6 +242,8 @@ class Training(_Spec):
     """Load of experts."""
     mtp: Mtp = Mtp()
     """Multi-token prediction."""
+    anomalies: Anomalies = Anomalies()
+    """Loss spikes, and losses that are not finite."""
     evaluation: Evaluation = Evaluation()
     """Measuring on held-out text."""
     sample_tokens: int = Field(256, ge=0, le=65_536)
@@ -240,8 +255,10 @@ class Parallelism(_Spec):
 
     expert: int | None = Field(None, ge=1, le=100_000)
     """Workers that share one set of experts; divides the number of workers and of experts."""
-    zero_stage: Literal[1] = 1
-    """DeepSpeed ZeRO: 1 divides the optimizer's state."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO, what the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    pipeline: int | None = Field(None, ge=1, le=1000)
+    """Groups of layers that pass activations on to each other; absent or 1: none. More is refused for now."""
     micro_batch: int | None = Field(None, ge=1, le=100_000)
     """Sequences per worker and forward pass."""
     recompute: Literal["none", "full"] | None = None
@@ -348,9 +365,12 @@ class Retry(_Spec):
     """What happens when something breaks."""
 
     max_attempts: int = Field(5, ge=1, le=1000)
-    """Starts at most, the first included."""
+    """Attempts at most, the first included. An attempt has one driver, which may restart its workers many times."""
     stop_after_attempts_without_progress: int = Field(2, ge=1, le=1000)
-    """Attempts in a row that may end without a new checkpoint."""
+    """Attempts, and inside an attempt restarts of workers, that may follow each other without a new checkpoint."""
+    stall_minutes: float = Field(5.0, ge=0.05, le=1440)
+    """Least time without a step that counts as a stall (ten times the usual step, if longer); six times as much for
+    the start and for the end of the workers. A stall is tried again once."""
 
 
 TagName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9_. /:-]*$")]

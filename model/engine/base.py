@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from model.checkpoint import Topology
 from model.loss import Losses
 from model.router import Routing
 
@@ -40,11 +41,17 @@ class Engine(Protocol):
     def layer_names(self) -> list[str]:
         """Names of the MoE layers, in the same order: "1", ..., "mtp.0"."""
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
-        """Each rank writes its files below `folder/tag`; `state` is small and equal on all ranks."""
+    def topology(self) -> Topology:
+        """What a checkpoint of this engine fits without conversion."""
 
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
-        """Restore what `save` wrote on the same topology; returns `state`."""
+    def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
+        """Copy everything that `load` needs to host memory; `state` is small and equal on all ranks.
+
+        -> writes this rank's files into a folder; may be called later, in another thread, while training goes on."""
+
+    def load(self, folder: Path, tag: str, saved: Topology, scratch: Path) -> dict[str, Any]:
+        """Restore what was written into `folder/tag`; -> `state`. On another topology the checkpoint is converted into
+        the local folder `scratch` first; CheckpointError names both topologies where that is not possible."""
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and buffer, whole, on the host, under its name in memory; only rank 0 gets values."""

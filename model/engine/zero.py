@@ -5,27 +5,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import deepspeed.ops
+import numpy as np
 import torch
 import torch.distributed as dist
 from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from torch import Tensor
 
+from model.checkpoint import Topology
+from model.collective import together
 from model.engine.autoep import autoep_config, bind
+from model.engine.host import HostCheckpoints
+from model.engine.universal import convert, require_loadable
 from model.loss import Losses, training_losses
 from model.names import autoep_to_memory
 from model.optim import build_optimizer, parameter_groups
-from model.recipe import Recipe
+from model.recipe import Optimizer, Recipe
 from model.router import Routing
 from model.transformer import CausalLM
 
-STATE_KEY = "fathom"
-"""DeepSpeed mixes its own keys into the client state; ours are kept under one."""
+STATE_KEY, BIASES_KEY = "fathom", "fathom_routing_biases"
+"""DeepSpeed mixes its own keys into the client state; ours are these."""
+RANDOM_FILE = "random-states-{}.pt"
+BuildOptimizer = Callable[[list[dict[str, Any]], Optimizer, float], torch.optim.Optimizer]
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
@@ -34,7 +44,9 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": layout.micro_batch,
         "gradient_accumulation_steps": layout.accumulation,
-        "gradient_clipping": recipe.optimizer.grad_clip,
+        # without ZeRO, DeepSpeed takes the mean over processes of norms that differ by the experts each one holds:
+        # the engine clips by the true norm instead
+        "gradient_clipping": recipe.optimizer.grad_clip if layout.zero_stage else 0.0,
         "zero_optimization": {"stage": layout.zero_stage},
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's fused one needs a compiler
         "steps_per_print": 10**9,
@@ -58,7 +70,8 @@ def init_distributed(device: str) -> None:
 class ZeroEngine:
     """`Engine` by DeepSpeed; make it after `init_distributed`."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, build: BuildOptimizer = build_optimizer) -> None:
+        """`build` makes the optimizer from parameter groups, settings and learning rate."""
         init_distributed(recipe.device)
         self.recipe, self.rank, self.world_size = recipe, dist.get_rank(), dist.get_world_size()
         if self.world_size != recipe.layout.world_size:
@@ -67,15 +80,28 @@ class ZeroEngine:
         model.initialise(recipe.seed)
         self._engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=lambda _: _optimizer_after_replacement(model, recipe),
+            optimizer=lambda _: _optimizer_after_replacement(model, recipe, build),
             config=deepspeed_config(recipe),
             dist_init_required=False,
         )
+        self._checkpoints = HostCheckpoints()
+        self._engine.checkpoint_engine = self._checkpoints
+        self._engine._copy_recovery_script = lambda _: None  # would write scripts beside the files
         self.model: CausalLM = self._engine.module
         self.device = torch.device(self._engine.device)
         self._layers = bind(self.model, recipe.model)
         for block in self.model.blocks().values():
             block.recompute = recipe.layout.recompute == "full"
+
+    def topology(self) -> Topology:
+        """See `Engine`."""
+        layout = self.recipe.layout
+        return Topology(
+            world_size=layout.world_size,
+            expert_parallel=layout.expert_parallel,
+            zero_stage=layout.zero_stage,
+            precision=self.recipe.precision,
+        )
 
     def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
         """See `Engine`."""
@@ -92,14 +118,31 @@ class ZeroEngine:
         assert self._engine.is_gradient_accumulation_boundary(), "step before all micro-steps"
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        norm = None if self.recipe.layout.zero_stage else self._clip()
         self._engine.step()
-        return float(self._engine.get_global_grad_norm())
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def _clip(self) -> float:
+        """Scale the gradients down to the limit by the norm over the whole model; -> that norm before."""
+        # by expert size: processes of one expert group hold different experts, those across groups hold copies
+        experts = {id(p) for _, layer in self._layers if layer.ep_size > 1 for p in layer.experts.parameters()}
+        squares = torch.zeros(2, device=self.device, dtype=torch.float64)
+        gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+        for parameter, gradient in gradients:
+            squares[int(id(parameter) in experts)] += gradient.double().square().sum()
+        if experts:
+            dist.all_reduce(squares[1:], group=self._layers[0][1].ep_group)
+        norm = float(squares.sum().sqrt())
+        if norm > (limit := self.recipe.optimizer.grad_clip):
+            for _, gradient in gradients:
+                gradient.mul_(limit / (norm + 1e-6))
+        return norm
 
     @torch.no_grad()
     def evaluate(self, window_BL: Tensor, depth: int) -> tuple[Tensor, ...]:
         """See `Engine`."""
         self._engine.eval()
-        logits: tuple[Tensor, ...] = self.model(window_BL[:, :-1], depth).logits
+        logits: tuple[Tensor, ...] = self._engine(window_BL[:, :-1], depth).logits
         self._engine.train()
         return logits
 
@@ -119,38 +162,103 @@ class ZeroEngine:
         """Forward passes of our expert code per MoE layer; proves that the binding holds."""
         return [layer.experts.calls for _, layer in self._layers]
 
-    def save(self, folder: Path, tag: str, state: dict[str, Any]) -> None:
+    def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
         """See `Engine`."""
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state={STATE_KEY: state}, save_latest=False)
+        biases = [bias.detach().cpu() for bias in self.routing_biases()]
+        self._engine.save_checkpoint(
+            "unused", tag="unused", client_state={STATE_KEY: state, BIASES_KEY: biases}, save_latest=False
+        )
+        files = self._checkpoints.take() | {RANDOM_FILE.format(self.rank): _random_states()}
 
-    def load(self, folder: Path, tag: str) -> dict[str, Any]:
+        def write(folder: Path) -> None:
+            for name, content in files.items():
+                torch.save(content, folder / name)
+
+        return write
+
+    def load(self, folder: Path, tag: str, saved: Topology, scratch: Path) -> dict[str, Any]:
         """See `Engine`. The files must have been verified: DeepSpeed unpickles them."""
-        path, client_state = self._engine.load_checkpoint(str(folder), tag=tag)
+        require_loadable(saved, self.topology())
+        same = saved == self.topology()
+        source = folder if same else self._universal(folder / tag, scratch / tag)
+        self._engine._config.load_universal_checkpoint = not same
+        groups = self._group_settings()
+        path, client_state = self._engine.load_checkpoint(str(source), tag=tag)
         if path is None:
-            raise ValueError(f"DeepSpeed found no checkpoint {tag} in {folder}")
+            raise ValueError(f"DeepSpeed found no checkpoint {tag} in {source}")
+        if same:
+            _restore_random_states(folder / tag / RANDOM_FILE.format(self.rank))
+        else:
+            self._after_universal(client_state[BIASES_KEY], groups)
         state: dict[str, Any] = client_state[STATE_KEY]
         return state
 
+    def _universal(self, source: Path, target: Path) -> Path:
+        """Converted by one process of this machine; -> the folder that holds the tag."""
+
+        def work() -> None:
+            if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+                shutil.rmtree(target, ignore_errors=True)
+                convert(source, target)
+
+        together(work)
+        return target.parent
+
+    def _group_settings(self) -> list[dict[str, Any]]:
+        """Weight decay and the like of each parameter group."""
+        groups = self._engine.optimizer.param_groups
+        return [{name: value for name, value in group.items() if name != "params"} for group in groups]
+
+    def _after_universal(self, biases: list[Tensor], groups: list[dict[str, Any]]) -> None:
+        """What DeepSpeed 0.19.8 loses: it restores no buffers, and under ZeRO-3 it gives all groups the settings of the
+        first and one common step counter, which then counts several times an update."""
+        self._restore_biases(biases)
+        self._restore_groups(groups)
+        self._separate_adam_steps()
+
+    def _restore_biases(self, biases: list[Tensor]) -> None:
+        for own, loaded in zip(self.routing_biases(), biases, strict=True):
+            own.copy_(loaded)
+
+    def _restore_groups(self, groups: list[dict[str, Any]]) -> None:
+        for group, settings in zip(self._engine.optimizer.param_groups, groups, strict=True):
+            group.update(settings)
+
+    def _separate_adam_steps(self) -> None:
+        optimizer = self._engine.optimizer
+        for state in getattr(optimizer, "optimizer", optimizer).state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `Engine`. One tensor at a time, so that memory stays far below the model's size."""
-        biases = {n: b for n, b in self.model.named_buffers() if n.endswith("e_score_correction_bias")}
-        for name, tensor in (dict(self.model.named_parameters()) | biases).items():
+        for name, parameter in self.model.named_parameters():
             if ".mlp.experts." not in name:
-                yield autoep_to_memory(name), tensor.detach().cpu()
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield autoep_to_memory(name), parameter.detach().cpu().clone()
+        for name, bias in self.model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                yield autoep_to_memory(name), bias.detach().cpu()
         for name, layer in self._layers:
             experts = layer.experts
-            gate_up = torch.cat((experts.w1.detach(), experts.w3.detach()), dim=1)
+            with deepspeed.zero.GatheredParameters([experts.w1, experts.w2, experts.w3]):
+                gate_up = torch.cat((experts.w1.detach(), experts.w3.detach()), dim=1)
+                down = experts.w2.detach().clone()
             yield f"{name}.experts.gate_up_proj", _gather(gate_up, layer).cpu()
-            yield f"{name}.experts.down_proj", _gather(experts.w2.detach(), layer).cpu()
+            yield f"{name}.experts.down_proj", _gather(down, layer).cpu()
+
+    def close(self) -> None:
+        """Free what DeepSpeed holds; another engine can then be made in this process."""
+        self._engine.destroy()
 
 
-def _optimizer_after_replacement(model: CausalLM, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer_after_replacement(model: CausalLM, recipe: Recipe, build: BuildOptimizer) -> torch.optim.Optimizer:
     """Called by DeepSpeed when AutoEP's layers are in place. Experts, which only some processes share, need
     parameter groups of their own, marked for ZeRO."""
     groups = parameter_groups(model, recipe.optimizer.weight_decay)
     if any(is_moe_param(p) for p in model.parameters()):
         groups = split_params_into_different_moe_groups_for_optimizer(groups)
-    return build_optimizer(groups, recipe.optimizer, recipe.schedule.learning_rate)
+    return build(groups, recipe.optimizer, recipe.schedule.learning_rate)
 
 
 def _gather(local: Tensor, layer: Any) -> Tensor:  # noqa: ANN401 - DeepSpeed is untyped
@@ -160,3 +268,18 @@ def _gather(local: Tensor, layer: Any) -> Tensor:  # noqa: ANN401 - DeepSpeed is
     parts = [torch.empty_like(local) for _ in range(layer.ep_size)]
     dist.all_gather(parts, local.contiguous(), group=layer.ep_group)
     return torch.cat(parts)
+
+
+def _random_states() -> dict[str, Any]:
+    """Of every generator that a process may draw from. Training itself draws from none."""
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _restore_random_states(file: Path) -> None:
+    states = torch.load(file, weights_only=False)
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

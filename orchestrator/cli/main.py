@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.data import data_app
 from orchestrator.cli.generate import generate_command
 from orchestrator.cli.model import model_command
@@ -30,6 +31,7 @@ app.command("train")(train_command)
 app.command("generate")(generate_command)
 app.command("model")(model_command)
 app.add_typer(data_app, name="data")
+app.add_typer(checkpoints_app, name="checkpoints")
 
 
 def main() -> None:

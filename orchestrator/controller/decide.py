@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.launch.events import Ended, FailureClass
@@ -10,19 +11,48 @@ from orchestrator.spec import Retry
 Decision = Literal["succeed", "stop", "retry", "fail"]
 
 RETRYABLE = frozenset(
-    {FailureClass.WORKER_LOST, FailureClass.DRIVER_LOST, FailureClass.PREEMPTED, FailureClass.UNKNOWN}
+    {
+        FailureClass.WORKER_LOST,
+        FailureClass.DRIVER_LOST,
+        FailureClass.PREEMPTED,
+        FailureClass.STALLED,
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.UNKNOWN,
+    }
 )
-"""Failures that trying again may cure. What the user or the mathematics got wrong, it does not."""
+"""Failures that trying again may cure. What the user or the mathematics got wrong, it does not; nor may an attempt
+that a newer one has replaced come back."""
+
+ONCE = frozenset({FailureClass.STALLED, FailureClass.OUT_OF_MEMORY})
+"""Of these, one more try: twice in a row with nothing saved in between, they are not chance."""
 
 
-def after_attempt(ended: Ended, retry: Retry, attempts: int, without_progress: int) -> Decision:
-    """`attempts`: all so far; `without_progress`: the last ones in a row that committed no checkpoint."""
+@dataclass(frozen=True)
+class Tally:
+    """What is remembered of the attempts so far."""
+
+    attempts: int = 0
+    without_progress: int = 0
+    """The last ones in a row that committed no checkpoint."""
+    last: FailureClass | None = None
+    before: FailureClass | None = None
+    """How the last one failed, and the one before it."""
+
+    def add(self, ended: Ended, *, progressed: bool) -> Tally:
+        """With one more attempt; `progressed`: it committed a checkpoint."""
+        without = 0 if progressed else self.without_progress + 1
+        return Tally(self.attempts + 1, without, ended.failure_class, self.last)
+
+
+def after_attempt(ended: Ended, retry: Retry, tally: Tally) -> Decision:
+    """`tally` includes the attempt that has ended."""
     if ended.outcome == "succeeded":
         return "succeed"
     if ended.outcome == "stopped":
         return "stop"
     if ended.failure_class not in RETRYABLE:
         return "fail"
-    if attempts >= retry.max_attempts or without_progress >= retry.stop_after_attempts_without_progress:
+    if tally.attempts >= retry.max_attempts or tally.without_progress >= retry.stop_after_attempts_without_progress:
         return "fail"
-    return "retry"
+    again = tally.last in ONCE and tally.last == tally.before and tally.without_progress > 0
+    return "fail" if again else "retry"

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, Started, Warning_
+from orchestrator.launch.events import (
+    Anomaly,
+    CheckpointCommitted,
+    Ended,
+    Event,
+    Progress,
+    Started,
+    Warning_,
+    WorkersLost,
+)
 
 
 @dataclass
@@ -43,7 +52,10 @@ class Observation:
                 self.speeds.append(speed)
         elif isinstance(event, CheckpointCommitted):
             self.checkpoint_step = max(self.checkpoint_step, event.step)
-        elif isinstance(event, Warning_):
+        elif isinstance(event, WorkersLost):
+            self.running = False
+            self.warnings.append(f"workers are started again: {event.message}")
+        elif isinstance(event, Anomaly | Warning_):
             self.warnings.append(event.message)
         elif isinstance(event, Ended):
             self.ended, self.running = event, False

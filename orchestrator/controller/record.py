@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.launch.base import RunFolder
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
+
+_HELD: TypeAdapter[list[Held]] = TypeAdapter(list[Held])
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,7 @@ class Record:
         except OSError as error:
             raise UsageError(f"cannot make the run's folder {folder.root}: {error.strerror}; set FATHOM_HOME") from None
         record = cls(folder, str(uuid.uuid4()), job)
-        body = {"uid": record.uid, "job": job.model_dump(mode="json", by_alias=True, exclude_none=True)}
-        replace_file(folder.job, json.dumps(body, indent=1))
+        record._save_job()
         return record
 
     @classmethod
@@ -56,31 +57,61 @@ class Record:
         except (OSError, ValueError) as error:
             raise UsageError(f"{folder.job} cannot be read: {error}") from None
         try:
-            return cls(folder, body["uid"], TrainingJob.model_validate(body["job"]))
+            return cls(folder, _uid(body["uid"]), TrainingJob.model_validate(body["job"]))
         except (KeyError, TypeError, ValidationError) as error:
             raise UsageError(f"{folder.job} holds no job of this version of Fathom: {error}") from None
 
+    def change(self, job: TrainingJob) -> Record:
+        """The record with another job in it; Conflict while a driver lives, which goes by the old one."""
+        from orchestrator.launch import local  # needs psutil, which reading a record does not
+
+        with local.hold_lock(self.folder.launcher_lock):
+            if (driver := local.running(self.folder)) is not None:
+                raise Conflict(
+                    f"{self.folder.root} is running (process {driver.process.pid}): stop it first, then resume it with "
+                    "what shall change"
+                )
+            changed = replace(self, job=job)
+            changed._save_job()
+        return changed
+
+    def _save_job(self) -> None:
+        body = {"uid": self.uid, "job": self.job.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        replace_file(self.folder.job, json.dumps(body, indent=1))
+
     def held(self) -> list[Held]:
-        """Intervals in which earlier attempts held their devices."""
+        """Intervals in which earlier attempts held their devices; UsageError if that was damaged."""
+        path = self.folder.held
         try:
-            return [Held(**row) for row in json.loads((self.folder.root / "held.json").read_text())]
+            return _HELD.validate_json(path.read_text())
         except FileNotFoundError:
             return []
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {error}; it says for how long devices were held, which is the money spent: "
+                "put it back from a backup, or remove it to count from zero"
+            ) from None
 
     def save_held(self, held: Sequence[Held]) -> None:
         """Remember them."""
-        replace_file(self.folder.root / "held.json", json.dumps([asdict(h) for h in held]))
+        replace_file(self.folder.held, json.dumps([asdict(h) for h in held]))
 
     def save_status(self, status: JobStatus) -> None:
         """Publish the status."""
         replace_file(self.folder.status, status.model_dump_json(by_alias=True, exclude_none=True, indent=1))
 
     def status(self) -> JobStatus | None:
-        """The status, if there is one."""
+        """The status, if there is one; it is written anew whenever the run goes on, so a damaged one counts as none."""
         try:
             return JobStatus.model_validate_json(self.folder.status.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
+
+
+def _uid(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError(f"uid must be text, got {found!r}")
+    return found
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +13,7 @@ from model.flops import count, flops_per_token
 from orchestrator.controller.observe import Observation
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.events import Ended, Event, Started
+from orchestrator.launch.events import Ended, Event, Started, WorkersLost
 from orchestrator.launch.resolve import Resolved
 from orchestrator.spec import Data
 from orchestrator.status import (
@@ -31,6 +32,8 @@ from orchestrator.status import (
 from orchestrator.tracking.mlflow import Reference
 
 _SHOWN_ATTEMPTS = 20
+_LARGEST = 1e17
+"""What a status can write of a measured number."""
 
 
 def run_parameters(resolved: Resolved) -> dict[str, str]:
@@ -113,7 +116,7 @@ def _phase(seen: Observation) -> Phase:
 
 
 def _conditions(seen: Observation, events: Sequence[Event], held: Sequence[Held]) -> list[Condition]:
-    began = held[0].start
+    began = held[0].start if held else events[0].time if events else time.time()
     reasons = {
         None: (Reason.MAKING_PROGRESS if seen.running else Reason.STARTING, Reason.NOT_ENDED),
         "succeeded": (Reason.ENDED, Reason.SUCCEEDED),
@@ -141,7 +144,7 @@ def _running_since(events: Sequence[Event], began: float) -> float:
     """When workers last came up or went for good."""
     running, since = False, began
     for event in events:
-        now = isinstance(event, Started) or (running and not isinstance(event, Ended))
+        now = isinstance(event, Started) or (running and not isinstance(event, Ended | WorkersLost))
         if now != running:
             running, since = now, event.time
     return since
@@ -157,8 +160,8 @@ def _progress(seen: Observation) -> Progress | None:
         steps=seen.steps,
         tokens=seen.tokens,
         # one that exploded beyond what the status can write must not end the launcher
-        loss=None if loss is None or abs(loss) >= 1e17 else f"{loss:.6f}",
-        tokens_per_second=None if speed is None else f"{speed:.1f}",
+        loss=None if loss is None or abs(loss) >= _LARGEST else f"{loss:.6f}",
+        tokens_per_second=None if speed is None or abs(speed) >= _LARGEST else f"{speed:.1f}",
         eta_seconds=None if left is None else round(left),
         observed_at=datetime.now(UTC),
     )
@@ -170,7 +173,7 @@ def _attempts(seen: Observation, events: Sequence[Event], ledger: Ledger, held: 
     for number in sorted({h.attempt for h in held}):
         rows = [r for r in ledger.rows if r.attempt == number]
         end, own = ends.get(number), [h for h in held if h.attempt == number]
-        seconds = sum((r.seconds for r in rows), Decimal(0))
+        used = sum((r.consumed_quantity for r in rows), Decimal(0))
         out.append(
             Attempt(
                 number=number,
@@ -178,7 +181,7 @@ def _attempts(seen: Observation, events: Sequence[Event], ledger: Ledger, held: 
                 ended_at=datetime.fromtimestamp(own[-1].end, UTC) if end else None,
                 outcome=end.outcome if end else None,
                 reason=f"{end.failure_class}: {end.message}"[:1000] if end and end.failure_class else None,
-                gpu_hours=_decimal(seconds * ledger.rate.units / 3600),
+                gpu_hours=_decimal(used / 3600),
                 cost=_decimal(sum((r.billed_cost for r in rows), Decimal(0))),
                 from_step=seen.from_step.get(number),
                 to_step=end.step if end else None,

@@ -10,7 +10,7 @@ Held time is ours (process or pod lifetime); event times are the workers' and on
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from typing import Annotated, Literal, Self, get_args
 
@@ -74,10 +74,11 @@ class Totals(Frozen, alias_generator=to_camel, populate_by_name=True):
 
 
 class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
-    """All rows of a job, the rate they were priced at, and the totals."""
+    """All rows of a job, and the totals."""
 
     version: Literal[1] = 1
     rate: Rate
+    """The newest: an attempt may have had another one, and its rows are priced at that."""
     rows: tuple[Row, ...]
     totals: Totals
 
@@ -104,10 +105,15 @@ class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
             raise ValueError(f"not a valid ledger: {error}") from error
 
 
-def build_ledger(events: Iterable[Event], held: Sequence[Held], rate: Rate) -> Ledger:
-    """The ledger of a job from all its events and all the intervals in which it held its devices."""
+def build_ledger(
+    events: Iterable[Event], held: Sequence[Held], rate: Rate, rates: Mapping[int, Rate] | None = None
+) -> Ledger:
+    """The ledger of a job from all its events and all the intervals in which it held its devices.
+
+    `rate` is the present one; `rates` has those of attempts that were started at another one.
+    """
     found = timeline(events, held)
-    rows = _priced(found.pieces, rate)
+    rows = _priced(found.pieces, rate, rates or {})
     by_class: dict[TimeClass, list[Row]] = {name: [] for name in CLASSES}
     for row in rows:
         by_class[row.time_class].append(row)
@@ -116,7 +122,7 @@ def build_ledger(events: Iterable[Event], held: Sequence[Held], rate: Rate) -> L
     total, total_seconds = sum(costs.values(), Decimal(0)), sum(seconds.values(), Decimal(0))
     totals = Totals(
         held_seconds=total_seconds,
-        hours=_rounded(total_seconds * rate.units, 3600),
+        hours=_rounded(sum((row.consumed_quantity for row in rows), Decimal(0)), 3600),
         cost=total,
         seconds_by_class=seconds,
         cost_by_class=costs,
@@ -128,22 +134,23 @@ def build_ledger(events: Iterable[Event], held: Sequence[Held], rate: Rate) -> L
     return Ledger(rate=rate, rows=tuple(rows), totals=totals)
 
 
-def _priced(pieces: Sequence[Piece], rate: Rate) -> list[Row]:
+def _priced(pieces: Sequence[Piece], present: Rate, rates: Mapping[int, Rate]) -> list[Row]:
     """Rows whose amounts are differences of the running total at each border."""
-    unit: Literal["gpu-second", "cpu-second"] = "gpu-second" if rate.unit == "gpu-hour" else "cpu-second"
     rows: list[Row] = []
-    elapsed, before = 0, Decimal(0)
+    running, before = Decimal(0), Decimal(0)
     for piece in pieces:
-        elapsed += piece.end - piece.start
-        after = _rounded(cost(_seconds(elapsed), rate), 1)
+        rate, seconds = rates.get(piece.attempt, present), _seconds(piece.end - piece.start)
+        with localcontext(prec=60):
+            running += cost(seconds, rate)
+        after = _rounded(running, 1)
         rows.append(
             Row(
                 attempt=piece.attempt,
                 time_class=piece.time_class,
                 charge_period_start=_moment(piece.start),
                 charge_period_end=_moment(piece.end),
-                consumed_quantity=_seconds(piece.end - piece.start) * rate.units,
-                consumed_unit=unit,
+                consumed_quantity=seconds * rate.units,
+                consumed_unit="gpu-second" if rate.unit == "gpu-hour" else "cpu-second",
                 billed_cost=after - before,
                 billing_currency=rate.currency,
             )

@@ -7,6 +7,7 @@ linear in the seconds to more than thirty digits; only `money` rounds, for peopl
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Literal
@@ -71,6 +72,22 @@ def spent(seconds: float | Decimal, rate: Rate) -> Spent:
     exact = _seconds(seconds)
     with localcontext(prec=_DIGITS):
         return Spent(exact, rate.units * exact / 3600, cost(exact, rate), rate.currency)
+
+
+def total(parts: Sequence[Spent]) -> Spent:
+    """The sum of several, of which there is at least one; all in one currency."""
+    first, *rest = parts
+    with localcontext(prec=_DIGITS):
+        for part in rest:
+            if part.currency != first.currency:
+                raise ValueError(f"{first.currency} and {part.currency} do not add up")
+            first = Spent(
+                first.seconds + part.seconds,
+                first.unit_hours + part.unit_hours,
+                first.amount + part.amount,
+                first.currency,
+            )
+    return first
 
 
 def money(amount: Decimal, currency: str) -> str:

@@ -5,19 +5,22 @@ overlap from its start to its end, whatever the events say; event times are clam
 
 starting     from the start of the first interval to its first progress
 productive   up to a progress event, from the one before
-checkpoint   the seconds of a checkpoint, taken out of the stretch in which it was committed
-recovering   from the last sign of life before a restart to the first progress after it
+checkpoint   the seconds that training stood still for a checkpoint, taken out before its commit, which may be
+             several steps later than the standstill
+recovering   from the last sign of life before a restart to the first progress after it, and from that of a stalled
+             attempt to its end
 lost         was productive, until a restart resumed from an older step
 idle         after the last progress, until the devices were given back
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, Started
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass, Progress, Started
 
 TimeClass = Literal["starting", "productive", "checkpoint", "recovering", "lost", "idle"]
 
@@ -31,6 +34,8 @@ class Held:
     end: float
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"attempt {self.attempt} is held from {self.start} to {self.end}: not a time")
         if self.end < self.start:
             raise ValueError(f"attempt {self.attempt} is held until {self.end}, before its start {self.start}")
 
@@ -135,8 +140,7 @@ class _Walk:
             elif isinstance(event, Progress):
                 self._progress(event, now)
             elif isinstance(event, CheckpointCommitted):
-                self.saves.append((max(now - _microseconds(event.seconds), self.opened), now))
-                self.life = now
+                self._saved(_microseconds(event.seconds), now)
             elif isinstance(event, Ended):
                 ended = event
                 self._ended(now)
@@ -162,6 +166,35 @@ class _Walk:
         self.phase = "productive"
         self.life = now
 
+    def _saved(self, length: int, now: int) -> None:
+        """What is longer than the open stretch happened in productive pieces before it: they are shortened."""
+        taken = sum(end - start for start, end in self.saves)
+        here = min(length, max(0, now - self.opened - taken))
+        moved, start = [(now - here, now)], now - here
+        for begin, end in reversed(self.saves):  # earlier ones make room: no microsecond belongs to two
+            back = max(0, end - start)
+            start = begin - back
+            moved.append((start, end - back))
+        self.saves = moved[::-1]
+        self._take_back(length - here)
+        self.life = now
+
+    def _take_back(self, length: int) -> None:
+        """Turns the newest productive microseconds of this interval into those of a checkpoint."""
+        at = len(self.pieces)
+        while length > 0 and at > 0:
+            at -= 1
+            piece = self.pieces[at]
+            if piece.attempt != self.attempt or piece.start < self.limits[0]:
+                return
+            if piece.time_class == "checkpoint":
+                continue
+            if piece.time_class != "productive":
+                return
+            cut = max(piece.start, piece.end - length)
+            length -= piece.end - cut
+            self.pieces[at : at + 1] = [replace(piece, end=cut), Piece(self.attempt, "checkpoint", cut, piece.end)]
+
     def _ended(self, now: int) -> None:
         # Until the attempt ended it was still starting (or recovering); what comes after is teardown.
         if self.phase in ("starting", "recovering"):
@@ -169,8 +202,9 @@ class _Walk:
             self.phase = "idle"
 
     def _tail(self, ended: Ended | None, *, last: bool) -> None:
-        """What is left of the interval: idle, unless training had yet to begin or was cut off."""
+        """What is left of the interval: idle, unless training had yet to begin, was cut off, or had stalled."""
         cut_off = not last and (ended is None or ended.outcome == "failed")
+        cut_off |= ended is not None and ended.failure_class is FailureClass.STALLED
         if self.phase in ("starting", "recovering"):
             self._close(self.limits[1], self.phase)
         else:

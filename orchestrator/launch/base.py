@@ -33,9 +33,9 @@ class RunFolder:
         return self.root / "control.json"
 
     @property
-    def failure(self) -> Path:
-        """Left by a worker whose error trying again cannot cure."""
-        return self.root / "failure.json"
+    def held(self) -> Path:
+        """When attempts held their devices, by the launcher's clock: what is paid for."""
+        return self.root / "held.json"
 
     @property
     def lock(self) -> Path:
@@ -65,6 +65,14 @@ class RunFolder:
         """Number of the newest attempt that was ever prepared; 0 if there is none."""
         numbers = (path.stem.removeprefix("resolved-") for path in self.root.glob("resolved-*.json"))
         return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def failure(self, attempt: int, incarnation: str) -> Path:
+        """Left by a worker whose error trying again cannot cure; that of a zombie names its own attempt."""
+        return self.root / f"failure-{attempt}-{incarnation}.json"
+
+    def stacks(self, attempt: int, incarnation: str, rank: int) -> Path:
+        """What a rank that stalled was doing."""
+        return self.root / "logs" / f"stacks-attempt-{attempt}-{incarnation}-rank-{rank}.txt"
 
     def log(self, attempt: int) -> Path:
         """Everything that the driver and its workers print."""

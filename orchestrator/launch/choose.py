@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, TypeVar
+from collections.abc import Iterable
+from typing import Literal
 
 import fsspec
 from pydantic import ValidationError
 
-from model.config import Frozen, ModelConfig
+from model.config import ModelConfig
 from model.dataset import DatasetManifest, read_manifest
 from model.presets import preset
-from model.recipe import Balance, Checkpointing, Layout, MultiToken, Optimizer, Recipe, Schedule
+from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, Recipe, Schedule
 from orchestrator.errors import InvalidJob, Problem
+from orchestrator.launch.choices import Choice, Choices, absolute, refusal
+from orchestrator.launch.layout import choose_layout
 from orchestrator.plan.hardware import accelerator
 from orchestrator.spec import MODEL_FIELDS, TrainingJob
 
@@ -32,45 +32,13 @@ _WIDTH, _RATE = 7168, 2.2e-4
 """DeepSeek-V3. Scaled by the root of the width this gives 4.1e-4 for V2-Lite (2048), which used 4.2e-4."""
 
 _MAX_SEQUENCE = 4096
-_MAX_BATCH_TOKENS = 1 << 20
-_MAX_MICRO_BATCH_TOKENS = 8192
 _MAX_EVAL_TOKENS = 1 << 17
-_STEPS_AIM = 2000
-_GPUS_PER_NODE = 8
 _CONSTANT_SHARE = 0.67
 """10T of 14.8T tokens in DeepSeek-V3."""
 _BIAS_STOP_SHARE = 0.97
 """14.3T of 14.8T tokens in DeepSeek-V3."""
-
-T = TypeVar("T", int, float, str)
-
-
-class Choice(Frozen):
-    """A field that the job left open, and what was chosen for it."""
-
-    path: str
-    value: str
-    reason: str
-
-
-@dataclass
-class Choices:
-    """Collects what is chosen."""
-
-    made: list[Choice] = field(default_factory=list)
-
-    def __call__(self, path: str, given: T | None, choose: Callable[[], tuple[T, str]]) -> T:
-        """The given value, or the one that `choose` returns together with its reason."""
-        if given is not None:
-            return given
-        value, reason = choose()
-        self.made.append(Choice(path=path, value=str(value), reason=reason))
-        return value
-
-
-def refusal(path: str, message: str) -> InvalidJob:
-    """The error for one field below `spec`."""
-    return InvalidJob([Problem(f"spec.{path}", message)])
+_DECIDED_ANEW = ("spec.parallelism.", "spec.compute.", "spec.checkpoint.", "spec.tracking.")
+"""Choices that a later attempt makes for itself; all others stay as the first attempt made them."""
 
 
 # What is trained
@@ -80,7 +48,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     """All of the model's side."""
     spec = job.spec
     config = _config(job, choose)
-    manifest = _manifest(job, config)
+    manifest = _manifest(job, absolute(spec.data.source), config)
     sequence = choose(
         "spec.data.sequenceLength",
         spec.data.sequence_length,
@@ -90,7 +58,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         ),
     )
     _check_lengths(sequence, config, manifest)
-    layout = _layout(job, config, sequence, choose)
+    layout = choose_layout(job, config, sequence, choose)
     batch = layout.world_size * layout.micro_batch * layout.accumulation * sequence
     steps = math.ceil(spec.training.tokens / batch)
     every, tokens = _evaluation(job, steps, manifest.splits.heldout.tokens, choose)
@@ -111,6 +79,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
             switch_step=round(steps * spec.training.mtp.switch_share),
         ),
         layout=layout,
+        anomalies=_anomalies(job),
         checkpoint=_checkpointing(job, storage, choose),
         eval_every_steps=every,
         eval_tokens=tokens,
@@ -118,6 +87,19 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         device="cpu" if on_cpu else "cuda",
         peak_flops=None if on_cpu else accelerator(spec.compute.accelerator).bf16_flops,
     )
+
+
+def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choices) -> Recipe:
+    """The recipe that the run has begun with, on the layout that the job asks for now."""
+    _manifest(job, begun.data, begun.model)
+    sequence, batch = begun.sequence_length, begun.batch_tokens
+    layout = choose_layout(job, begun.model, sequence, choose, begun_with=batch)
+    return begun.model_copy(update={"layout": layout, "checkpoint": _checkpointing(job, storage, choose)})
+
+
+def kept_choices(chosen: Iterable[Choice]) -> list[Choice]:
+    """Of those of an earlier attempt, the ones that `continue_recipe` keeps."""
+    return [choice for choice in chosen if not choice.path.startswith(_DECIDED_ANEW)]
 
 
 def _config(job: TrainingJob, choose: Choices) -> ModelConfig:
@@ -168,11 +150,11 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _manifest(job: TrainingJob, config: ModelConfig) -> DatasetManifest:
-    """The dataset's manifest, fitting to the model."""
+def _manifest(job: TrainingJob, folder: str, config: ModelConfig) -> DatasetManifest:
+    """The manifest of the dataset in `folder`, fitting to the model."""
     source = job.spec.data.source
     try:
-        manifest = read_manifest(absolute(source))
+        manifest = read_manifest(folder)
     except FileNotFoundError:
         raise refusal(
             "data.source", f"no prepared dataset at {source}: run `fathom data prepare SOURCE {source}`"
@@ -227,99 +209,6 @@ def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest
                 f"{sequence} needs {needed} tokens (the next and those of multi-token prediction included), "
                 f"the {side} data has {tokens}: shorten it, or prepare more text",
             )
-
-
-# How it is shared
-
-
-def _layout(job: TrainingJob, config: ModelConfig, sequence: int, choose: Choices) -> Layout:
-    """Expert parallelism, micro-batch and accumulation."""
-    parallelism, training = job.spec.parallelism, job.spec.training
-    world = job.spec.compute.world_size
-    expert = _expert(job, config, choose)
-    unit = world * sequence * (parallelism.micro_batch or 1)
-    batch = choose(
-        "spec.training.globalBatchTokens",
-        training.global_batch_tokens,
-        lambda: _batch_tokens(training.tokens, unit),
-    )
-    if batch % unit:
-        below, above = batch // unit * unit, (batch // unit + 1) * unit
-        micro = f" x microBatch {parallelism.micro_batch}" if parallelism.micro_batch else ""
-        raise refusal(
-            "training.globalBatchTokens",
-            f"{batch} is no multiple of {unit} ({world} workers x {sequence} tokens{micro}): "
-            f"use {f'{below} or {above}' if below else above}",
-        )
-    if training.tokens < batch:
-        raise refusal(
-            "training.tokens",
-            f"{training.tokens} is less than one batch of {batch}: raise it, or lower globalBatchTokens",
-        )
-    sequences = batch // (world * sequence)
-    micro_batch = choose(
-        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(sequences, sequence)
-    )
-    return Layout(
-        world_size=world,
-        expert_parallel=expert,
-        zero_stage=parallelism.zero_stage,
-        micro_batch=micro_batch,
-        accumulation=sequences // micro_batch,
-        recompute=_recompute(job, choose),
-    )
-
-
-def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
-    """Workers that share one set of experts."""
-    compute, experts = job.spec.compute, config.n_routed_experts
-    world = compute.world_size
-    per_node = world
-    if compute.accelerator != "cpu":
-        per_node = choose(
-            "spec.compute.gpusPerNode",
-            compute.gpus_per_node,
-            lambda: (min(_GPUS_PER_NODE, world), f"{_GPUS_PER_NODE}, or all where there are fewer"),
-        )
-        if world > per_node and world % per_node:
-            below = world // per_node * per_node
-            raise refusal(
-                "compute.gpus",
-                f"{world} do not fill machines of {per_node}: use {below} or {below + per_node}",
-            )
-
-    def largest() -> tuple[int, str]:
-        size = 1
-        while 2 * size <= min(world, per_node) and world % (2 * size) == 0 and experts % (2 * size) == 0:
-            size *= 2
-        return size, f"largest power of two on one node that divides {world} workers and {experts} experts"
-
-    size = choose("spec.parallelism.expert", job.spec.parallelism.expert, largest)
-    if experts % size:
-        raise refusal("parallelism.expert", f"{size} does not divide the model's {experts} routed experts")
-    if world % size:
-        raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
-    return size
-
-
-def _batch_tokens(tokens: int, unit: int) -> tuple[int, str]:
-    """A power of two times `unit` that gives about 2,000 to 4,000 steps, where the bounds allow it."""
-    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
-    batch = unit << (wanted.bit_length() - 1)
-    return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
-
-
-def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
-    """The largest divisor of a worker's sequences that keeps a forward pass small."""
-    bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
-    size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
-    return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"
-
-
-def _recompute(job: TrainingJob, choose: Choices) -> Literal["none", "full"]:
-    given = job.spec.parallelism.recompute
-    choose("spec.parallelism.recompute", given, lambda: ("none", "fastest; full saves memory"))
-    return given or "none"
 
 
 def _precision(job: TrainingJob, choose: Choices) -> Literal["fp32", "bf16"]:
@@ -416,6 +305,17 @@ def _balance(job: TrainingJob, steps: int, choose: Choices) -> Balance:
     )
 
 
+def _anomalies(job: TrainingJob) -> Anomalies:
+    wanted = job.spec.training.anomalies
+    return Anomalies(
+        action=wanted.action,
+        threshold=wanted.threshold,
+        window=wanted.window,
+        minimum=min(Anomalies().minimum, wanted.window),
+        max_rollbacks=wanted.max_rollbacks,
+    )
+
+
 def _checkpointing(job: TrainingJob, storage: str, choose: Choices) -> Checkpointing:
     on_cpu = job.spec.compute.accelerator == "cpu"
     minutes = choose(
@@ -424,11 +324,3 @@ def _checkpointing(job: TrainingJob, storage: str, choose: Choices) -> Checkpoin
         lambda: (2.0, "short runs on CPUs") if on_cpu else (20.0, "the usual on GPUs"),
     )
     return Checkpointing(uri=storage, interval_seconds=minutes * 60, keep=job.spec.checkpoint.keep)
-
-
-# Text to values
-
-
-def absolute(uri: str) -> str:
-    """Workers have another working directory: a path becomes absolute, a URL stays as it is."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())

@@ -14,6 +14,7 @@ import secrets
 import time as clock
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,6 +72,8 @@ class Progress(_Event):
     tokens: Count
     metrics: dict[str, float] = Field(default={}, max_length=200)
     """By the names of `model.metrics`; a value that is not finite has no JSON form and is left out."""
+    samples: int | None = Field(None, ge=0)
+    """Checksum of the sequences of this step: equal sequences, equal number. Not a metric."""
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -91,6 +94,27 @@ class CheckpointCommitted(_Event):
     size_bytes: Count
     seconds: float = Field(ge=0)
     """Time that training stood still for it."""
+
+
+class WorkersLost(_Event):
+    """Workers of this attempt died or gave up; Ray starts all of them again."""
+
+    kind: Literal["workers-lost"] = "workers-lost"
+    message: str = Field(max_length=_MAX_MESSAGE)
+
+
+class Anomaly(_Event):
+    """A step's loss is not finite or far above those before it; see `model.anomaly`."""
+
+    kind: Literal["anomaly"] = "anomaly"
+    step: Count
+    data_step: Count
+    fault: str = Field(max_length=63)
+    value: float | None = None
+    score: float | None = None
+    action: str = Field(max_length=63)
+    """What happens now; after "replay" and "skip" the workers start again from the last checkpoint."""
+    message: str = Field(max_length=_MAX_MESSAGE)
 
 
 class Warning_(_Event):
@@ -123,6 +147,8 @@ class FailureClass(StrEnum):
     PREEMPTED = "preempted"
     OVER_BUDGET = "over-budget"
     INTERRUPTED = "interrupted"
+    FENCED = "fenced"
+    """A newer attempt or incarnation has begun."""
     UNKNOWN = "unknown"
 
 
@@ -138,7 +164,10 @@ class Ended(_Event):
     """The last step that is done, where known."""
 
 
-Event = Annotated[Started | Progress | CheckpointCommitted | Warning_ | LogPiece | Ended, Field(discriminator="kind")]
+Event = Annotated[
+    Started | Progress | CheckpointCommitted | WorkersLost | Anomaly | Warning_ | LogPiece | Ended,
+    Field(discriminator="kind"),
+]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
@@ -200,7 +229,10 @@ def scan(path: Path, offset: int = 0) -> Scan:
 
 
 class EventLog:
-    """Appends to one event file; any number of processes may do so at once."""
+    """Appends to one event file; any number of processes, and threads of one, may do so at once.
+
+    Each look reads only what was appended since the one before: keep a log that is used often (`shared_log`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -246,6 +278,16 @@ class EventLog:
         for event in found.events:
             key = (event.job, event.attempt, event.incarnation)
             self._last[key] = max(self._last.get(key, 0), event.seq)
+
+
+def shared_log(path: Path) -> EventLog:
+    """The one log of this process for a file; a process that was forked begins with one of its own."""
+    return _shared_log(path, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _shared_log(path: Path, pid: int) -> EventLog:
+    return EventLog(path)
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +21,14 @@ import psutil
 from orchestrator.errors import Conflict
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import CheckpointAndStop, write_control
+from orchestrator.launch.processes import kill_session, session
 from orchestrator.launch.resolve import Resolved
 
 _TRIES, _PAUSE = 20, 0.05
 """Whoever only looks at a lock holds it for a moment: that much patience before it counts as taken."""
+
+_LARGEST_PID = 2**22
+"""On Linux."""
 
 
 @contextmanager
@@ -68,40 +71,23 @@ class Driver:
             return False
 
     def kill(self) -> None:
-        """End it at once with everything that it started, also if it is dead itself; nothing is saved.
-
-        Ray gives workers process groups of their own, and its agents outlive a killed driver: what they share is
-        the session.
-        """
-        for _ in range(_TRIES):  # again, because what is not dead yet may start more
-            found = self.session()
-            if not found:
-                return
-            for process in found:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(found, timeout=_PAUSE)
+        """End it at once with everything that it started, also if it is dead itself; nothing is saved."""
+        if not self._number_is_anothers():
+            kill_session(self.process.pid)
 
     def session(self) -> list[psutil.Process]:
         """Living processes of its session, which has its number."""
-        pid = self.process.pid
-        if psutil.pid_exists(pid) and not self.process.is_running():
-            return []  # the number belongs to another process by now, which it cannot while the session lives
-        return [process for process in psutil.process_iter() if _lives_in(process, pid)]
+        return [] if self._number_is_anothers() else session(self.process.pid)
 
-
-def _lives_in(process: psutil.Process, session: int) -> bool:
-    try:
-        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
-        return False
+    def _number_is_anothers(self) -> bool:
+        """Which it cannot be while the session lives."""
+        return psutil.pid_exists(self.process.pid) and not self.process.is_running()
 
 
 def start(folder: RunFolder, resolved: Resolved) -> Driver:
     """Write the resolved configuration and start the driver of this attempt in a session of its own."""
     folder.resolved(resolved.attempt).write_text(resolved.model_dump_json(indent=1))
     folder.control.unlink(missing_ok=True)
-    folder.failure.unlink(missing_ok=True)
     log = folder.log(resolved.attempt)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "orchestrator.launch.entry", str(folder.root), str(resolved.attempt)]
@@ -129,12 +115,13 @@ def running(folder: RunFolder) -> Driver | None:
 
 
 def _holder(lock: Path) -> dict[str, float] | None:
-    """Who says to hold a lock; None while it is being written."""
+    """Who says to hold a lock; None while it is being written, or if it holds something else."""
     try:
         found = json.loads(lock.read_text())
-    except json.JSONDecodeError:
+        holder = {name: float(found[name]) for name in ("pid", "started", "boot")}
+    except (ValueError, TypeError, KeyError, OverflowError):
         return None
-    return found if isinstance(found, dict) and {"pid", "started", "boot"} <= found.keys() else None
+    return holder if 0 < holder["pid"] <= _LARGEST_PID else None
 
 
 def _driver(holder: dict[str, float] | None) -> Driver | None:

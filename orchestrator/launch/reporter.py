@@ -1,6 +1,7 @@
 """The `Reporter` of a run on this machine: events and artifacts become files in the run's folder.
 
-Made by the driver, pickled to the workers. Holds only plain values, so that a restarted worker gets the same.
+Made by the driver, pickled to the workers. Holds only plain values, so that a restarted worker gets the same; its
+methods may be called from any thread.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.anomaly import Incident
 from model.reporting import Stop
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointAndStop, EventLog, read_control
+from orchestrator.launch.events import CheckpointAndStop, FailureClass, read_control, shared_log
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,33 @@ class FileReporter:
         return RunFolder(self.root)
 
     def _append(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - checked by the event's class
-        log = EventLog(self._folder.events)
+        log = shared_log(self._folder.events)
         log.append(kind, job=self.job, attempt=self.attempt, incarnation=self.incarnation, **fields)
 
     def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
         """See `Reporter`."""
         self._append("started", step=step, tokens=tokens, world_size=world_size, resumed_from=resumed_from)
 
-    def progress(self, *, step: int, tokens: int, metrics: dict[str, float]) -> None:
+    def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:
         """See `Reporter`."""
-        self._append("progress", step=step, tokens=tokens, metrics=metrics)
+        self._append("progress", step=step, tokens=tokens, metrics=metrics, samples=samples)
 
     def checkpoint_committed(self, *, step: int, uri: str, size_bytes: int, seconds: float) -> None:
         """See `Reporter`."""
         self._append("checkpoint-committed", step=step, uri=uri, size_bytes=size_bytes, seconds=seconds)
 
+    def workers_lost(self, message: str) -> None:
+        """Told by Ray's controller, which starts the workers again."""
+        self._append("workers-lost", message=message)
+
     def warning(self, message: str) -> None:
         """See `Reporter`."""
         self._append("warning", message=message)
+
+    def anomaly(self, incident: Incident, message: str) -> None:
+        """See `Reporter`."""
+        found = incident.model_dump(include={"step", "data_step", "value", "score", "action"})
+        self._append("anomaly", **found, fault=incident.kind, message=message)
 
     def artifact(self, name: str, data: bytes) -> None:
         """See `Reporter`."""
@@ -72,7 +83,7 @@ class FileReporter:
 
     def failed(self, kind: str, message: str) -> None:
         """See `Reporter`. The first rank to say so is believed: the others fail because of it."""
-        path = self._folder.failure
+        path = self._failure
         path.parent.mkdir(parents=True, exist_ok=True)
         body = {"attempt": self.attempt, "incarnation": self.incarnation, "class": kind, "message": message}
         draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -86,4 +97,23 @@ class FileReporter:
 
     def has_failed(self) -> bool:
         """See `Reporter`."""
-        return self._folder.failure.exists()
+        return self._failure.exists()
+
+    def failure(self) -> tuple[FailureClass, str] | None:
+        """What `failed` was called with first in this incarnation."""
+        try:
+            body = json.loads(self._failure.read_text())
+        except FileNotFoundError:
+            return None
+        known = body["class"] in set(FailureClass)
+        return FailureClass(body["class"]) if known else FailureClass.UNKNOWN, str(body["message"])
+
+    def stack_file(self, rank: int) -> Path:
+        """See `Reporter`."""
+        path = self._folder.stacks(self.attempt, self.incarnation, rank)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def _failure(self) -> Path:
+        return self._folder.failure(self.attempt, self.incarnation)

@@ -7,14 +7,16 @@ result; it carries the hard deadline, so that a budget holds with nobody watchin
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from model.recipe import Recipe
 from orchestrator.cost.meter import Rate, rate_for
-from orchestrator.errors import OverBudget
-from orchestrator.launch.choose import Choice, Choices, absolute, choose_recipe, refusal
+from orchestrator.errors import OverBudget, UsageError
+from orchestrator.launch.choices import Choice, Choices, absolute, refusal
+from orchestrator.launch.choose import choose_recipe, continue_recipe, kept_choices
 from orchestrator.plan.prices import PriceBook
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
@@ -50,8 +52,10 @@ class Resolved(Frozen):
     """What the whole job costs while it holds its machines."""
     hard_deadline_seconds: float | None = Field(None, gt=0)
     """Held seconds after which the budget is gone; the driver stops itself before. None: no budget."""
-    max_failures: int = Field(ge=0)
-    """Restarts of the workers inside this attempt: `retry.maxAttempts` counts starts, the first included."""
+    restarts_without_progress: int = Field(ge=0)
+    """Restarts of the workers inside this attempt that may follow each other without a new checkpoint."""
+    stall_seconds: float = Field(gt=0)
+    """Least time without a step that counts as a stall; see `launch.watch`."""
     tracking: TrackingTarget
     storage_uri: str
     """Where events, logs, ledger and checkpoints of the job lie."""
@@ -67,18 +71,23 @@ def resolve(
     settings: Settings,
     storage_uri: str,
     spent: Decimal | int = 0,
+    earlier: Resolved | None = None,
 ) -> Resolved:
     """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder.
 
-    InvalidJob for what cannot run, OverBudget where nothing is left, UsageError for a bad price file.
+    All that the mathematics depends on stays as the `earlier` attempt had it. InvalidJob for what cannot run,
+    OverBudget where nothing is left, UsageError for a bad price file.
     """
     spec, choose = job.spec, Choices()
-    rate = _rate(job, settings)
+    rate = _rate(job, settings, earlier)
     deadline = _deadline(job, rate, Decimal(spent))
-    storage = absolute(
-        choose("spec.checkpoint.uri", spec.checkpoint.uri, lambda: (storage_uri, "the run's own folder"))
-    )
-    recipe = choose_recipe(job, storage, choose)
+    given = choose("spec.checkpoint.uri", spec.checkpoint.uri, lambda: (storage_uri, "the run's own folder"))
+    # the working directory may be another one by now
+    storage = earlier.storage_uri if earlier is not None and spec.checkpoint.uri is not None else absolute(given)
+    if earlier is None:
+        recipe = choose_recipe(job, storage, choose)
+    else:
+        recipe = continue_recipe(job, storage, earlier.recipe, choose)
     memory = spec.compute.memory_per_worker
     return Resolved(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid),
@@ -91,7 +100,8 @@ def resolve(
         memory_bytes_per_worker=None if memory is None else quantity_bytes(memory),
         rate=rate,
         hard_deadline_seconds=deadline,
-        max_failures=spec.retry.max_attempts - 1,
+        restarts_without_progress=spec.retry.stop_after_attempts_without_progress,
+        stall_seconds=spec.retry.stall_minutes * 60,
         tracking=TrackingTarget(
             experiment=choose(
                 "spec.tracking.experiment",
@@ -101,14 +111,24 @@ def resolve(
             tags=dict(spec.tracking.tags),
         ),
         storage_uri=storage,
-        chosen=tuple(choose.made),
+        chosen=(*(kept_choices(earlier.chosen) if earlier is not None else ()), *choose.made),
     )
+
+
+def read_resolved(path: Path) -> Resolved:
+    """One that was written; UsageError if it cannot be read."""
+    try:
+        return Resolved.model_validate_json(path.read_text())
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {error}; if another version of Fathom has written it, go on with that version"
+        ) from None
 
 
 # Money
 
 
-def _rate(job: TrainingJob, settings: Settings) -> Rate:
+def _rate(job: TrainingJob, settings: Settings, earlier: Resolved | None) -> Rate:
     """Price of the whole job per hour."""
     compute, budget = job.spec.compute, job.spec.budget
     price = PriceBook.load(settings.price_file).price(compute.accelerator, compute.price_class)
@@ -118,6 +138,11 @@ def _rate(job: TrainingJob, settings: Settings) -> Rate:
             "budget.currency",
             f"is {budget.currency}, but {compute.accelerator} is priced in {price.currency} "
             f"({price.source}): use {price.currency}, or set FATHOM_PRICES to prices in {budget.currency}",
+        )
+    if earlier is not None and earlier.rate.currency != price.currency:
+        raise UsageError(
+            f"attempt {earlier.attempt} was paid in {earlier.rate.currency}, the price of {compute.accelerator} is in "
+            f"{price.currency} now ({price.source}): set FATHOM_PRICES to prices in {earlier.rate.currency}"
         )
     return rate_for(price, units)
 

@@ -1,64 +1,34 @@
-"""Checkpoints that were damaged, forged, foreign or unfinished, and writers that came too late."""
+"""Writing and reading checkpoints; storage that lies, fills up or fails; incidents."""
 
-import json
-import uuid
+import errno
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from pydantic import ValidationError
-
-from model.checkpoint import (
-    CheckpointError,
-    Fenced,
-    Identity,
-    Manifest,
-    Store,
-    StoredFile,
-    Topology,
+from support.checkpoints import (
+    KEY,
+    TAG,
+    TOPOLOGY,
+    claimed,
+    content,
+    fetched,
+    flip_a_bit,
+    identity,
+    manifest_for,
+    memory_uri,
+    newest_step,
+    save,
+    upload,
+    with_two,
 )
 
-KEY = b"k" * 32
-TOPOLOGY = Topology(world_size=2, expert_parallel=2, zero_stage=1, precision="fp32")
-
-
-def identity(attempt: int = 1, incarnation: str = "a", job: str = "job-1") -> Identity:
-    return Identity(job=job, attempt=attempt, incarnation=incarnation)
-
-
-def content(step: int) -> dict[str, bytes]:
-    return {"rank-0.pt": b"zero" * 100 + bytes([step]), "rank-1.pt": b"one" * 50 + bytes([step])}
-
-
-def manifest_for(store: Store, step: int, files: list[StoredFile]) -> Manifest:
-    return Manifest(
-        identity=store.identity,
-        step=step,
-        tokens=step * 100,
-        data_digest="d",
-        recipe_digest="r",
-        topology=TOPOLOGY,
-        code_version="0",
-        created=1.5,
-        files=tuple(files),
-    )
-
-
-def upload(store: Store, step: int) -> list[StoredFile]:
-    """As two ranks would: each with a staging folder of its own."""
-    stored = []
-    for name, data in content(step).items():
-        folder = store.staging(step)
-        (folder / store.identity.tag).mkdir()
-        (folder / store.identity.tag / name).write_bytes(data)
-        stored += store.upload(step, folder)
-        assert not folder.exists()
-    return stored
-
-
-def save(store: Store, step: int) -> str:
-    return store.publish(manifest_for(store, step, upload(store, step)))
+import model.reading
+from model.checkpoint import CheckpointError, Fenced, Store
+from model.remote import open_storage
+from model.storage import LocalStorage
 
 
 @pytest.fixture
@@ -69,311 +39,393 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(root: Path) -> Store:
     """With two good checkpoints, of steps 5 and 10."""
-    store = Store(str(root), identity(), KEY)
-    store.claim()
-    save(store, 5)
-    save(store, 10)
-    return store
+    return with_two(root)
 
 
-def test_the_newest_comes_back_as_it_was(store: Store, root: Path) -> None:
+@pytest.fixture
+def remote() -> Iterator[str]:
+    with memory_uri() as uri:
+        yield uri
+
+
+def test_the_newest_comes_back_as_it_was(store: Store, root: Path, tmp_path: Path) -> None:
     found, problems = store.newest()
     assert found is not None
     assert problems == []
-    assert (found.manifest.step, found.manifest.tokens) == (10, 1000)
+    assert (found.manifest.step, found.manifest.tokens, found.manifest.epoch) == (10, 1000, 1)
     assert found.manifest.topology == TOPOLOGY
-    folder = store.local_copy(found) / "1-a"
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == content(10)
+    assert found.folder == str(root / "checkpoints/step-10")
+    assert (found.tag, store.tag) == (TAG, TAG)
+    assert fetched(store, found, tmp_path / "unused") == content(10)
+    assert not (tmp_path / "unused").exists(), "what is here already is not copied"
     # nothing is left over but the files and the manifest
-    assert sorted(p.name for p in (root / "checkpoints/step-10").iterdir()) == ["1-a", "manifest.json"]
+    assert sorted(p.name for p in (root / "checkpoints/step-10").iterdir()) == [TAG, "manifest.json"]
+    assert sorted(p.name for p in (root / "checkpoints").iterdir()) == ["fence", "step-10", "step-5"]
 
 
 def test_empty_storage_has_no_checkpoint(root: Path) -> None:
-    assert Store(str(root), identity(), KEY).newest() == (None, [])
+    store = Store(str(root), identity(), KEY)
+    assert store.newest() == (None, [])
+    assert store.steps() == []
+    assert not root.exists(), "looking makes nothing"
 
 
 def test_steps_are_ordered_as_numbers(store: Store) -> None:
     save(store, 100)
     save(store, 20)
+    assert newest_step(store) == 100
+    assert store.steps() == [5, 10, 20, 100]
+
+
+def test_file_uris_are_local(root: Path) -> None:
+    store = claimed(f"file://{root}/")
+    assert save(store, 5) == f"file://{root}/checkpoints/step-5"
     found, _ = store.newest()
     assert found is not None
-    assert found.manifest.step == 100
+    assert store.fetch(found, Path("unused")) == root / "checkpoints/step-5"
 
 
-# ------------------------------------------------------------------- damage
-def truncate(folder: Path) -> None:
-    path = folder / "1-a/rank-1.pt"
-    path.write_bytes(path.read_bytes()[:-1])
+def test_files_below_the_staging_folder_come_too_but_never_two_of_one_name(store: Store, root: Path) -> None:
+    """DeepSpeed writes into a folder below the one that it is given."""
+    folder = store.staging()
+    (folder / store.tag).mkdir()
+    (folder / store.tag / "x.pt").write_bytes(b"x")
+    assert [file.name for file in store.upload(15, folder)] == ["x.pt"]
+    assert (root / "checkpoints/step-15" / TAG / "x.pt").read_bytes() == b"x"
+    folder = store.staging()
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "x.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="two files of one name"):
+        store.upload(16, folder)
+    assert not folder.exists()
 
 
-def flip_a_bit(folder: Path) -> None:
-    path = folder / "1-a/rank-0.pt"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+# ------------------------------------------------------------------- publishing
+def test_what_is_published_is_never_written_again(store: Store, root: Path) -> None:
+    manifest = store.verify(10)
+    assert store.publish(manifest) == f"{root}/checkpoints/step-10", "a write whose answer was lost"
+    assert store.publish(manifest.model_copy(update={"created": 9.0})) == f"{root}/checkpoints/step-10"
+    with pytest.raises(CheckpointError, match="step 10 has been published by this writer, with other content"):
+        store.publish(manifest.model_copy(update={"tokens": 7}))
+    folder = store.staging()
+    (folder / "rank-0.pt").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="cannot be written again"):
+        store.upload(10, folder)
+    assert not folder.exists()
+    store.discard(10)
+    assert store.verify(10) == manifest
 
 
-def remove_a_file(folder: Path) -> None:
-    (folder / "1-a/rank-1.pt").unlink()
-
-
-def remove_the_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def change(folder: Path, **changes: object) -> None:
-    """Edit the manifest, leaving its signature."""
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def sign_again(folder: Path, key: bytes = KEY, **changes: object) -> None:
-    path = folder / "manifest.json"
-    manifest = Manifest.model_validate(json.loads(path.read_text()) | changes)
-    path.write_text(manifest.signed(key).model_dump_json())
-
-
-def tear_the_manifest(folder: Path) -> None:
-    path = folder / "manifest.json"
-    path.write_bytes(path.read_bytes()[:60])
-
-
-def not_text(folder: Path) -> None:
-    (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
-
-
-def copy_of_another_step(folder: Path) -> None:
-    """The manifest and the files of step 5, in the folder of step 10: all signatures are right."""
-    other = folder.parent / "step-5"
-    for name in ("manifest.json", "1-a/rank-0.pt", "1-a/rank-1.pt"):
-        (folder / name).write_bytes((other / name).read_bytes())
-
-
-def of_another_job(folder: Path) -> None:
-    sign_again(folder, identity={"job": "job-2", "attempt": 1, "incarnation": "a"})
-
-
-def path_in_a_name(folder: Path) -> None:
-    """An attacker who can sign nothing, and whose parser must still refuse before looking anywhere."""
-    files = json.loads((folder / "manifest.json").read_text())["files"]
-    files[0]["name"] = "../../../outside.pt"
-    change(folder, files=files)
-
-
-def swap_two_files(folder: Path) -> None:
-    a, b = folder / "1-a/rank-0.pt", folder / "1-a/rank-1.pt"
-    first, second = a.read_bytes(), b.read_bytes()
-    a.write_bytes(second)
-    b.write_bytes(first)
-
-
-DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (truncate, "rank-1.pt has 150 bytes, the manifest says 151"),
-    (flip_a_bit, "rank-0.pt has changed since it was written"),
-    (remove_a_file, "a file is missing"),
-    (remove_the_manifest, "unfinished (no manifest"),
-    (lambda f: change(f, tokens=999), "signature does not match"),
-    (lambda f: change(f, signature=""), "signature does not match"),
-    (lambda f: change(f, signature="ü" * 64), "signature"),
-    (lambda f: sign_again(f, key=b"x" * 32), "signature does not match"),
-    (tear_the_manifest, "JSON"),
-    (not_text, "JSON"),
-    (lambda f: change(f, surprise=1), "surprise"),
-    (copy_of_another_step, "its manifest is for step 5"),
-    (of_another_job, "belongs to job job-2"),
-    (path_in_a_name, "name"),
-    (swap_two_files, "bytes, the manifest says"),
-]
-
-
-@pytest.mark.parametrize(("damage", "reason"), DAMAGE, ids=[f"{i}-{d.__name__}" for i, (d, _) in enumerate(DAMAGE)])
-def test_damage_falls_back_to_the_one_before_and_says_why(
-    store: Store, root: Path, damage: Callable[[Path], None], reason: str
-) -> None:
-    damage(root / "checkpoints/step-10")
-    found, problems = store.newest()
-    assert found is not None
-    assert found.manifest.step == 5
-    assert len(problems) == 1
-    assert problems[0].startswith("step-10: ")
-    assert reason in problems[0]
-
-
-def test_all_damaged_is_none_with_every_reason(store: Store, root: Path) -> None:
+def test_a_step_written_again_by_a_newer_writer_replaces_the_older(store: Store, root: Path) -> None:
     flip_a_bit(root / "checkpoints/step-10")
-    truncate(root / "checkpoints/step-5")
-    found, problems = store.newest()
-    assert found is None
-    assert [p.split(":")[0] for p in problems] == ["step-10", "step-5"]
+    newer = claimed(root, 1, "b")
+    save(newer, 10)
+    assert newer.verify(10).epoch == 2
+    newer.sweep()
+    assert newer.verify(10).epoch == 2
+    third = claimed(root, 2, "c")
+    third.sweep()
+    assert sorted(p.name for p in (root / "checkpoints/step-10").iterdir()) == ["1-b-2", "manifest.json"]
+    assert newest_step(third) == 10
 
 
-def test_other_things_in_the_folder_do_not_matter(store: Store, root: Path) -> None:
-    (root / "checkpoints/step-notes").mkdir()
-    (root / "checkpoints/README").write_text("hello")
-    (root / "checkpoints/step-99").write_text("a file, not a folder")
-    found, problems = store.newest()
-    assert found is not None
-    assert found.manifest.step == 10
-    assert [p.split(":")[0] for p in problems] == ["step-99"]
+def test_a_damaged_manifest_is_replaced(store: Store, root: Path) -> None:
+    newer = claimed(root, 1, "b")
+    files = upload(newer, 10)
+    (root / "checkpoints/step-10/manifest.json").write_text("{")
+    newer.publish(manifest_for(newer, 10, files))
+    assert newer.verify(10).epoch == 2
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "/etc/passwd", "..", ".hidden", "", "a\\b", "a\n", "a\x00b", "é"])
-def test_file_names_that_are_paths_are_no_file_names(name: str) -> None:
-    with pytest.raises(ValidationError, match="name"):
-        StoredFile(name=name, size=0, sha256="")
+def test_a_manifest_of_another_writer_is_not_published(store: Store, root: Path) -> None:
+    manifest = store.verify(10)
+    newer = claimed(root, 1, "b")
+    with pytest.raises(AssertionError, match="another writer"):
+        newer.publish(manifest)
 
 
-@pytest.mark.parametrize("incarnation", ["a/b", "", "x" * 65, "a b", "a\n"])
-def test_incarnations_are_names(incarnation: str) -> None:
-    with pytest.raises(ValidationError, match="incarnation"):
-        identity(incarnation=incarnation)
+def test_discard_removes_own_files_only(store: Store, root: Path) -> None:
+    upload(store, 15)
+    newer = claimed(root, 2, "b")
+    upload(newer, 15)
+    newer.discard(15)
+    assert [p.name for p in (root / "checkpoints/step-15").iterdir()] == [TAG]
+    store.discard(15)
+    assert not (root / "checkpoints/step-15").exists()
+    store.discard(15)
+    store.discard(10)
+    assert newest_step(newer) == 10
 
 
-def test_a_signature_covers_every_field(store: Store) -> None:
-    found, _ = store.newest()
-    assert found is not None
-    other = {
-        "version": 2,
-        "identity": identity(2),
-        "step": 6,
-        "tokens": 1,
-        "data_digest": "x",
-        "recipe_digest": "x",
-        "topology": TOPOLOGY.model_copy(update={"world_size": 4}),
-        "code_version": "x",
-        "created": 2.0,
-        "files": (),
-    }
-    assert other.keys() == Manifest.model_fields.keys() - {"signature"}
-    found.manifest.verify_signature(KEY)
-    for name, value in other.items():
-        with pytest.raises(CheckpointError, match="signature"):
-            found.manifest.model_copy(update={name: value}).verify_signature(KEY)
+# ------------------------------------------------------------------- storage that lies, fills up, is cut off
+def test_what_the_storage_changed_is_noticed_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = LocalStorage.put
+
+    def lie(self: LocalStorage, source: Path, name: str) -> None:
+        source.write_bytes(source.read_bytes()[:-1] + b"!")
+        before(self, source, name)
+
+    monkeypatch.setattr(LocalStorage, "put", lie)
+    with pytest.raises(
+        CheckpointError, match=r"rank-0\.pt was written with 401 bytes, but .* gives other content back"
+    ):
+        upload(store, 15)
+    monkeypatch.setattr(LocalStorage, "put", lambda self, source, name: (self.root / name).parent.mkdir(parents=True))
+    with pytest.raises(OSError, match="rank-0"):
+        upload(store, 16)
 
 
-# ------------------------------------------------------------------- fencing
-def test_an_older_attempt_publishes_nothing(store: Store, root: Path) -> None:
+def test_a_full_disk_leaves_the_last_good_one(store: Store, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        folder = store.staging()
+        (folder / "rank-0.pt").write_bytes(b"data")
+        with pytest.raises(OSError, match="No space left"):
+            store.upload(15, folder)
+    assert not folder.exists()
     files = upload(store, 15)
-    newer = Store(str(root), identity(2, "b"), KEY)
-    newer.claim()
-    with pytest.raises(Fenced, match="'attempt': 2"):
-        store.publish(manifest_for(store, 15, files))
-    found, problems = newer.newest()
-    assert found is not None
-    assert found.manifest.step == 10
-    assert problems[0].startswith("step-15: unfinished")
-    with pytest.raises(Fenced, match="attempt 2 has begun, this is attempt 1"):
-        Store(str(root), identity(1, "c"), KEY).claim()
-
-
-def test_an_older_incarnation_of_the_same_attempt_publishes_nothing(store: Store, root: Path) -> None:
-    files = upload(store, 15)
-    Store(str(root), identity(1, "z"), KEY).claim()
-    with pytest.raises(Fenced, match="'incarnation': 'z'"):
-        store.publish(manifest_for(store, 15, files))
-
-
-def test_two_writers_of_one_step_do_not_mix_their_files(store: Store, root: Path) -> None:
-    upload(store, 15)  # unfinished, then the attempt ends
-    newer = Store(str(root), identity(2, "b"), KEY)
-    newer.claim()
-    save(newer, 15)
-    found, _ = newer.newest()
-    assert found is not None
-    assert found.manifest.identity == identity(2, "b")
-    assert (root / "checkpoints/step-15/2-b/rank-0.pt").exists()
-
-
-def test_publishing_without_a_claim_is_fenced(root: Path) -> None:
-    store = Store(str(root), identity(), KEY)
-    with pytest.raises(Fenced, match="None"):
-        store.publish(manifest_for(store, 1, upload(store, 1)))
-    assert store.newest()[0] is None
-
-
-def test_the_storage_of_another_job_is_refused(store: Store, root: Path) -> None:
-    for attempt in (1, 2):
-        with pytest.raises(CheckpointError, match="another job \\(job-1, this one is job-2\\)"):
-            Store(str(root), identity(attempt, job="job-2"), KEY).claim()
-    store.check_fence()  # still ours
-
-
-def test_claiming_again_is_allowed(store: Store, root: Path) -> None:
-    Store(str(root), identity(), KEY).claim()
-    store.check_fence()
-
-
-# ------------------------------------------------------------------- pruning
-def steps_in(root: Path) -> list[str]:
-    return sorted(p.name for p in (root / "checkpoints").iterdir() if p.is_dir())
-
-
-def test_prune_keeps_the_newest(store: Store, root: Path) -> None:
-    save(store, 100)
-    store.prune(2, 100)
-    assert steps_in(root) == ["step-10", "step-100"]
-    store.prune(5, 100)
-    assert steps_in(root) == ["step-10", "step-100"]
-    store.prune(1, 100)
-    assert steps_in(root) == ["step-100"]
-
-
-def test_prune_does_not_count_what_was_passed_over(store: Store, root: Path) -> None:
-    """Going on from step 5, because 10 is damaged, must not end with nothing but the damaged one."""
-    flip_a_bit(root / "checkpoints/step-10")
-    save(store, 6)
-    store.prune(1, 6)
-    found, _ = store.newest()
-    assert found is not None
-    assert found.manifest.step == 6
-    assert "step-5" not in steps_in(root)
-
-
-def test_prune_leaves_unfinished_ones_out_of_the_count(store: Store, root: Path) -> None:
-    upload(store, 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.publish(manifest_for(store, 15, files))
+    assert newest_step(store) == 10
+    store.discard(15)
+    assert store.steps() == [5, 10]
+    assert sorted(p.name for p in (root / "checkpoints").iterdir()) == ["fence", "step-10", "step-5"]
     save(store, 15)
-    store.prune(2, 15)
-    assert {"step-10", "step-15"} <= set(steps_in(root))
-    assert "step-5" not in steps_in(root)
+    assert newest_step(store) == 15
 
 
-# ------------------------------------------------------------------- remote storage
-@pytest.fixture
-def remote() -> Iterator[str]:
-    uri = f"memory://{uuid.uuid4().hex}/job"
-    yield uri
-    fsspec.filesystem("memory").rm(uri, recursive=True)
+def test_a_staging_folder_on_another_filesystem_is_copied(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Path.replace
+
+    def across(self: Path, target: Path) -> Path:
+        if ".staging" in str(self):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return before(self, target)
+
+    monkeypatch.setattr(Path, "replace", across)
+    save(store, 15)
+    assert newest_step(store) == 15
+    assert sorted(p.name for p in (root / "checkpoints/step-15" / TAG).iterdir()) == ["rank-0.pt", "rank-1.pt"]
 
 
-def test_remote_storage(remote: str) -> None:
+def test_filesystems_without_links(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = claimed(root)
+    save(store, 5)
+    save(claimed(root, 1, "b"), 10)
+    assert newest_step(store) == 10
+    with pytest.raises(FileExistsError):
+        LocalStorage(root).create("checkpoints/fence/00000001.json", b"")
+
+
+# ------------------------------------------------------------------- incidents
+INCIDENTS = [{"step": 7, "kind": "loss-spike", "skipped": [7, 8]}, {"step": 9, "kind": "ä", "z": 0.1}]
+
+
+def test_incidents_come_back(store: Store, root: Path) -> None:
+    assert store.read_incidents() == []
+    store.write_incidents(INCIDENTS[:1])
+    store.write_incidents(INCIDENTS)
+    assert claimed(root, 2).read_incidents() == INCIDENTS
+    with pytest.raises(Fenced):
+        store.write_incidents([])
+
+
+def test_incidents_are_replaced_whole(store: Store, root: Path) -> None:
+    store.write_incidents(INCIDENTS[:1])
+    path, other = root / "checkpoints/incidents.json", root / "the same file"
+    other.hardlink_to(path)
+    before = path.read_bytes()
+    store.write_incidents(INCIDENTS)
+    assert other.read_bytes() == before, "a new file, not new content in the old one"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.replace(b"7", b"8", 1),
+        lambda data: data[:-3],
+        lambda data: b"",
+        lambda data: b"\xff\x00",
+        lambda data: b"[" * 100_000,
+        lambda data: b"[]",
+        lambda data: b"{}",
+        lambda data: data.replace(b"signature", b"signaturf"),
+        lambda data: data.replace(b"job-1", b"job-2"),
+        lambda data: b'{"job": "job-1", "incidents": [], "signature": 5}',
+        lambda data: b'{"job": "job-1", "incidents": [], "signature": "\\ud800"}',
+    ],
+)
+def test_changed_incidents_are_refused_with_advice(store: Store, root: Path, damage: Callable[[bytes], bytes]) -> None:
+    store.write_incidents(INCIDENTS)
+    path = root / "checkpoints/incidents.json"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match="move it away"):
+        store.read_incidents()
+
+
+def test_incidents_of_another_job_or_key_are_refused(store: Store, root: Path) -> None:
+    store.write_incidents(INCIDENTS)
+    for other in (Store(str(root), identity(), b"x" * 32), Store(str(root), identity(job="job-2"), KEY)):
+        with pytest.raises(CheckpointError, match=r"incidents\.json"):
+            other.read_incidents()
+
+
+# ------------------------------------------------------------------- threads, remote storage
+def test_a_background_thread_may_do_it_all(store: Store, root: Path) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            save(store, 15)
+            store.prune(1, 15)
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failures == []
+    assert store.steps() == [15]
+
+
+def test_remote_storage(remote: str, tmp_path: Path) -> None:
     store = Store(remote + "/", identity(), KEY)
     assert store.newest() == (None, [])
-    store.claim()
+    assert store.claim() == 1
     assert save(store, 5) == f"{remote}/checkpoints/step-5"
     save(store, 10)
     found, problems = store.newest()
     assert found is not None
     assert problems == []
-    folder = store.local_copy(found)
-    assert {p.name: p.read_bytes() for p in (folder / "1-a").iterdir()} == content(10)
+    assert found.folder == f"{remote}/checkpoints/step-10"
+    assert fetched(store, found, tmp_path / "a") == content(10)
 
     fs = fsspec.filesystem("memory")
-    path = f"{found.folder}/1-a/rank-0.pt"
+    path = f"{found.folder}/{TAG}/rank-0.pt"
     fs.pipe_file(path, fs.cat_file(path)[:-1] + b"!")
-    fallen_back, problems = store.newest()
-    assert fallen_back is not None
-    assert fallen_back.manifest.step == 5
-    assert "rank-0.pt has changed" in problems[0]
+    fs.pipe_file(f"{remote}/checkpoints/step-99", b"a file, not a folder")
+    assert newest_step(store) == 5
+    assert store.newest()[1] == [
+        "step-99: unfinished: it has no manifest",
+        "step-10: rank-0.pt has changed since it was written",
+    ]
     with pytest.raises(CheckpointError, match=r"rank-0\.pt has changed"):
-        store.local_copy(found)  # what was verified is what is loaded
+        store.fetch(found, tmp_path / "b")  # what was verified is what is loaded
+    fs.rm_file(path)
+    with pytest.raises(CheckpointError, match=r"rank-0\.pt is missing"):
+        store.fetch(found, tmp_path / "c")
+    store.remove(99)
 
-    newer = Store(remote, identity(2, "b"), KEY)
-    newer.claim()
+    newer = claimed(remote, 2, "b")
     with pytest.raises(Fenced):
         save(store, 15)
+    newer.sweep()
     save(newer, 20)
     newer.prune(1, 20)
-    found, problems = newer.newest()
-    assert found is not None
-    assert found.manifest.step == 20
-    assert not fs.exists(f"{remote}/checkpoints/step-5")
+    assert newer.steps() == [20]
+    assert newest_step(newer) == 20
+
+
+def test_a_remote_storage_out_of_reach_is_no_damage(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passing a checkpoint over because the network failed would throw work away."""
+    store = claimed(remote)
+    save(store, 5)
+    save(store, 10)
+    fs = type(fsspec.filesystem("memory"))
+    before = fs.cat_file
+
+    def fail(self: object, path: str, **options: object) -> bytes:
+        if "step-10" in path:
+            raise ConnectionResetError("peer has gone")
+        data: bytes = before(self, path, **options)
+        return data
+
+    monkeypatch.setattr(fs, "cat_file", fail)
+    with pytest.raises(ConnectionResetError):
+        store.newest()
+    with pytest.raises(ConnectionResetError):
+        claimed(remote, 2)
+
+    class ClientBroken(Exception):
+        pass
+
+    def strange(*_: object, **__: object) -> None:
+        raise ClientBroken("no answer")
+
+    monkeypatch.setattr(fs, "cat_file", strange)
+    with pytest.raises(OSError, match="ClientBroken: no answer"):
+        store.newest()
+
+
+def test_huge_remote_manifests_are_not_read(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = claimed(remote)
+    save(store, 5)
+    monkeypatch.setattr(model.reading, "LIMIT", 10)
+    found, problems = store.newest()
+    assert found is None
+    assert "at most 10 are read" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "error"),
+    [
+        (["PreconditionFailed"], FileExistsError),
+        (["412"], FileExistsError),
+        (["ConditionalRequestConflict", "409", None], None),
+        (["ConditionalRequestConflict", "PreconditionFailed"], FileExistsError),
+        (["409"] * 5, OSError),
+        (["SlowDown"], OSError),
+        (["NotImplemented", None], None),
+    ],
+)
+def test_what_servers_answer_to_a_conditional_write(
+    remote: str, monkeypatch: pytest.MonkeyPatch, codes: list[str | None], error: type[OSError] | None
+) -> None:
+    """Those that say less than AWS, others at the same moment, and servers that know no conditions."""
+    answers, fs = iter(codes), type(fsspec.filesystem("memory"))
+    before = fs.pipe_file
+
+    class ClientError(Exception):
+        def __init__(self, code: str) -> None:
+            self.response = {"Error": {"Code": code}}
+
+    def answer(self: object, path: str, value: bytes, mode: str = "overwrite") -> None:
+        if (code := next(answers)) is not None:
+            raise OSError(errno.EINVAL, "as s3fs translates it") from ClientError(code)
+        before(self, path, value)
+
+    monkeypatch.setattr(fs, "pipe_file", answer)
+    storage = open_storage(remote)
+    if error is None:
+        storage.create("a", b"1")
+        assert storage.read("a", 1) == b"1"
+    else:
+        with pytest.raises(error) as caught:
+            storage.create("a", b"1")
+        assert isinstance(caught.value, FileExistsError) == (error is FileExistsError)
+        monkeypatch.undo()
+        storage.write("a", b"")  # something to clear away
+    assert next(answers, "none") == "none", "asked as often as expected"
+
+
+def test_filesystems_that_cannot_create_look_first(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = type(fsspec.filesystem("memory"))
+    before = fs.pipe_file
+    monkeypatch.setattr(fs, "pipe_file", lambda self, path, value, **swallowed: before(self, path, value))
+    storage = open_storage(remote)
+    storage.create("a", b"1")
+    with pytest.raises(FileExistsError):
+        storage.create("a", b"2")
+    assert storage.read("a", 1) == b"1"

@@ -1,3 +1,6 @@
+import os
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data import ShardWriter, TokenSplit, TrainingBatches, Windows, sample_indices
+from model.data import ShardWriter, TokenSplit, TrainingBatches, Windows, sample_checksum, sample_indices
 from model.dataset import (
     Baselines,
     DatasetDamaged,
@@ -188,3 +191,195 @@ def test_ranks_and_passes_out_of_range(tmp_path: Path, rank: int, k: int) -> Non
 def test_a_shard_needs_room(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 token, got 0"):
         ShardWriter(tmp_path, "train", "uint16", 0)
+
+
+class BadReads:
+    """`os.pread` whose first `faults` calls are answered by `answer(right bytes)`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, faults: int, answer: Callable[[bytes], bytes]) -> None:
+        self.faults, self.answer, self.calls, self.pread = faults, answer, 0, os.pread
+        monkeypatch.setattr("model.data.os.pread", self)
+
+    def __call__(self, descriptor: int, length: int, offset: int) -> bytes:
+        self.calls += 1
+        raw = self.pread(descriptor, length, offset)
+        return self.answer(raw) if self.calls <= self.faults else raw
+
+
+def damage(path: Path, position: int, token: int) -> None:
+    """Overwrite one token in place, as a faulty disk would."""
+    with path.open("r+b") as file:
+        file.seek(2 * position)
+        file.write(token.to_bytes(2, "little"))
+
+
+def batches_of_shards(folder: Path) -> TrainingBatches:
+    """30 tokens in shards of 7, as 7 windows of 4 + 1 tokens, all in one batch."""
+    windows = Windows(TokenSplit(folder, dataset(folder, list(range(30)), [1, 2]), "train"), 4, 1)
+    return TrainingBatches(windows, 0, 1, 7, 1)
+
+
+def test_a_token_beyond_the_vocabulary_is_named(tmp_path: Path) -> None:
+    batches = batches_of_shards(tmp_path)
+    damage(tmp_path / "train-00001.bin", 3, 299)  # the last number of the vocabulary
+    assert 299 in batches.batch_for(0, 0, 0)
+    for token in (300, 65535):
+        damage(tmp_path / "train-00001.bin", 3, token)
+        message = (
+            rf"{tmp_path}/train-00001\.bin has token {token} at position 3 \(byte 6\), the vocabulary ends at 299: "
+            "restore the file, or prepare the dataset again with `fathom data prepare` and --force"
+        )
+        with pytest.raises(DatasetDamaged, match=message):
+            batches.batch_for(0, 0, 0)
+    assert batches.windows.read([0]).tolist() == [[0, 1, 2, 3, 4]]  # what is whole can still be read
+    damage(tmp_path / "train-00001.bin", 3, 10)
+    assert sorted(batches.batch_for(0, 0, 0)[:, 0].tolist()) == list(range(0, 28, 4))
+
+
+def test_the_largest_vocabularies_of_both_types(tmp_path: Path) -> None:
+    """The bound itself does not fit the data type."""
+    assert TokenSplit(tmp_path, dataset(tmp_path, [65535, 1], [1, 2], vocab_size=65536), "train").read(0, 1) == 65535
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    split = TokenSplit(wide, dataset(wide, [2**32 - 1, 1], [1, 2], vocab_size=2**32), "train")
+    assert split.read(0, 1) == 2**32 - 1
+
+
+def test_a_passing_read_fault_is_read_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = TokenSplit(tmp_path, dataset(tmp_path, list(range(30)), [1, 2]), "train")
+    bad = BadReads(monkeypatch, 1, lambda raw: raw[:-1] + b"\xff")
+    assert split.read(7, 14).tolist() == list(range(7, 14))
+    assert bad.calls == 2
+    bad = BadReads(monkeypatch, 2, lambda raw: raw[:-1] + b"\xff")
+    with pytest.raises(DatasetDamaged, match=r"train-00001\.bin has token 65293 at position 6"):
+        split.read(7, 14)
+    assert bad.calls == 2
+
+
+def test_an_input_output_error_is_tried_again_and_stays_an_oserror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = TokenSplit(tmp_path, dataset(tmp_path, list(range(30)), [1, 2]), "train")
+
+    def fail(raw: bytes) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    BadReads(monkeypatch, 1, fail)
+    assert split.read(0, 14).tolist() == list(range(14))
+    BadReads(monkeypatch, 2, fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        split.read(0, 14)
+    assert split.read(0, 14).tolist() == list(range(14))
+
+
+def test_short_reads_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = TokenSplit(tmp_path, dataset(tmp_path, list(range(30)), [1, 2]), "train")
+    bad = BadReads(monkeypatch, 1000, lambda raw: raw[:3])
+    assert split.read(2, 16).tolist() == list(range(2, 16))
+    assert bad.calls > 9
+
+
+@pytest.mark.parametrize("size", [13, 6, 0])
+def test_a_shard_truncated_between_two_reads_is_an_error_and_no_crash(tmp_path: Path, size: int) -> None:
+    batches = batches_of_shards(tmp_path)
+    before = batches.batch_for(0, 0, 0)
+    path = tmp_path / "train-00002.bin"
+    whole = path.read_bytes()
+    os.truncate(path, size)
+    message = rf"train-00002\.bin has {size} bytes, the manifest says 14: restore the file, or prepare"
+    for _ in range(2):
+        with pytest.raises(DatasetDamaged, match=message):
+            batches.batch_for(0, 0, 0)
+    path.unlink()
+    with pytest.raises(DatasetMissing):
+        batches.batch_for(0, 0, 0)
+    path.write_bytes(whole)
+    assert (batches.batch_for(0, 0, 0) == before).all()
+
+
+def test_a_file_truncated_again_after_the_second_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = TokenSplit(tmp_path, dataset(tmp_path, list(range(30)), [1, 2]), "train")
+    BadReads(monkeypatch, 1000, lambda raw: b"")
+    with pytest.raises(DatasetDamaged, match=r"train-00001\.bin ends at byte 4, the manifest says 14"):
+        split.read(9, 12)
+
+
+@pytest.mark.parametrize("replace", [True, False], ids=["by another file", "in place"])
+@pytest.mark.parametrize("truncate", [True, False], ids=["truncated", "overwritten"])
+def test_a_file_repaired_before_the_second_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, truncate: bool
+) -> None:
+    split = TokenSplit(tmp_path, dataset(tmp_path, list(range(30)), [1, 2]), "train")
+    path = tmp_path / "train-00001.bin"
+    whole = path.read_bytes()
+    if truncate:
+        os.truncate(path, 5)
+    else:
+        damage(path, 4, 40_000)
+
+    def repair(raw: bytes) -> bytes:
+        if replace:
+            (tmp_path / "restored").write_bytes(whole)
+            (tmp_path / "restored").rename(path)
+        else:
+            path.write_bytes(whole)
+        return raw
+
+    # A truncated file's first read is two calls: what there is, and nothing more.
+    bad = BadReads(monkeypatch, 2 if truncate else 1, repair)
+    assert split.read(7, 14).tolist() == list(range(7, 14))
+    assert bad.calls >= 2
+    split.verify()
+
+
+def test_descriptors_are_closed_with_the_split(tmp_path: Path) -> None:
+    manifest = dataset(tmp_path, list(range(30)), [1, 2])
+
+    def opened() -> int:
+        links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        return sum(os.path.realpath(link).startswith(str(tmp_path)) for link in links)
+
+    split = TokenSplit(tmp_path, manifest, "train")
+    damage(tmp_path / "train-00001.bin", 0, 300)
+    for _ in range(10):
+        with pytest.raises(DatasetDamaged):
+            split.read(7, 8)
+    assert opened() == 5
+    del split
+    assert opened() == 0
+
+
+def test_the_checksum_by_hand() -> None:
+    one = zlib.crc32(bytes([3, 0, 0, 0, 0, 0, 0, 0] + [1, 1, 0, 0, 0, 0, 0, 0] + [2] + 7 * [0]))
+    two = zlib.crc32(bytes([4] + 7 * [0] + [5] + 7 * [0] + [6] + 7 * [0]))
+    assert sample_checksum(np.array([3, 4]), np.array([[257, 2], [5, 6]])) == one + two
+    assert sample_checksum(np.array([], dtype=np.int64), np.empty((0, 5), dtype=np.int64)) == 0
+    with pytest.raises(ValueError, match="zip"):
+        sample_checksum(np.array([1, 2]), np.array([[1]]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 24), st.integers(1, 6), st.integers(1, 8))
+def test_the_checksum_does_not_depend_on_how_sequences_are_divided(seed: int, n: int, parts: int, length: int) -> None:
+    rng = np.random.default_rng(seed)
+    numbers, windows = rng.permutation(1000)[:n], rng.integers(0, 300, (n, length))
+    whole = sample_checksum(numbers, windows)
+    assert 0 <= whole < n * 2**32
+    order = rng.permutation(n)
+    divided = [sample_checksum(numbers[part], windows[part]) for part in np.array_split(order, parts)]
+    assert sum(divided) == whole
+    assert sample_checksum(numbers, np.asfortranarray(windows)) == whole
+    changed = windows.copy()
+    changed[rng.integers(n), rng.integers(length)] += 1
+    assert sample_checksum(numbers, changed) != whole
+    assert sample_checksum(numbers + 1, windows) != whole
+
+
+def test_the_checksum_of_a_step_is_the_same_on_all_layouts(tmp_path: Path) -> None:
+    windows = Windows(TokenSplit(tmp_path, dataset(tmp_path, list(range(250)), [1, 2]), "train"), 3, 1)
+    sums = set()
+    for world, micro, accumulation in ((1, 8, 1), (2, 2, 2), (8, 1, 1)):
+        batches = TrainingBatches(windows, 9, world, micro, accumulation)
+        each = [(5, rank, k) for rank in range(world) for k in range(accumulation)]
+        sums.add(sum(sample_checksum(batches.numbers_for(*at), batches.batch_for(*at)) for at in each))
+    assert len(sums) == 1

@@ -1,15 +1,73 @@
-"""Runs in real gloo processes started by the engine's tests: trains a few steps and writes what happened."""
+"""Runs in real gloo processes started by the engine's tests: trains a few steps and writes what happened.
 
+One set of processes works through many cases: starting them and importing DeepSpeed takes most of the time.
+"""
+
+from __future__ import annotations
+
+import gc
 import os
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from model.balance import collect_loads, update_biases
-from model.recipe import Recipe
+from model.checkpoint import CheckpointError, Topology
+from model.optim import build_optimizer
+from model.recipe import Optimizer, Recipe
 from model.schedule import bias_speed, learning_rate, multi_token_weight
+
+STEPS = 4
+PATIENCE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine to build, and what to do with it."""
+
+    name: str
+    recipe: Recipe
+    steps: int = STEPS
+    sgd: bool = False
+    save: str | None = None
+    """Write a checkpoint of this name after half of the steps."""
+    load: str | None = None
+    """Go on from the checkpoint of this name."""
+    without: tuple[str, ...] = ()
+    """Methods of the engine to leave out, to see that they are needed."""
+    gradients: bool = True
+    state: bool = False
+    """Keep the state after the last step."""
+    claim: Topology | None = None
+    """Topology that the loaded checkpoint is said to have; by default its own."""
+
+
+@dataclass
+class Outcome:
+    """What one process saw of a case."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    loads: list[Tensor] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+    """Everything that a checkpoint after the last step would hold."""
+    router_calls: list[int] = field(default_factory=list)
+    expert_calls: list[int] = field(default_factory=list)
+    random: float = 0.0
+    error: str = ""
+
+
+def sgd(groups: list[dict[str, Any]], settings: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
+    """Unlike Adam it shows a wrong scale of a gradient."""
+    return torch.optim.SGD(groups, lr=learning_rate)
 
 
 def windows(recipe: Recipe, step: int) -> Tensor:
@@ -22,46 +80,126 @@ def windows(recipe: Recipe, step: int) -> Tensor:
     return (noise * c.vocab_size).long()
 
 
-def worker(rank: int, world: int, folder: str, recipe_json: str, options: dict[str, Any]) -> None:
+def run(folder: Path, world: int, cases: list[Case]) -> dict[str, list[Outcome]]:
+    """Work through `cases` in `world` processes; -> by case, one outcome per rank."""
+    mp.spawn(_worker, (world, str(folder), cases), nprocs=world)
+    ranks = [torch.load(folder / f"outcomes-{world}-{rank}.pt", weights_only=False) for rank in range(world)]
+    return {case.name: [outcomes[case.name] for outcomes in ranks] for case in cases}
+
+
+def _worker(rank: int, world: int, folder: str, cases: list[Case]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
+    meeting = Path(folder) / f"meeting-{world}"
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous-{options['name']}", rank=rank, world_size=world
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world, timeout=PATIENCE
     )
-    from deepspeed.utils import safe_get_full_grad
-
-    from model.engine.zero import ZeroEngine
-
-    recipe = Recipe.model_validate_json(recipe_json)
-    engine = ZeroEngine(recipe)
-    start = 0
-    if options.get("load"):
-        start = engine.load(Path(folder), options["load"])["step"]
-    out: dict[str, Any] = {"losses": [], "norms": [], "grads": {}, "loads": []}
-    for step in range(start, options["steps"]):
-        batch = windows(recipe, step).chunk(world)[rank].chunk(recipe.layout.accumulation)
-        total = torch.zeros(())
-        for window in batch:
-            losses = engine.micro_step(
-                window,
-                ahead_weight=multi_token_weight(step, recipe.multi_token),
-                alpha=recipe.balance.aux_loss_alpha,
-            )
-            total += losses.total.detach() / len(batch)
-        if step == 0 and recipe.precision == "fp32":
-            for name, parameter in engine.model.named_parameters():
-                out["grads"][name] = safe_get_full_grad(parameter).clone()
-        torch.distributed.all_reduce(total)
-        out["losses"].append(total.item() / world)
-        out["norms"].append(engine.step(learning_rate(step, recipe.schedule)))
-        loads = collect_loads(engine.routings())
-        update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
-        out["loads"].append(loads)
-        if options.get("save_at") == step + 1:
-            engine.save(Path(folder), options["save"], {"step": step + 1})
-    out["weights"] = dict(engine.full_weights())
-    out["router_calls"] = [r.calls for r in engine.routings()]
-    out["expert_calls"] = engine.expert_calls()
-    torch.save(out, f"{folder}/{options['name']}-{rank}.pt")
+    outcomes = {case.name: _outcome(Path(folder), case) for case in cases}
+    torch.save(outcomes, f"{folder}/outcomes-{world}-{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    if rank == 0:
+        meeting.unlink(missing_ok=True)
+
+
+def _outcome(folder: Path, case: Case) -> Outcome:
+    from model.engine.zero import ZeroEngine
+
+    engine = ZeroEngine(case.recipe, sgd if case.sgd else build_optimizer)
+    out = Outcome()
+    try:
+        _train(engine, folder, case, out)
+    except CheckpointError as error:
+        out.error = str(error)
+    engine.close()
+    gc.collect()
+    _forget_expert_groups()
+    return out
+
+
+def _forget_expert_groups() -> None:
+    """DeepSpeed keeps the expert groups of all sizes that a process ever had, and takes the largest for its own."""
+    from deepspeed.utils import groups
+
+    for name in (
+        "_EXPERT_PARALLEL_GROUP",
+        "_EXPERT_DATA_PARALLEL_GROUP",
+        "_EXPERT_PARALLEL_GROUP_RANKS",
+        "_EXPERT_DATA_PARALLEL_GROUP_RANKS",
+    ):
+        getattr(groups, name).clear()
+
+
+def _train(engine: Any, folder: Path, case: Case, out: Outcome) -> None:  # noqa: ANN401 - imported late
+    recipe, start = case.recipe, 0
+    if case.load is not None:
+        start = _load(engine, folder, case)
+    out.random = torch.rand(1).item()
+    for step in range(start, case.steps):
+        out.losses.append(_micro_steps(engine, recipe, step))
+        if step == 0 and case.gradients:
+            out.gradients = _gradients(engine)
+        out.norms.append(engine.step(learning_rate(step, recipe.schedule)))
+        loads = collect_loads(engine.routings())
+        update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
+        out.loads.append(loads)
+        if case.save is not None and step + 1 == case.steps // 2:
+            target = folder / "saved" / case.save
+            target.mkdir(parents=True, exist_ok=True)
+            engine.snapshot({"step": step + 1})(target)
+            torch.distributed.barrier()
+            torch.rand(1)
+    out.weights = dict(engine.full_weights())
+    if case.state:
+        out.state = _state(engine)
+    out.router_calls = [r.calls for r in engine.routings()]
+    out.expert_calls = engine.expert_calls()
+
+
+def _load(engine: Any, folder: Path, case: Case) -> int:  # noqa: ANN401
+    assert case.load is not None
+    for remedy in case.without:
+        assert hasattr(engine, remedy)
+        setattr(engine, remedy, lambda *_: None)
+    saved = case.claim or engine.topology()
+    state = engine.load(folder / "saved", case.load, saved, folder / "scratch" / case.name)
+    return int(state["step"])
+
+
+def _micro_steps(engine: Any, recipe: Recipe, step: int) -> float:  # noqa: ANN401
+    """Forward and backward of the whole step; -> the mean loss over all processes."""
+    batch = windows(recipe, step).chunk(engine.world_size)[engine.rank].chunk(recipe.layout.accumulation)
+    weight, total = multi_token_weight(step, recipe.multi_token), torch.zeros(())
+    for window in batch:
+        losses = engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha)
+        total += losses.total.detach() / len(batch)
+    torch.distributed.all_reduce(total)
+    return float(total) / engine.world_size
+
+
+def _state(engine: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Tensors and numbers of a checkpoint, flat."""
+    flat: dict[str, Any] = {}
+
+    def walk(name: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{name}/{key}", item)
+        elif isinstance(value, list | tuple):
+            for number, item in enumerate(value):
+                walk(f"{name}/{number}", item)
+        elif isinstance(value, Tensor | int | float):
+            flat[name] = value
+
+    with TemporaryDirectory() as folder:
+        engine.snapshot({"step": 0})(Path(folder))
+        for file in sorted(Path(folder).iterdir()):
+            walk(file.name, torch.load(file, weights_only=False))
+    return flat
+
+
+def _gradients(engine: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    """Under the names in the model; of experts those that this process holds."""
+    from deepspeed.utils import safe_get_full_grad
+
+    return {name: safe_get_full_grad(p).clone() for name, p in engine.model.named_parameters()}

@@ -10,7 +10,7 @@ from orchestrator.controller.observe import Observation
 from orchestrator.controller.report import job_status, run_parameters
 from orchestrator.cost.ledger import build_ledger
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.choose import Choice
+from orchestrator.launch.choices import Choice
 from orchestrator.launch.events import Event
 from orchestrator.status import ConditionType, JobStatus, Phase
 from orchestrator.tracking.mlflow import Reference

@@ -1,0 +1,108 @@
+"""What a run has gone through, in the hands of its launcher: its events, when it held devices, and what that cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from orchestrator.controller.observe import Observation
+from orchestrator.controller.record import Record
+from orchestrator.cost.ledger import Ledger, build_ledger
+from orchestrator.cost.meter import Rate, Spent, spent, total
+from orchestrator.cost.timeline import Held
+from orchestrator.launch.events import Ended, Event, EventLog, FailureClass, Progress, Started
+from orchestrator.launch.resolve import Resolved, read_resolved
+
+
+class History:
+    """Grows while the run is followed. Each attempt is priced at the rate that it was started with."""
+
+    def __init__(self, record: Record) -> None:
+        """UsageError if a file of the record is damaged."""
+        self._record, self._folder = record, record.folder
+        self._log = EventLog(self._folder.events)
+        self._offset = 0
+        self.events: list[Event] = []
+        self.observation = Observation(steps=0)
+        self.held = record.held()
+        self._rates: dict[int, Rate] = {}
+        self.read()
+        self._close_held()
+
+    def read(self) -> list[Event]:
+        """New events; what a driver of an earlier attempt still says is left out, since it no longer counts."""
+        found, self._offset = self._log.read(self._offset)
+        news = []
+        for event in found:
+            if event.attempt >= self.observation.attempt:
+                self.observation.add(event)
+                news.append(event)
+        self.events += news
+        return news
+
+    def end(
+        self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, time: float | None = None
+    ) -> None:
+        """Write an attempt's last event, which its driver has not written."""
+        steps = [e.step for e in self._of(resolved.attempt) if isinstance(e, Started | Progress)]
+        self._log.append(
+            "ended",
+            job=self._record.uid,
+            attempt=resolved.attempt,
+            incarnation=resolved.incarnation,
+            time=time,
+            outcome=outcome,
+            failure_class=failure,
+            message=message,
+            step=max(steps, default=None),
+        )
+        self.read()
+
+    def has_ended(self, attempt: int) -> bool:
+        """Whether its last event is written."""
+        return any(isinstance(event, Ended) for event in self._of(attempt))
+
+    def last_word(self, attempt: int) -> float | None:
+        """When the attempt was last known to hold its devices, or to say something."""
+        held = [one.end for one in self.held if one.attempt == attempt]
+        return max([*held, *(event.time for event in self._of(attempt))], default=None)
+
+    def _of(self, attempt: int) -> list[Event]:
+        return [event for event in self.events if event.attempt == attempt]
+
+    # ------------------------------------------------------------------ time and money
+    def hold(self, attempt: int, began: float, now: float) -> None:
+        """An attempt holds devices from now on."""
+        if not self.held or self.held[-1].attempt != attempt:
+            self.held.append(Held(attempt, began, now))
+
+    def extend(self, now: float) -> None:
+        """The last attempt holds its devices still."""
+        last = self.held[-1]
+        self.held[-1] = Held(last.attempt, last.start, max(last.start, now))
+
+    def _close_held(self) -> None:
+        """Up to the last word of its driver, if that went on after an earlier launcher had died."""
+        if self.held:
+            last = self.held[-1]
+            self.held[-1] = Held(last.attempt, last.start, self.last_word(last.attempt) or last.end)
+
+    def rate(self, attempt: int) -> Rate:
+        """What an hour of an attempt costs."""
+        if attempt not in self._rates:
+            self._rates[attempt] = read_resolved(self._folder.resolved(attempt)).rate
+        return self._rates[attempt]
+
+    def spent_at(self, moment: float) -> Spent | None:
+        """What all attempts together had used up at a moment; None while nothing was ever held."""
+        parts = [spent(max(0.0, min(moment, h.end) - h.start), self.rate(h.attempt)) for h in self.held]
+        return total(parts) if parts else None
+
+    def paid(self) -> Decimal:
+        """What was spent so far."""
+        found = self.spent_at(self.held[-1].end) if self.held else None
+        return found.amount if found is not None else Decimal(0)
+
+    def ledger(self, rate: Rate) -> Ledger:
+        """Where each second and dollar went; `rate` is the present one."""
+        rates = {one.attempt: self.rate(one.attempt) for one in self.held}
+        return build_ledger(self.events, self.held, rate, rates)

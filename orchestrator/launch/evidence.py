@@ -1,0 +1,50 @@
+"""What is left of a stalled attempt to see: states of its processes, and the stacks that its ranks wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.resolve import Resolved
+
+_WORKER = "RayTrainWorker"
+"""In the title that Ray gives to a worker."""
+_SHOWN = 16
+
+
+def describe(folder: RunFolder, resolved: Resolved, processes: Iterable[psutil.Process]) -> str:
+    """`worker processes: 4711 stopped, 4712 sleeping; stacks in .../logs of rank 1, none of rank 0`."""
+    return f"{workers_state(processes)}; {stacks(folder, resolved)}"
+
+
+def workers_state(processes: Iterable[psutil.Process]) -> str:
+    """What the workers among the processes of a session are doing; of the others, how many are stopped."""
+    states, stopped = [], 0
+    for process in processes:
+        with suppress(psutil.Error):
+            status = process.status()
+            if _WORKER in " ".join(process.cmdline()):
+                states.append(f"{process.pid} {status}")
+            else:
+                stopped += status == psutil.STATUS_STOPPED
+    said = f"worker processes: {_some(states)}" if states else "no worker process lives"
+    return f"{said}; {stopped} others are stopped" if stopped else said
+
+
+def stacks(folder: RunFolder, resolved: Resolved) -> str:
+    """Which ranks have left their stacks, and where."""
+    paths = {rank: folder.stacks(resolved.attempt, resolved.incarnation, rank) for rank in range(resolved.workers)}
+    left = [rank for rank, path in paths.items() if path.exists() and path.stat().st_size]
+    if not left:
+        return "no rank left its stacks"
+    said = f"stacks in {paths[left[0]].parent} of rank {_some(left)}"
+    silent = [rank for rank in paths if rank not in left]
+    return f"{said}, none of rank {_some(silent)}" if silent else said
+
+
+def _some(values: list[str] | list[int]) -> str:
+    rest = len(values) - _SHOWN
+    return ", ".join(map(str, values[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")

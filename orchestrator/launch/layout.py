@@ -1,0 +1,154 @@
+"""Chooses how the workers share the model and the batch. Called by `orchestrator.launch.choose` only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from model.config import ModelConfig
+from model.recipe import Layout
+from orchestrator.launch.choices import Choices, refusal
+from orchestrator.launch.limits import Asked, require_possible
+from orchestrator.spec import TrainingJob
+
+_MAX_BATCH_TOKENS = 1 << 20
+_MAX_MICRO_BATCH_TOKENS = 8192
+_STEPS_AIM = 2000
+_GPUS_PER_NODE = 8
+
+
+def choose_layout(
+    job: TrainingJob, config: ModelConfig, sequence: int, choose: Choices, *, begun_with: int | None = None
+) -> Layout:
+    """Expert parallelism, micro-batch and accumulation; `begun_with`: tokens of a batch that must not change."""
+    parallelism, compute = job.spec.parallelism, job.spec.compute
+    world = compute.world_size
+    require_possible(
+        Asked(
+            world_size=world,
+            expert_parallel=parallelism.expert or 1,
+            zero_stage=parallelism.zero_stage,
+            pipeline=parallelism.pipeline or 1,
+            precision=job.spec.training.precision or "",
+            accelerator=compute.accelerator,
+        )
+    )
+    expert = _expert(job, config, choose)
+    if begun_with is None:
+        batch = _batch(job, sequence, choose)
+    else:
+        batch = begun_with
+        _require_same_batch(job, batch // sequence)
+    sequences = batch // (world * sequence)
+    micro_batch = choose(
+        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(sequences, sequence)
+    )
+    return Layout(
+        world_size=world,
+        expert_parallel=expert,
+        zero_stage=parallelism.zero_stage,
+        micro_batch=micro_batch,
+        accumulation=sequences // micro_batch,
+        recompute=_recompute(job, choose),
+    )
+
+
+def _batch(job: TrainingJob, sequence: int, choose: Choices) -> int:
+    """Tokens of a batch, which the workers can share."""
+    training, micro, world = job.spec.training, job.spec.parallelism.micro_batch, job.spec.compute.world_size
+    unit = world * sequence * (micro or 1)
+    batch = choose(
+        "spec.training.globalBatchTokens",
+        training.global_batch_tokens,
+        lambda: _batch_tokens(training.tokens, unit),
+    )
+    if batch % unit:
+        below, above = batch // unit * unit, (batch // unit + 1) * unit
+        raise refusal(
+            "training.globalBatchTokens",
+            f"{batch} is no multiple of {unit} ({world} workers x {sequence} tokens"
+            f"{f' x microBatch {micro}' if micro else ''}): use {f'{below} or {above}' if below else above}",
+        )
+    if training.tokens < batch:
+        raise refusal(
+            "training.tokens",
+            f"{training.tokens} is less than one batch of {batch}: raise it, or lower globalBatchTokens",
+        )
+    return batch
+
+
+def _require_same_batch(job: TrainingJob, sequences: int) -> None:
+    """The workers can share the batch that the run has begun with."""
+    compute, micro = job.spec.compute, job.spec.parallelism.micro_batch
+    world = compute.world_size
+    if sequences % world:
+        raise refusal(
+            "compute.workers" if compute.accelerator == "cpu" else "compute.gpus",
+            f"{world} workers cannot share the {sequences} sequences of a batch, which the run has begun with: "
+            f"use {_nearest(world, sequences)}",
+        )
+    each = sequences // world
+    if micro is not None and each % micro:
+        raise refusal(
+            "parallelism.microBatch",
+            f"{micro} does not divide the {each} sequences per worker ({sequences} of a batch, {world} workers): "
+            f"use {_nearest(micro, each)}",
+        )
+
+
+def _nearest(number: int, whole: int) -> str:
+    """The divisors of `whole` next to `number`."""
+    below = next(size for size in range(min(number, whole), 0, -1) if whole % size == 0)
+    above = next((size for size in range(number, whole + 1) if whole % size == 0), None)
+    return f"{below} or {above}" if above else str(below)
+
+
+def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
+    """Workers that share one set of experts."""
+    compute, experts = job.spec.compute, config.n_routed_experts
+    world = compute.world_size
+    per_node = world
+    if compute.accelerator != "cpu":
+        per_node = choose(
+            "spec.compute.gpusPerNode",
+            compute.gpus_per_node,
+            lambda: (min(_GPUS_PER_NODE, world), f"{_GPUS_PER_NODE}, or all where there are fewer"),
+        )
+        if world > per_node and world % per_node:
+            below = world // per_node * per_node
+            raise refusal(
+                "compute.gpus",
+                f"{world} do not fill machines of {per_node}: use {below} or {below + per_node}",
+            )
+
+    def largest() -> tuple[int, str]:
+        size = 1
+        while 2 * size <= min(world, per_node) and world % (2 * size) == 0 and experts % (2 * size) == 0:
+            size *= 2
+        return size, f"largest power of two on one node that divides {world} workers and {experts} experts"
+
+    size = choose("spec.parallelism.expert", job.spec.parallelism.expert, largest)
+    if experts % size:
+        raise refusal("parallelism.expert", f"{size} does not divide the model's {experts} routed experts")
+    if world % size:
+        raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
+    return size
+
+
+def _batch_tokens(tokens: int, unit: int) -> tuple[int, str]:
+    """A power of two times `unit` that gives about 2,000 to 4,000 steps, where the bounds allow it."""
+    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
+    batch = unit << (wanted.bit_length() - 1)
+    return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
+
+
+def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
+    """The largest divisor of a worker's sequences that keeps a forward pass small."""
+    bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
+    size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
+    return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"
+
+
+def _recompute(job: TrainingJob, choose: Choices) -> Literal["none", "full"]:
+    given = job.spec.parallelism.recompute
+    choose("spec.parallelism.recompute", given, lambda: ("none", "fastest; full saves memory"))
+    return given or "none"

@@ -1,0 +1,43 @@
+"""Tells why Ray starts workers again. Runs in Ray Train's controller process; imported by the driver only."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping
+
+from ray.train.v2.api.callback import UserCallback
+
+from orchestrator.launch.reporter import FileReporter
+
+_SAME_SECONDS = 5.0
+"""Ray may tell one loss at several looks, 2 s apart; a new start of workers takes longer."""
+_SHOWN = 300
+
+
+class TellLosses(UserCallback):  # type: ignore[misc]  # Ray has no types
+    """Turns the loss of workers into an event. Never raises: Ray would end the run for that."""
+
+    def __init__(self, reporter: FileReporter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reporter, self._clock = reporter, clock
+        self._told: tuple[str, float] | None = None
+
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, BaseException]) -> None:
+        """See Ray."""
+        try:
+            message, now = describe(worker_exceptions), self._clock()
+            again = self._told is not None and self._told[0] == message and now - self._told[1] < _SAME_SECONDS
+            self._told = (message, now)
+            if not again and not self._reporter.has_failed():  # a worker has said itself why, and nobody goes on
+                self._reporter.workers_lost(message)
+        except Exception:  # noqa: BLE001 - see above
+            traceback.print_exc()
+
+
+def describe(failures: Mapping[int, BaseException]) -> str:
+    """`rank 1: ActorDiedError: The actor died ...`: the first one, since the others mostly fail because of it."""
+    ranks = ", ".join(str(rank) for rank in sorted(failures)[:16])
+    died = [error for error in failures.values() if "Died" in type(error).__name__]
+    error = (died or list(failures.values()))[0]
+    text = " ".join(str(error).split())[:_SHOWN]
+    return f"rank {ranks}: {type(error).__name__}: {text}"

@@ -1,0 +1,158 @@
+"""A run that goes on from a checkpoint: bitwise equal on the same topology, within 1e-6 on another, or refused.
+
+Each trap of DeepSpeed has a control here that leaves the remedy out and must differ.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from support import parity
+from support.engine_worker import Case, Outcome, run
+
+pytestmark = pytest.mark.processes
+Stage = Literal[0, 1, 2, 3]
+SAVED: tuple[tuple[int, Stage, int], ...] = (
+    (2, 0, 2), (2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 3, 1), (2, 3, 2), (4, 1, 4),
+)  # fmt: skip
+"""(processes, ZeRO stage, expert size) of the runs that save."""
+SAME = [one for one in SAVED if one[2] == 2]
+OTHER: tuple[tuple[tuple[int, Stage, int], tuple[int, Stage, int]], ...] = (
+    ((2, 1, 1), (2, 1, 2)), ((2, 1, 2), (2, 1, 1)), ((2, 1, 2), (2, 2, 1)), ((2, 2, 2), (2, 1, 2)),
+    ((2, 3, 1), (2, 3, 2)), ((2, 3, 2), (2, 3, 1)), ((4, 1, 4), (2, 1, 2)),
+    ((2, 1, 2), (4, 1, 4)), ((2, 1, 2), (4, 2, 1)), ((2, 3, 2), (4, 3, 4)),
+    ((2, 1, 2), (1, 1, 1)), ((2, 3, 2), (1, 3, 1)),
+)  # fmt: skip
+REFUSED: tuple[tuple[tuple[int, Stage, int], tuple[int, Stage, int]], ...] = (
+    ((2, 1, 2), (2, 3, 2)), ((2, 3, 2), (2, 2, 2)), ((2, 0, 2), (2, 1, 2)), ((2, 0, 2), (2, 0, 1)),
+)  # fmt: skip
+
+
+def key(one: tuple[int, Stage, int]) -> str:
+    return "w{}-z{}-ep{}".format(*one)
+
+
+def pair(source: tuple[int, Stage, int], target: tuple[int, Stage, int]) -> str:
+    return f"{key(source)}->{key(target)}"
+
+
+def goes_on(
+    name: str,
+    source: tuple[int, Stage, int],
+    target: tuple[int, Stage, int],
+    without: tuple[str, ...] = (),
+    said: tuple[int, Stage, int] | None = None,
+) -> Case:
+    """Loads the checkpoint of `source` in the layout `target`; `said`: the topology that it is taken for."""
+    return Case(
+        name,
+        parity.recipe(parity.layout(*target)),
+        load=key(source),
+        claim=parity.topology(parity.layout(*(said or source))),
+        without=without,
+        gradients=False,
+        state=source == target,
+    )
+
+
+def cases() -> list[tuple[int, list[Case]]]:
+    """Groups of cases by number of processes, in an order in which everything is saved before it is loaded."""
+    saves = {
+        world: [
+            Case(key(one), parity.recipe(parity.layout(*one)), save=key(one), gradients=False, state=True)
+            for one in SAVED
+            if one[0] == world
+        ]
+        for world in (2, 4)
+    }
+    loads: dict[int, list[Case]] = {1: [], 2: [], 4: []}
+    loads[2] += [goes_on(f"same {key(one)}", one, one) for one in SAME]
+    for source, target in OTHER + REFUSED:
+        loads[target[0]].append(goes_on(pair(source, target), source, target))
+    loads[2] += [
+        goes_on("native", (2, 1, 2), (2, 1, 1), said=(2, 1, 1)),
+        goes_on("no biases z1", (2, 1, 2), (2, 1, 1), ("_restore_biases",)),
+        goes_on("no biases z3", (2, 3, 2), (2, 3, 1), ("_restore_biases",)),
+        goes_on("no steps z3", (2, 3, 2), (2, 3, 1), ("_separate_adam_steps",)),
+        goes_on("no groups z3", (2, 3, 2), (2, 3, 1), ("_restore_groups",)),
+    ]
+    return [(4, saves[4]), (2, saves[2] + loads[2]), (4, loads[4]), (1, loads[1])]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]]:
+    folder: Path = tmp_path_factory.mktemp("checkpoints")
+    out: dict[str, list[Outcome]] = {}
+    for world, group in cases():
+        out |= run(folder, world, group)
+    return out
+
+
+def largest(a: Outcome, straight: Outcome) -> float:
+    """Largest difference of the losses after the resume and of the final weights."""
+    losses = [abs(x - y) for x, y in zip(a.losses, straight.losses[-len(a.losses) :], strict=True)]
+    weights = [(a.weights[name] - straight.weights[name]).abs().max().item() for name in straight.weights]
+    return max(losses + weights)
+
+
+@pytest.mark.parametrize("one", SAME, ids=key)
+def test_the_same_topology_goes_on_to_the_last_bit(
+    results: dict[str, list[Outcome]], one: tuple[int, Stage, int]
+) -> None:
+    for straight, resumed in zip(results[key(one)], results[f"same {key(one)}"], strict=True):
+        assert resumed.losses
+        assert resumed.losses == straight.losses[-len(resumed.losses) :]
+        assert resumed.norms == straight.norms[-len(resumed.norms) :]
+        assert resumed.random == straight.random, "random states"
+        assert resumed.state.keys() == straight.state.keys()
+        tensors = 0
+        for name, value in straight.state.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, resumed.state[name]), name
+                tensors += value.is_floating_point()
+        assert tensors > 10, "weights and moments should be among them"
+
+
+@pytest.mark.parametrize(("source", "target"), OTHER, ids=lambda one: key(one))
+def test_another_topology_goes_on_by_the_universal_form(
+    results: dict[str, list[Outcome]], source: tuple[int, Stage, int], target: tuple[int, Stage, int]
+) -> None:
+    resumed = results[pair(source, target)][0]
+    assert not resumed.error
+    assert len(resumed.losses) == 2
+    assert largest(resumed, results[key(source)][0]) <= 1e-6
+
+
+@pytest.mark.parametrize(("source", "target"), REFUSED, ids=lambda one: key(one))
+def test_what_cannot_be_loaded_is_refused_with_both_topologies(
+    results: dict[str, list[Outcome]], source: tuple[int, Stage, int], target: tuple[int, Stage, int]
+) -> None:
+    for rank in results[pair(source, target)]:
+        assert f"{source[0]} processes, experts over {source[2]}, ZeRO-{source[1]}, fp32" in rank.error
+        assert f"{target[0]} processes, experts over {target[2]}, ZeRO-{target[1]}, fp32" in rank.error
+        assert not rank.losses
+
+
+def test_without_conversion_deepspeed_takes_wrong_moments_silently(results: dict[str, list[Outcome]]) -> None:
+    wrong = results["native"][0]
+    assert not wrong.error
+    assert largest(wrong, results["w2-z1-ep2"][0]) > 1e-4
+
+
+@pytest.mark.parametrize(("name", "straight"), [("no biases z1", "w2-z1-ep2"), ("no biases z3", "w2-z3-ep2")])
+def test_without_our_copy_the_universal_load_loses_the_routing_biases(
+    results: dict[str, list[Outcome]], name: str, straight: str
+) -> None:
+    lost = results[name][0].weights
+    kept = results[straight][0].weights
+    biases = [n for n in kept if n.endswith("e_score_correction_bias")]
+    assert biases
+    for bias in biases:
+        assert (lost[bias] - kept[bias]).abs().max() > 5e-3, bias
+
+
+@pytest.mark.parametrize("name", ["no steps z3", "no groups z3"])
+def test_without_own_counters_and_settings_zero_3_goes_on_wrongly(results: dict[str, list[Outcome]], name: str) -> None:
+    """All groups would share one Adam step, which counts once for each; and all would have the first's decay."""
+    assert largest(results[name][0], results["w2-z3-ep2"][0]) > 1e-5
