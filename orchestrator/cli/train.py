@@ -30,7 +30,11 @@ def train_command(
     job: Annotated[Path | None, typer.Argument(help="A TrainingJob as YAML or JSON.")] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a field, e.g. training.tokens=2M; repeatable.", metavar="FIELD=VALUE"),
+        typer.Option(
+            "--set",
+            help="Change a field, e.g. training.tokens=2M; repeatable. With --resume: only what may change then.",
+            metavar="FIELD=VALUE",
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with an earlier run: its folder, e.g. runs/mini-20260101-120000.")
@@ -40,12 +44,10 @@ def train_command(
     """Train a model on this machine; Ctrl-C writes a checkpoint and stops.
 
     Examples: fathom train job.yaml --set training.tokens=2M
-    |  fathom train --resume runs/mini-20260101-120000
+    |  fathom train --resume runs/mini-20260101-120000 --set budget.limit=2.00
     """
     if (job is None) == (resume is None):
         raise UsageError("give either a job file or --resume RUN_FOLDER")
-    if resume is not None and assignments:
-        raise UsageError("a job is fixed once submitted: --set does not go with --resume")
     record = _record(job, assignments or [], resume)
     _require_training_packages()
     from orchestrator.cli.live import Display, say
@@ -67,7 +69,8 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
     from orchestrator.settings import Settings
 
     if resume is not None:
-        return Record.open(resume)
+        record = Record.open(resume)
+        return _changed(record, assignments) if assignments else record
     assert job is not None
     loaded, settings = load_job(job, assignments), Settings.load()
     if loaded.spec.suspend:
@@ -76,6 +79,14 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
         resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
     )
     return Record.create(settings.home, loaded)
+
+
+def _changed(record: Record, assignments: list[str]) -> Record:
+    _require_training_packages()
+    from orchestrator.controller.change import change
+    from orchestrator.settings import Settings
+
+    return change(record, assignments, Settings.load())
 
 
 def _require_reachable(resolved: Resolved) -> None:
@@ -147,7 +158,7 @@ def _exit(record: Record, result: Result) -> None:
     if result.ended.failure_class == "over-budget" and budget is not None:
         raise OverBudget(
             f"stopped at {_progress(result)}: the budget of {budget.limit} {budget.currency} does not allow more; "
-            "to train on, start a job with a larger budget.limit"
+            f"to train on: `fathom train --resume {record.folder.root} --set budget.limit=AMOUNT`"
         )
     raise Interrupted(f"stopped at {_progress(result)}; {again}")
 

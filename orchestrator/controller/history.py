@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 from orchestrator.controller.observe import Observation
@@ -92,15 +93,18 @@ class History:
             self._rates[attempt] = read_resolved(self._folder.resolved(attempt)).rate
         return self._rates[attempt]
 
-    def spent_at(self, moment: float) -> Spent | None:
-        """What all attempts together had used up at a moment; None while nothing was ever held."""
+    def spent_at(self, moment: float) -> Spent:
+        """What all attempts together had used up at a moment."""
         parts = [spent(max(0.0, min(moment, h.end) - h.start), self.rate(h.attempt)) for h in self.held]
-        return total(parts) if parts else None
+        return total(parts, self._currency())
+
+    def _currency(self) -> str:
+        last = self._folder.last_attempt()
+        return self.rate(last).currency if last else "USD"
 
     def paid(self) -> Decimal:
         """What was spent so far."""
-        found = self.spent_at(self.held[-1].end) if self.held else None
-        return found.amount if found is not None else Decimal(0)
+        return self.spent_at(math.inf).amount
 
     def ledger(self, rate: Rate) -> Ledger:
         """Where each second and dollar went; `rate` is the present one."""

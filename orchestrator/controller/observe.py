@@ -54,11 +54,10 @@ class Observation:
             self.checkpoint_step = max(self.checkpoint_step, event.step)
         elif isinstance(event, WorkersLost):
             self.running = False
-            self.warnings.append(f"workers are started again: {event.message}")
-        elif isinstance(event, Anomaly | Warning_):
-            self.warnings.append(event.message)
         elif isinstance(event, Ended):
             self.ended, self.running = event, False
+        if (remark := remark_on(event)) is not None:
+            self.warnings.append(remark)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -72,3 +71,10 @@ class Observation:
         if not speed or not self.step:
             return None
         return (self.steps - self.step) * (self.tokens / self.step) / speed
+
+
+def remark_on(event: Event) -> str | None:
+    """What a person should be told at once."""
+    if isinstance(event, WorkersLost):
+        return f"workers are started again: {event.message}"
+    return event.message if isinstance(event, Anomaly | Warning_) else None

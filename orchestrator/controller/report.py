@@ -162,7 +162,7 @@ def _progress(seen: Observation) -> Progress | None:
         # one that exploded beyond what the status can write must not end the launcher
         loss=None if loss is None or abs(loss) >= _LARGEST else f"{loss:.6f}",
         tokens_per_second=None if speed is None or abs(speed) >= _LARGEST else f"{speed:.1f}",
-        eta_seconds=None if left is None else round(left),
+        eta_seconds=None if left is None or left >= _LARGEST else round(left),
         observed_at=datetime.now(UTC),
     )
 

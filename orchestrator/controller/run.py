@@ -6,7 +6,6 @@ The driver is a process of its own: if this one dies, training goes on and `resu
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,17 +14,19 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
-from orchestrator.controller.decide import Decision, after_attempt
-from orchestrator.controller.observe import Observation
+from orchestrator.controller.change import resolve_next
+from orchestrator.controller.decide import Decision, Tally, after_attempt
+from orchestrator.controller.history import History
+from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import data_tags, job_status, run_parameters
-from orchestrator.cost.ledger import Ledger, build_ledger
-from orchestrator.cost.meter import Spent, cost, spent
-from orchestrator.cost.timeline import Held
+from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import OverBudget
 from orchestrator.launch import local
-from orchestrator.launch.events import Ended, Event, EventLog, FailureClass
-from orchestrator.launch.resolve import Resolved, resolve
+from orchestrator.launch.events import Ended, Event, FailureClass
+from orchestrator.launch.evidence import describe
+from orchestrator.launch.resolve import Resolved, read_resolved
+from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
 from orchestrator.tracking.artifacts import write_artifacts
 from orchestrator.tracking.mlflow import DatasetRef, RunTracker
@@ -63,17 +64,12 @@ class LocalRun:
     def __init__(self, record: Record, settings: Settings, say: Callable[[str], None]) -> None:
         self.record, self.settings, self.say = record, settings, say
         self.folder = record.folder
-        self.log = EventLog(self.folder.events)
-        self.held = record.held()
         self._stop: str | None = None
         self._kill = False
         self._driver = local.running(self.folder)
         """One that an earlier launcher left behind."""
-        self.events: list[Event] = []
-        self._offset = 0
-        self.observation = Observation(steps=0)
-        self._read(say=False)
-        self._close_held()
+        self.history = History(record)
+        self.observation = self.history.observation
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
         self.tracker = RunTracker(
@@ -97,10 +93,23 @@ class LocalRun:
                 self._track(partial(self._open_tracking, self.resolved))
                 return self._finish("succeed", ended)
             try:
+                if self._driver is None:
+                    self._end_earlier()
                 return self._attempts(show)
             except BaseException:
                 self._abandon()
                 raise
+
+    def _end_earlier(self) -> None:
+        """The last attempt's end, where its driver and its launcher both died before they could write it."""
+        last = self.folder.last_attempt()
+        if not last or last == self.resolved.attempt or self.history.has_ended(last):
+            return
+        message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
+        then = self.history.last_word(last)  # not now: nothing was held in between
+        resolved = read_resolved(self.folder.resolved(last))
+        self.history.end(resolved, "failed", FailureClass.DRIVER_LOST, message, time=then)
+        self.say(f"attempt {last}: {message}")
 
     def _abandon(self) -> None:
         """This process fails: training goes on without it if it can, but no MLflow run stays RUNNING for ever."""
@@ -111,13 +120,12 @@ class LocalRun:
 
     def _attempts(self, show: Callable[[Snapshot], None]) -> Result:
         """One after the other; whoever resumes a run grants it all its attempts anew."""
-        made = without_progress = 0
+        tally = Tally()
         while True:
             before = self.observation.checkpoint_step
             ended = self._attempt(show)
-            made += 1
-            without_progress = 0 if self.observation.checkpoint_step > before else without_progress + 1
-            decision = after_attempt(ended, self.record.job.spec.retry, made, without_progress)
+            tally = tally.add(ended, progressed=self.observation.checkpoint_step > before)
+            decision = after_attempt(ended, self.record.job.spec.retry, tally)
             if decision != "retry":
                 return self._finish(decision, ended)
             self.say(f"attempt {ended.attempt} ended: {ended.failure_class}: {ended.message}")
@@ -134,9 +142,29 @@ class LocalRun:
     def _attempt(self, show: Callable[[Snapshot], None]) -> Ended:
         driver = self._begin()
         self._track(partial(self._open_tracking, self.resolved))
+        hangs = self._follow(driver, show)
+        driver.kill()  # what it started may have outlived it
+        self._observe()
+        ended = self.observation.ended
+        if ended is None or ended.attempt != self.resolved.attempt:
+            ended = self._write_end(hangs)
+        self._save()
+        show(self._snapshot())
+        return ended
+
+    def _follow(self, driver: local.Driver, show: Callable[[Snapshot], None]) -> str | None:
+        """Until the driver is gone, or hangs; -> then what was seen of it."""
         ordered_at, tracked_at = 0.0, time.monotonic()
+        watch = Watch.of(self.resolved)
+        for event in self.history.events:
+            watch.add(event)
         while driver.alive():
-            self._observe()
+            for event in self._observe():
+                watch.add(event)
+            watch.look(time.monotonic())
+            if watch.driver_hangs():
+                seen = describe(self.folder, self.resolved, driver.session())
+                return f"the driver did not answer: no event for {watch.silent:.0f} s; {seen}"
             show(self._snapshot())
             if self._stop and not ordered_at:
                 local.order_stop(self.folder, self._stop, GRACE_SECONDS)
@@ -145,18 +173,11 @@ class LocalRun:
                 driver.kill()
             if time.monotonic() - tracked_at > TRACK_SECONDS:
                 if self._pending is None or self._pending.done():
-                    self._track(partial(self.tracker.replay, list(self.events), self._spent_at))
+                    self._track(partial(self.tracker.replay, list(self.history.events), self.history.spent_at))
                 self._save()
                 tracked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
-        driver.kill()  # what it started may have outlived it
-        self._observe()
-        ended = self.observation.ended
-        if ended is None or ended.attempt != self.resolved.attempt:
-            ended = self._driver_lost()
-        self._save()
-        show(self._snapshot())
-        return ended
+        return None
 
     def _begin(self) -> local.Driver:
         """The driver of this attempt, found or started. That it holds its devices is written down first of all."""
@@ -165,25 +186,19 @@ class LocalRun:
         if driver is None:
             driver = local.start(self.folder, self.resolved)
             self.observation.ended = None
-        if not self.held or self.held[-1].attempt != self.resolved.attempt:
-            self.held.append(Held(self.resolved.attempt, began, now))
-        self.record.save_held(self.held)
+        self.history.hold(self.resolved.attempt, began, now)
+        self.record.save_held(self.history.held)
         return driver
 
-    def _driver_lost(self) -> Ended:
-        """The driver ended without a word: the launcher writes the attempt's last event."""
-        ordered = self._stop is not None
-        self.log.append(
-            "ended",
-            job=self.record.uid,
-            attempt=self.resolved.attempt,
-            incarnation=self.resolved.incarnation,
-            outcome="stopped" if ordered else "failed",
-            failure_class=FailureClass.INTERRUPTED if ordered else FailureClass.DRIVER_LOST,
-            message=self._stop or f"the driver ended without a word; see {self.folder.log(self.resolved.attempt)}",
-            step=self.observation.checkpoint_step,
-        )
-        self._read()
+    def _write_end(self, hangs: str | None) -> Ended:
+        """The driver ended without a word, or was ended: the launcher writes the attempt's last event."""
+        if hangs is not None:
+            self.history.end(self.resolved, "failed", FailureClass.STALLED, hangs)
+        elif self._stop is not None:
+            self.history.end(self.resolved, "stopped", FailureClass.INTERRUPTED, self._stop)
+        else:
+            message = f"the driver ended without a word; see {self.folder.log(self.resolved.attempt)}"
+            self.history.end(self.resolved, "failed", FailureClass.DRIVER_LOST, message)
         assert self.observation.ended is not None
         return self.observation.ended
 
@@ -197,63 +212,29 @@ class LocalRun:
         """As it was written if the attempt is known; otherwise decided now, with a new incarnation."""
         path = self.folder.resolved(attempt)
         if path.exists():
-            return Resolved.model_validate_json(path.read_text())
-        spent_before = Decimal(0)
-        previous = self.folder.resolved(attempt - 1)
-        if previous.exists():
-            rate = Resolved.model_validate_json(previous.read_text()).rate
-            spent_before = cost(sum(h.end - h.start for h in self.held), rate)
-        return resolve(
-            self.record.job,
-            uid=self.record.uid,
-            attempt=attempt,
-            incarnation=secrets.token_hex(4),
-            settings=self.settings,
-            storage_uri=str(self.folder.root),
-            spent=spent_before,
-        )
+            return read_resolved(path)
+        return resolve_next(self.record, self.history, self.settings, attempt)
 
-    # ------------------------------------------------------------------ observing
-    def _read(self, *, say: bool = True) -> None:
-        """New events; what a driver of an earlier attempt still says is left out, since it no longer counts."""
-        found, self._offset = self.log.read(self._offset)
-        for event in found:
-            if event.attempt < self.observation.attempt:
-                continue
-            known = len(self.observation.warnings)
-            self.observation.add(event)
-            for warning in self.observation.warnings[known:] if say else []:
-                self.say(warning)
-            self.events.append(event)
-
-    def _observe(self) -> None:
+    def _observe(self) -> list[Event]:
         """What the driver has said, and that it has held its devices until now."""
-        self._read()
-        last = self.held[-1]
-        self.held[-1] = Held(last.attempt, last.start, max(last.start, time.time()))
-
-    def _close_held(self) -> None:
-        """Up to the last word of its driver, if that went on after an earlier launcher had died."""
-        if not self.held:
-            return
-        last = self.held[-1]
-        words = [event.time for event in self.events if event.attempt == last.attempt]
-        self.held[-1] = Held(last.attempt, last.start, max([last.end, *words]))
-
-    def _spent_at(self, moment: float) -> Spent:
-        seconds = sum(max(0.0, min(moment, h.end) - h.start) for h in self.held)
-        return spent(seconds, self.resolved.rate)
+        news = self.history.read()
+        for event in news:
+            if (remark := remark_on(event)) is not None:
+                self.say(remark)
+        self.history.extend(time.time())
+        return news
 
     def _snapshot(self) -> Snapshot:
-        amount = self._spent_at(time.time()).amount
+        amount = self.history.spent_at(time.time()).amount
         return Snapshot(self.observation, self.resolved, amount, self._stop is not None)
 
     # ------------------------------------------------------------------ recording
     def _save(self) -> None:
-        ledger = build_ledger(self.events, self.held, self.resolved.rate)
-        self.record.save_held(self.held)
+        history, ledger = self.history, self.history.ledger(self.resolved.rate)
+        self.record.save_held(history.held)
         replace_file(self.folder.ledger, ledger.to_json())
-        status = job_status(self.resolved, self.observation, self.events, ledger, self.held, self.tracker.reference)
+        run = self.tracker.reference
+        status = job_status(self.resolved, self.observation, history.events, ledger, history.held, run)
         self.record.save_status(status)
 
     def _track(self, task: Callable[[], object]) -> None:
@@ -274,19 +255,19 @@ class LocalRun:
         )
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:
-        ledger = build_ledger(self.events, self.held, self.resolved.rate)
+        ledger = self.history.ledger(self.resolved.rate)
         load = self.folder.artifacts / "expert_load.json"
         write_artifacts(
             self.folder.artifacts,
-            self.events,
+            self.history.events,
             ledger,
             self.resolved.model_dump_json(indent=1),
             load.read_text() if load.exists() else None,
-            spent_at=self._spent_at,
+            spent_at=self.history.spent_at,
         )
         if self._pending is not None:
             self._pending.result()
-        self.tracker.replay(self.events, self._spent_at)
+        self.tracker.replay(self.history.events, self.history.spent_at)
         self.tracker.log_artifacts(self.folder.artifacts)
         outcome = {"succeed": "succeeded", "stop": "stopped"}.get(decision, "failed")
         self.tracker.close(outcome, ledger)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ linear in the seconds to more than thirty digits; only `money` rounds, for peopl
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Literal
@@ -74,20 +74,16 @@ def spent(seconds: float | Decimal, rate: Rate) -> Spent:
         return Spent(exact, rate.units * exact / 3600, cost(exact, rate), rate.currency)
 
 
-def total(parts: Sequence[Spent]) -> Spent:
-    """The sum of several, of which there is at least one; all in one currency."""
-    first, *rest = parts
+def total(parts: Iterable[Spent], currency: str) -> Spent:
+    """The sum of several, all in one currency."""
+    found = Spent(Decimal(0), Decimal(0), Decimal(0), currency)
     with localcontext(prec=_DIGITS):
-        for part in rest:
-            if part.currency != first.currency:
-                raise ValueError(f"{first.currency} and {part.currency} do not add up")
-            first = Spent(
-                first.seconds + part.seconds,
-                first.unit_hours + part.unit_hours,
-                first.amount + part.amount,
-                first.currency,
-            )
-    return first
+        for part in parts:
+            if part.currency != currency:
+                raise ValueError(f"{currency} and {part.currency} do not add up")
+            seconds, hours = found.seconds + part.seconds, found.unit_hours + part.unit_hours
+            found = Spent(seconds, hours, found.amount + part.amount, currency)
+    return found
 
 
 def money(amount: Decimal, currency: str) -> str:

@@ -92,7 +92,7 @@ def test_details_survive() -> None:
         "minimum": 1,
         "maximum": 10**15,
     }
-    assert _property(schema, "parallelism.zeroStage")["enum"] == [1]
+    assert _property(schema, "parallelism.zeroStage")["enum"] == [0, 1, 2, 3]
     assert _property(schema, "training.precision")["enum"] == ["fp32", "bf16"]
     clipping = _property(schema, "training.optimizer.gradientClipping")
     assert (clipping["minimum"], clipping["exclusiveMinimum"], clipping["default"]) == (0, True, 1.0)

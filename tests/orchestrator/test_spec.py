@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from model.config import ModelConfig
+from model.recipe import Anomalies
 from orchestrator.plan.hardware import accelerator
 from orchestrator.spec import MODEL_FIELDS, Compute, ModelOverrides, TrainingJob
 
@@ -78,6 +79,12 @@ def test_defaults() -> None:
     assert job.spec.budget is None
 
 
+def test_defaults_of_anomalies_are_those_of_the_recipe() -> None:
+    ours, theirs = parse().spec.training.anomalies.model_dump(), Anomalies().model_dump()
+    assert ours == {name: theirs[name] for name in ours}
+    assert set(theirs) - set(ours) == {"minimum"}
+
+
 def test_jobs_are_values() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         setattr(parse().spec.training, "tokens", 5)  # noqa: B010 - mypy would refuse the plain assignment
@@ -103,7 +110,12 @@ def test_jobs_are_values() -> None:
         ({"model": {"preset": "mini", "overrides": {"size": 1}}}, "spec.model.overrides.size"),
         ({"compute": CPU | {"memoryPerWorker": "2GB"}}, "spec.compute.memoryPerWorker"),
         ({"compute": CPU | {"image": "a b; rm -rf /"}}, "spec.compute.image"),
-        ({"parallelism": {"zeroStage": 3}}, "spec.parallelism.zeroStage"),
+        ({"parallelism": {"zeroStage": 4}}, "spec.parallelism.zeroStage"),
+        ({"parallelism": {"pipeline": 0}}, "spec.parallelism.pipeline"),
+        ({"retry": {"stallMinutes": 0.04}}, "spec.retry.stallMinutes"),
+        ({"retry": {"stallMinutes": 1441}}, "spec.retry.stallMinutes"),
+        ({"training": {"tokens": 1, "anomalies": {"action": "ignore"}}}, "spec.training.anomalies.action"),
+        ({"training": {"tokens": 1, "anomalies": {"window": 3}}}, "spec.training.anomalies.window"),
         ({"tracking": {"tags": {f"t{n}": "x" for n in range(33)}}}, "spec.tracking.tags"),
         ({"tracking": {"tags": {"a": 1}}}, "spec.tracking.tags.a"),
         ({"suspend": "yes"}, "spec.suspend"),

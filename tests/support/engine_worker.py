@@ -134,7 +134,6 @@ def _train(engine: Any, folder: Path, case: Case, out: Outcome) -> None:  # noqa
     recipe, start = case.recipe, 0
     if case.load is not None:
         start = _load(engine, folder, case)
-    out.random = torch.rand(1).item()
     for step in range(start, case.steps):
         out.losses.append(_micro_steps(engine, recipe, step))
         if step == 0 and case.gradients:
@@ -148,10 +147,10 @@ def _train(engine: Any, folder: Path, case: Case, out: Outcome) -> None:  # noqa
             target.mkdir(parents=True, exist_ok=True)
             engine.snapshot({"step": step + 1})(target)
             torch.distributed.barrier()
-            torch.rand(1)
     out.weights = dict(engine.full_weights())
     if case.state:
         out.state = _state(engine)
+    out.random = torch.rand(1).item()
     out.router_calls = [r.calls for r in engine.routings()]
     out.expert_calls = engine.expert_calls()
 

@@ -121,7 +121,15 @@ def test_a_living_driver_is_found_again_and_a_dead_one_is_not(folder: RunFolder,
     assert running(folder) is None, "the lock's file still names it"
 
 
-@pytest.mark.parametrize("said", ["", "{", "[]", '{"pid": 1}', '{"pid": 1, "started": 0, "boot": 0}'])
+STRANGE = [
+    "", "{", "[]", "null", '{"pid": 1}', '{"pid": 1, "started": 0, "boot": 0}', '{"pid": "x", "started": 0, "boot": 0}',
+    '{"pid": null, "started": null, "boot": null}', '{"pid": [1], "started": 0, "boot": 0}',
+    '{"pid": NaN, "started": 0, "boot": 0}', '{"pid": -1, "started": 0, "boot": 0}',
+    '{"pid": 1e99, "started": Infinity, "boot": 0}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", STRANGE)
 def test_a_lock_held_by_nobody_who_is_known_is_a_conflict(
     folder: RunFolder, start: Start, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +179,6 @@ def test_a_kill_spares_everybody_else(start: Start) -> None:
 def test_a_second_driver_of_a_run_ends_and_says_who_has_it(folder: RunFolder, start: Start) -> None:
     """The real driver: it finds its configuration and the lock, and touches nothing."""
     holder = start(HOLD, str(folder.lock))
-    folder.failure.write_text("{}")
     order_stop(folder, "of an earlier attempt", 10)
     plan = resolved(attempt=3, storage=str(folder.root))
     driver = local.start(folder, plan)
@@ -182,7 +189,6 @@ def test_a_second_driver_of_a_run_ends_and_says_who_has_it(folder: RunFolder, st
     assert type(plan).model_validate_json(folder.resolved(3).read_text()) == plan
     assert folder.last_attempt() == 3
     assert not folder.control.exists(), "an old order would stop the new attempt"
-    assert not folder.failure.exists(), "an old failure would be taken for its own"
     assert not folder.events.exists()
 
 

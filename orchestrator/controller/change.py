@@ -1,0 +1,96 @@
+"""What may change when a run goes on: a few fields of the job, and the attempt that follows from them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from orchestrator.controller.history import History
+from orchestrator.controller.record import Record
+from orchestrator.errors import UsageError
+from orchestrator.jobfile import load_job
+from orchestrator.launch.resolve import Resolved, read_resolved, resolve
+from orchestrator.settings import Settings
+from orchestrator.spec import TrainingJob
+
+CHANGEABLE = (
+    "budget.limit", "retry.*", "tracking.tags.*", "checkpoint.intervalMinutes", "checkpoint.keep", "parallelism.*",
+    "compute.workers", "compute.gpus", "compute.gpusPerNode", "compute.priceClass", "compute.cpuPerWorker",
+    "compute.memoryPerWorker",
+)  # fmt: skip
+"""All else is what the run is: its model, data, mathematics and name."""
+
+
+def change(record: Record, assignments: Sequence[str], settings: Settings) -> Record:
+    """The record with `assignments` applied to its job; UsageError for what must stay, InvalidJob for wrong values.
+
+    Conflict while a driver lives. Nothing is written unless the next attempt can be resolved.
+    """
+    job = _assigned(record.job, assignments)
+    _require_changeable(record.job, job)
+    history = History(record)
+    _require_budget(job, history.paid())
+    changed = Record(record.folder, record.uid, job)
+    resolve_next(changed, history, settings, record.folder.last_attempt() + 1)
+    return record.change(job)
+
+
+def resolve_next(record: Record, history: History, settings: Settings, attempt: int) -> Resolved:
+    """Decide an attempt with a new incarnation: on what is left of the money, with the recipe of the one before."""
+    previous = record.folder.resolved(attempt - 1)
+    return resolve(
+        record.job,
+        uid=record.uid,
+        attempt=attempt,
+        incarnation=secrets.token_hex(4),
+        settings=settings,
+        storage_uri=str(record.folder.root),
+        spent=history.paid(),
+        earlier=read_resolved(previous) if previous.exists() else None,
+    )
+
+
+def _assigned(job: TrainingJob, assignments: Sequence[str]) -> TrainingJob:
+    """As if the assignments had been given with the job's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps(job.document()))
+        return load_job(path, assignments)
+
+
+def _require_changeable(before: TrainingJob, after: TrainingJob) -> None:
+    old, new = _flat(before.document()), _flat(after.document())
+    for path in sorted(old.keys() | new.keys()):
+        field = path.removeprefix("spec.")
+        added_with_limit = field == "budget.currency" and before.spec.budget is None
+        if old.get(path) == new.get(path) or added_with_limit:
+            continue
+        if not any(fnmatchcase(field, pattern) for pattern in CHANGEABLE):
+            raise UsageError(
+                f"{field} cannot change when a run is resumed: only {', '.join(CHANGEABLE)} can; start a new job"
+            )
+
+
+def _require_budget(job: TrainingJob, paid: Decimal) -> None:
+    budget = job.spec.budget
+    if budget is not None and budget.amount < paid:
+        raise UsageError(
+            f"budget.limit={budget.limit} is below the {paid:.6f} {budget.currency} that are spent: give more"
+        )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
