@@ -212,7 +212,7 @@ class Loop:
         """Rank 0: begin as the newest writer. -> epoch, checkpoint to go on from, what has happened so far."""
         epoch = self.store.claim()
         self.store.sweep()
-        found, problems = self.store.newest()
+        found, problems = self.store.resume_point()
         for problem in problems:
             self.reporter.warning(f"checkpoint passed over: {problem}")
         if found is not None:

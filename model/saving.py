@@ -6,6 +6,7 @@ A checkpoint that could not be written is given up and said; the one before stay
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,8 +94,11 @@ class Saver:
     # ------------------------------------------------------------------ in the other thread
     def _put(self, step: int, write: Callable[[Path], None]) -> list[StoredFile]:
         folder = self.store.staging()
-        write(folder)
-        return self.store.upload(step, folder)
+        try:
+            write(folder)
+            return self.store.upload(step, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # what a full disk has left of it
 
     def _publish(self, step: int, files: tuple[StoredFile, ...], seconds: float) -> None:
         try:

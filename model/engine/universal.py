@@ -23,17 +23,11 @@ def problem(saved: Topology, wanted: Topology) -> str | None:
     return None
 
 
-def describe(topology: Topology) -> str:
-    """In words."""
-    t = topology
-    return f"{t.world_size} processes, experts over {t.expert_parallel}, ZeRO-{t.zero_stage}, {t.precision}"
-
-
 def require_loadable(saved: Topology, wanted: Topology) -> None:
     """CheckpointError that names both topologies where loading would fail or, worse, would not fail."""
     if saved != wanted and (reason := problem(saved, wanted)) is not None:
         raise CheckpointError(
-            f"the checkpoint was written by {describe(saved)}, this run has {describe(wanted)}: {reason}; "
+            f"the checkpoint was written by {saved}, this run has {wanted}: {reason}; "
             "resume with the parallelism of the checkpoint"
         )
 

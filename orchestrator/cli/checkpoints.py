@@ -20,7 +20,7 @@ import typer
 from orchestrator.errors import Conflict, FathomError, Interrupted, NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
-    from model.checkpoint import Manifest, Store, Topology
+    from model.checkpoint import Manifest, Store
     from orchestrator.controller.record import Record
     from orchestrator.launch.resolve import Resolved
 
@@ -211,14 +211,6 @@ def look(store: Store, step: int, *, contents: bool) -> Row | None:
     return Row(step, State.ok, manifest=manifest)
 
 
-def topology_words(topology: Topology) -> str:
-    """For people: how training was spread."""
-    size, expert = topology.world_size, topology.expert_parallel
-    parts = ["1 process" if size == 1 else f"{size} processes"]
-    parts += [f"experts over {expert}"] if expert > 1 else []
-    return ", ".join([*parts, f"ZeRO-{topology.zero_stage}", topology.precision])
-
-
 def _known(store: Store, wanted: Sequence[int]) -> list[int]:
     """NotFound if one of them does not exist."""
     there = store.steps()
@@ -333,7 +325,7 @@ def _print_table(rows: Sequence[Row]) -> None:
                 short(manifest.tokens),
                 short(manifest.size, "B"),
                 f"{datetime.fromtimestamp(manifest.created, UTC):%Y-%m-%d %H:%M}",
-                topology_words(manifest.topology),
+                str(manifest.topology),
                 f"{manifest.identity.attempt}/{manifest.identity.incarnation}/{manifest.epoch}",
             ]
         table.add_row(str(row.step), *cells, row.state.value)

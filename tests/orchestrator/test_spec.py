@@ -80,7 +80,7 @@ def test_defaults() -> None:
 
 
 def test_defaults_of_anomalies_are_those_of_the_recipe() -> None:
-    ours, theirs = parse().spec.training.anomalies.model_dump(), Anomalies().model_dump()
+    ours, theirs = parse().spec.training.anomalies.model_dump(by_alias=False), Anomalies().model_dump()
     assert ours == {name: theirs[name] for name in ours}
     assert set(theirs) - set(ours) == {"minimum"}
 

@@ -13,7 +13,6 @@ from support.checkpoints import save, upload
 from support.runs import resolved, tiny_job
 
 from model.checkpoint import Identity, Store
-from orchestrator.cli.checkpoints import topology_words
 from orchestrator.cli.main import main
 from orchestrator.controller.record import Record
 from orchestrator.launch.local import hold_lock
@@ -143,8 +142,8 @@ def test_list_looks_at_no_contents(cli: Cli, run: Path, store: Store) -> None:
 def test_topology_in_words(store: Store) -> None:
     topology = store.verify(5).topology
     alone = topology.model_copy(update={"world_size": 1, "expert_parallel": 1, "zero_stage": 0, "precision": "bf16"})
-    assert topology_words(topology) == "2 processes, experts over 2, ZeRO-1, fp32"
-    assert topology_words(alone) == "1 process, ZeRO-0, bf16"
+    assert str(topology) == "2 processes, experts over 2, ZeRO-1, fp32"
+    assert str(alone) == "1 process, ZeRO-0, bf16"
 
 
 # ------------------------------------------------------------------- verify

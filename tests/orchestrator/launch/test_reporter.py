@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from model.anomaly import Incident
 from model.reporting import Reporter, Stop
-from orchestrator.launch.base import RunFolder
 from orchestrator.launch import events as events_module
+from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
     Anomaly,
     CheckpointAndStop,

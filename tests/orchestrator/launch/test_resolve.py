@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from model.dataset import content_digest, read_manifest
+from model.recipe import Anomalies
 from orchestrator.errors import InvalidJob, OverBudget, UsageError
 from orchestrator.launch.choose import LEARNING_RATES
-from orchestrator.launch.resolve import Resolved, quantity_bytes, resolve
+from orchestrator.launch.resolve import Resolved, quantity_bytes, read_resolved, resolve
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
@@ -123,7 +124,9 @@ def test_a_laptop_job(data: Path) -> None:
         3,
     )
     assert (recipe.eval_every_steps, recipe.eval_tokens) == (24, 20_000)
-    assert (resolved.tracking.experiment, resolved.max_failures) == ("mini", 4)
+    assert (resolved.tracking.experiment, resolved.restarts_without_progress) == ("mini", 2)
+    assert resolved.stall_seconds == 300
+    assert recipe.anomalies == Anomalies()
     assert resolved.hard_deadline_seconds is None
     assert resolved.rate.units == 2
 
@@ -291,6 +294,7 @@ def test_a_vocabulary_that_does_not_fit(tmp_path: Path) -> None:
             ["3", "16"],
         ),
         ({"compute": {"accelerator": "H100", "gpus": 12}}, "compute.gpus", ["12", "8", "16"]),
+        ({"parallelism": {"pipeline": 2}}, "parallelism.pipeline", ["2 stages", "parallelism.expert", "zeroStage"]),
         ({"training": {"schedule": {"warmupSteps": 300}}}, "training.schedule.warmupSteps", ["300", "164"]),
         (
             {"training": {"schedule": {"finalLearningRate": 0.5}}},
@@ -357,3 +361,121 @@ def test_pretraining_starts_before_the_context_extension(data: Path) -> None:
     assert resolved.recipe.model.yarn is None
     assert resolved.recipe.model.max_position_embeddings == 4096
     assert chosen(resolved)["spec.model.overrides.maxPositions"] == "4096"
+
+
+# Attempts after the first
+
+
+def layout(resolved: Resolved) -> tuple[int, int, int, int, int]:
+    chosen = resolved.recipe.layout
+    return (
+        chosen.world_size, chosen.expert_parallel, chosen.zero_stage, chosen.micro_batch, chosen.accumulation,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [8192, None], ids=["given", "chosen"])
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ({}, (2, 2, 1, 16, 1)),
+        ({"compute": {"accelerator": "cpu", "workers": 1}}, (1, 1, 1, 32, 1)),
+        ({"compute": {"accelerator": "cpu", "workers": 4}}, (4, 4, 1, 8, 1)),
+        ({"compute": {"accelerator": "cpu", "workers": 8}, "parallelism": {"expert": 2}}, (8, 2, 1, 4, 1)),
+        ({"parallelism": {"expert": 1, "zeroStage": 3}}, (2, 1, 3, 16, 1)),
+        ({"parallelism": {"microBatch": 4}}, (2, 2, 1, 4, 4)),
+        ({"parallelism": {"pipeline": 1, "recompute": "full"}}, (2, 2, 1, 16, 1)),
+    ],
+)
+def test_a_later_attempt_has_another_layout_and_the_same_mathematics(
+    data: Path, given: int | None, patch: Patch, expected: tuple[int, ...]
+) -> None:
+    training = {"training": {"tokens": 20_000_000, "globalBatchTokens": given}}
+    first = run(data, training)
+    assert first.recipe.batch_tokens == 8192, "so that both cases expect the same"
+    later = run(data, _merge(training, patch), earlier=first, attempt=2)
+    assert layout(later) == expected
+    assert later.recipe.model_copy(update={"layout": first.recipe.layout}) == first.recipe
+    assert later.recipe.batch_tokens == first.recipe.batch_tokens
+    assert later.workers == later.recipe.layout.world_size
+
+
+def test_a_later_attempt_shows_all_that_was_ever_chosen(data: Path) -> None:
+    open_job: Patch = {"data": {"sequenceLength": None}, "training": {"globalBatchTokens": None}}
+    first = run(data, open_job)
+    assert sorted(chosen(run(data, open_job, earlier=first, attempt=2)).items()) == sorted(chosen(first).items())
+    given = _merge(open_job, {"parallelism": {"microBatch": 1}})
+    later = run(data, given, earlier=first, attempt=2)
+    assert set(chosen(first)) - set(chosen(later)) == {"spec.parallelism.microBatch"}
+    third = run(data, given, earlier=later, attempt=3)
+    assert third.chosen == later.chosen, "they do not pile up"
+
+
+def test_what_may_change_does(data: Path) -> None:
+    first = run(data)
+    patch = {"checkpoint": {"intervalMinutes": 7.0, "keep": 9}, "retry": {"stallMinutes": 1.5}}
+    later = run(data, patch, earlier=first, attempt=2)
+    assert (later.recipe.checkpoint.interval_seconds, later.recipe.checkpoint.keep) == (420, 9)
+    assert later.stall_seconds == 90
+
+
+@pytest.mark.parametrize(
+    ("patch", "path", "words"),
+    [
+        ({"compute": {"accelerator": "cpu", "workers": 3}}, "compute.workers", ["3 workers", "32 seq", "2 or 4"]),
+        ({"compute": {"accelerator": "cpu", "workers": 64}}, "compute.workers", ["64 workers", "use 32"]),
+        ({"parallelism": {"microBatch": 3}}, "parallelism.microBatch", ["3 does", "16 sequences", "2 or 4"]),
+        ({"parallelism": {"pipeline": 4}}, "parallelism.pipeline", ["4 stages"]),
+    ],
+)
+def test_a_layout_that_cannot_share_the_batch_is_refused(
+    data: Path, patch: Patch, path: str, words: list[str]
+) -> None:
+    first = run(data)
+    with pytest.raises(InvalidJob) as caught:
+        run(data, patch, earlier=first, attempt=2)
+    [problem] = caught.value.problems
+    assert problem.path == f"spec.{path}"
+    for word in words:
+        assert word in problem.message
+
+
+def test_gpus_are_named_where_they_are_the_workers(data: Path) -> None:
+    model: Patch = {"training": {"globalBatchTokens": 16 * 256}}
+    first = run(data, H100 | model)
+    with pytest.raises(InvalidJob, match=r"compute\.gpus: 32 workers cannot share the 16 sequences"):
+        run(data, _merge(H100 | model, {"compute": {"accelerator": "H100", "gpus": 32}}), earlier=first, attempt=2)
+
+
+def test_relative_paths_stay_where_the_first_attempt_found_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    first = run("data", {"checkpoint": {"uri": "c"}})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    later = run("data", {"checkpoint": {"uri": "c"}}, earlier=first, attempt=2)
+    assert (later.recipe.data, later.storage_uri) == (first.recipe.data, first.storage_uri)
+    assert later.recipe.checkpoint.uri == first.recipe.checkpoint.uri
+    moved = run("data", earlier=run(str(data)), attempt=2, storage_uri="/moved/run")
+    assert moved.storage_uri == "/moved/run", "storage in the run's own folder moves with it"
+
+
+def test_one_job_is_paid_in_one_currency(data: Path) -> None:
+    first = run(data)
+    paid = first.model_copy(update={"rate": first.rate.model_copy(update={"currency": "EUR"})})
+    with pytest.raises(UsageError, match=r"attempt 1 was paid in EUR.* in USD"):
+        run(data, earlier=paid, attempt=2)
+
+
+@pytest.mark.parametrize("window", [4, 16, 128, 1000])
+def test_judging_begins_before_the_window_is_full(data: Path, window: int) -> None:
+    found = run(data, {"training": {"anomalies": {"window": window, "maxRollbacks": 0}}}).recipe.anomalies
+    assert (found.window, found.minimum, found.max_rollbacks) == (window, min(32, window), 0)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", b"\xff"])
+def test_a_damaged_configuration_is_named(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "resolved-1.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=r"resolved-1\.json cannot be read"):
+        read_resolved(path)

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.fence import Acceptance
-from model.manifest import MANIFEST, CheckpointError, Unfinished, tag_epoch
-from model.reading import Reader, step_folder
+from model.checkpoint.fence import Acceptance
+from model.checkpoint.manifest import MANIFEST, CheckpointError, Unfinished, tag_epoch
+from model.checkpoint.reading import Reader, step_folder
 
 
 def doomed(reader: Reader, acceptance: Acceptance, steps: Sequence[int], keep: int) -> list[int]:

@@ -25,10 +25,10 @@ from support.checkpoints import (
     with_two,
 )
 
-import model.reading
+import model.checkpoint.reading
 from model.checkpoint import CheckpointError, Fenced, Store
-from model.remote import open_storage
-from model.storage import LocalStorage
+from model.checkpoint.remote import open_storage
+from model.checkpoint.storage import LocalStorage
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_a_remote_storage_out_of_reach_is_no_damage(remote: str, monkeypatch: py
 def test_huge_remote_manifests_are_not_read(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = claimed(remote)
     save(store, 5)
-    monkeypatch.setattr(model.reading, "LIMIT", 10)
+    monkeypatch.setattr(model.checkpoint.reading, "LIMIT", 10)
     found, problems = store.newest()
     assert found is None
     assert "at most 10 are read" in problems[0]
@@ -429,3 +429,15 @@ def test_filesystems_that_cannot_create_look_first(remote: str, monkeypatch: pyt
     with pytest.raises(FileExistsError):
         storage.create("a", b"2")
     assert storage.read("a", 1) == b"1"
+
+
+def test_where_nothing_can_be_used_nobody_begins_anew(root: Path) -> None:
+    store = claimed(root)
+    save(store, 10)
+    assert store.resume_point()[0] is not None
+    file = next(root.glob("checkpoints/step-10/*/*"))
+    file.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* `fathom checkpoints rm`"):
+        store.resume_point()
+    (root / "checkpoints/step-10/manifest.json").unlink()  # as if it had never been finished
+    assert store.resume_point() == (None, ["step-10: unfinished: it has no manifest"])

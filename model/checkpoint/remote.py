@@ -1,4 +1,4 @@
-"""Storage on any filesystem that fsspec opens; see `model.storage` for what it promises."""
+"""Storage on any filesystem that fsspec opens; see `model.checkpoint.storage` for what it promises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from model.storage import Digest, Entry, LocalStorage, require_size
+from model.checkpoint.storage import Digest, Entry, LocalStorage, require_size
 
 _TRIES = 5
 _BLOCK = 16 * 1024 * 1024

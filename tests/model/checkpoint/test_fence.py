@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.checkpoints import KEY, claimed, identity, manifest_for, newest_step, save, upload
 
 from model.checkpoint import CheckpointError, Fenced, Store
-from model.storage import LocalStorage
+from model.checkpoint.storage import LocalStorage
 
 
 @pytest.fixture

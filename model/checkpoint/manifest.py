@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
 
 
 class Unfinished(CheckpointError):
-    """Its writer ended before publishing it."""
+    """It never counted: its writer ended before publishing it, or had been replaced by then."""
 
 
 class Fenced(RuntimeError):
@@ -50,6 +50,12 @@ class Topology(Frozen):
     zero_stage: int
     precision: str
 
+    def __str__(self) -> str:
+        """For people: how training was spread."""
+        parts = ["1 process" if self.world_size == 1 else f"{self.world_size} processes"]
+        parts += [f"experts over {self.expert_parallel}"] if self.expert_parallel > 1 else []
+        return ", ".join([*parts, f"ZeRO-{self.zero_stage}", self.precision])
+
 
 class StoredFile(Frozen):
     """One file of a checkpoint."""
@@ -65,7 +71,7 @@ class Manifest(Frozen):
     version: Literal[2] = 2
     identity: Identity
     epoch: int = Field(ge=1)
-    """Which start of workers wrote it, counted over the job's life; see `model.fence`."""
+    """Which start of workers wrote it, counted over the job's life; see `model.checkpoint.fence`."""
     step: int = Field(ge=0)
     tokens: int
     data_digest: str

@@ -21,7 +21,7 @@ from support.checkpoints import (
 )
 
 from model.checkpoint import CheckpointError, Fenced, Store
-from model.remote import RemoteStorage, open_storage
+from model.checkpoint.remote import RemoteStorage, open_storage
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")

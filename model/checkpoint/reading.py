@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model.fence import Acceptance
-from model.manifest import MANIFEST, CheckpointError, Manifest, Unfinished, parse_manifest
-from model.remote import RemoteStorage
-from model.storage import LocalStorage
+from model.checkpoint.fence import Acceptance
+from model.checkpoint.manifest import MANIFEST, CheckpointError, Manifest, Unfinished, parse_manifest
+from model.checkpoint.remote import RemoteStorage
+from model.checkpoint.storage import LocalStorage
 
 ROOT = "checkpoints"
 LIMIT = 64 * 1024 * 1024
@@ -44,7 +44,7 @@ class Reader:
         if manifest.step != step:
             raise CheckpointError(f"its manifest is for step {manifest.step}")
         if not acceptance.counts(step, manifest.epoch):
-            raise CheckpointError(
+            raise Unfinished(
                 f"a replaced writer published it: it is of epoch {manifest.epoch} and was not there "
                 f"when epoch {acceptance.epoch} began"
             )

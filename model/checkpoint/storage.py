@@ -1,4 +1,4 @@
-"""The few operations that checkpoints need of a storage, and a folder that has them (`model.remote`: the others).
+"""The few operations that checkpoints need of a storage, and a folder that has them (`remote`: the others).
 
 Names are relative to the root, with slashes. What was written is written whole or not at all; locally it is
 on disk before a call returns. Everything that goes wrong outside is an OSError, also where a client library

@@ -2,7 +2,7 @@
 
 Layout: `<uri>/checkpoints/step-N/<attempt>-<incarnation>-<epoch>/...files` and `.../step-N/manifest.json`.
 A checkpoint exists only if its manifest verifies and its writer had not been replaced when it published
-(`model.fence`). What was published is never changed, only removed. Everything here may be called from any thread.
+(`fence`). What was published is never changed, only removed. Everything here may be called from any thread.
 """
 
 from __future__ import annotations
@@ -18,35 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model import incidents, retention
-from model.fence import Fences
-from model.manifest import (
-    MANIFEST,
+from model.checkpoint import incidents, retention
+from model.checkpoint.fence import Fences
+from model.checkpoint.manifest import (
     CheckpointError,
     Fenced,
     Identity,
     Manifest,
     StoredFile,
-    Topology,
-    Unfinished,
     folder_tag,
 )
-from model.reading import ROOT, Reader, manifest_name, step_folder
-from model.remote import open_storage
-from model.storage import LocalStorage, file_digest, make_folder
-
-__all__ = [
-    "MANIFEST",
-    "CheckpointError",
-    "Fenced",
-    "Found",
-    "Identity",
-    "Manifest",
-    "Store",
-    "StoredFile",
-    "Topology",
-    "Unfinished",
-]
+from model.checkpoint.reading import ROOT, Reader, manifest_name, step_folder
+from model.checkpoint.remote import open_storage
+from model.checkpoint.storage import LocalStorage, file_digest, make_folder
 
 _TRIES = 10
 
@@ -202,13 +186,29 @@ class Store:
 
     def newest(self) -> tuple[Found | None, list[str]]:
         """The newest checkpoint that verifies, and why each newer one was passed over."""
-        problems: list[str] = []
+        found, problems = self._search()
+        return found, [f"step-{step}: {error}" for step, error in problems]
+
+    def resume_point(self) -> tuple[Found | None, list[str]]:
+        """As `newest`, but CheckpointError where there are finished checkpoints and none can be used: to begin anew
+        would in the end remove what a person may still repair."""
+        found, problems = self._search()
+        told = [f"step-{step}: {error}" for step, error in problems]
+        if found is None and any(not isinstance(error, Unfinished) for _, error in problems):
+            raise CheckpointError(
+                f"none of the checkpoints in {self.uri} can be used ({'; '.join(told)}): repair them, or remove them "
+                "with `fathom checkpoints rm` to begin anew"
+            )
+        return found, told
+
+    def _search(self) -> tuple[Found | None, list[tuple[int, CheckpointError]]]:
+        problems: list[tuple[int, CheckpointError]] = []
         acceptance = self._fences.acceptance()
         for step in reversed(self.steps()):
             try:
                 return Found(self._reader.examine(step, acceptance, contents=True), self._place(step)), problems
             except CheckpointError as error:
-                problems.append(f"step-{step}: {error}")
+                problems.append((step, error))
         return None, problems
 
     def verify(self, step: int) -> Manifest:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from support.checkpoints import KEY, TOPOLOGY, identity
 
-from model.manifest import (
+from model.checkpoint.manifest import (
     CheckpointError,
     Manifest,
     StoredFile,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from model.manifest import CheckpointError, mac, parse_json, same_mac
-from model.storage import Storage
+from model.checkpoint.manifest import CheckpointError, mac, parse_json, same_mac
+from model.checkpoint.storage import Storage
 
 INCIDENTS = "incidents.json"
 _LIMIT = 64 * 1024 * 1024

@@ -18,7 +18,7 @@ from support.checkpoints import (
 )
 
 from model.checkpoint import CheckpointError, Store
-from model.storage import LocalStorage
+from model.checkpoint.storage import LocalStorage
 
 
 @pytest.fixture

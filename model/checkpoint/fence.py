@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from model.checkpoint.manifest import CheckpointError, Fenced, Identity, parse_json
+from model.checkpoint.storage import Storage
 from model.config import Frozen
-from model.manifest import CheckpointError, Fenced, Identity, parse_json
-from model.storage import Storage
 
 FENCE = "fence"
 _NAME = re.compile(r"([0-9]{8,17})(-accepted)?\.json")

@@ -20,7 +20,7 @@ from support.checkpoints import (
 )
 
 from model.checkpoint import Fenced, Store
-from model.storage import Digest, LocalStorage
+from model.checkpoint.storage import Digest, LocalStorage
 
 
 @pytest.fixture
