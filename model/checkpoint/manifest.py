@@ -22,7 +22,11 @@ class CheckpointError(ValueError):
 
 
 class Unfinished(CheckpointError):
-    """It never counted: its writer ended before publishing it, or had been replaced by then."""
+    """Its writer ended before publishing it."""
+
+
+class Superseded(CheckpointError):
+    """Its writer had been replaced when it published: it never counted."""
 
 
 class Fenced(RuntimeError):

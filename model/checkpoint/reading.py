@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from model.checkpoint.fence import Acceptance
-from model.checkpoint.manifest import MANIFEST, CheckpointError, Manifest, Unfinished, parse_manifest
+from model.checkpoint.manifest import MANIFEST, CheckpointError, Manifest, Superseded, Unfinished, parse_manifest
 from model.checkpoint.remote import RemoteStorage
 from model.checkpoint.storage import LocalStorage
 
@@ -44,7 +44,7 @@ class Reader:
         if manifest.step != step:
             raise CheckpointError(f"its manifest is for step {manifest.step}")
         if not acceptance.counts(step, manifest.epoch):
-            raise Unfinished(
+            raise Superseded(
                 f"a replaced writer published it: it is of epoch {manifest.epoch} and was not there "
                 f"when epoch {acceptance.epoch} began"
             )

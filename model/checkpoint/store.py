@@ -26,6 +26,8 @@ from model.checkpoint.manifest import (
     Identity,
     Manifest,
     StoredFile,
+    Superseded,
+    Unfinished,
     folder_tag,
 )
 from model.checkpoint.reading import ROOT, Reader, manifest_name, step_folder
@@ -194,7 +196,7 @@ class Store:
         would in the end remove what a person may still repair."""
         found, problems = self._search()
         told = [f"step-{step}: {error}" for step, error in problems]
-        if found is None and any(not isinstance(error, Unfinished) for _, error in problems):
+        if found is None and any(not isinstance(error, Unfinished | Superseded) for _, error in problems):
             raise CheckpointError(
                 f"none of the checkpoints in {self.uri} can be used ({'; '.join(told)}): repair them, or remove them "
                 "with `fathom checkpoints rm` to begin anew"

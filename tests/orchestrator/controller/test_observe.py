@@ -34,3 +34,18 @@ def test_a_run_with_a_worker_restart_and_a_second_attempt() -> None:
     assert seen.ended is None
     assert seen.restarts == 1, "a new attempt is not a restart of workers"
     assert seen.from_step == {1: 0, 2: 2}
+
+
+def test_what_people_are_told_at_once() -> None:
+    seen = Observation(steps=10)
+    seen.add(event("started", step=0, tokens=0, world_size=2))
+    fault = {"step": 3, "data_step": 2, "fault": "spike", "action": "replay"}
+    seen.add(event("anomaly", **fault, message="step 3: going back"))
+    seen.add(event("workers-lost", message="rank 0: RolledBack"))
+    assert not seen.running
+    seen.add(event("started", step=0, tokens=0, world_size=2))
+    seen.add(event("warning", message="mind the gap"))
+    assert seen.running
+    assert seen.restarts == 1
+    expected = ["step 3: going back", "workers are started again: rank 0: RolledBack", "mind the gap"]
+    assert seen.warnings == expected

@@ -8,7 +8,8 @@ import pytest
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, FathomError, NotFound, UsageError
-from orchestrator.spec import TrainingJob
+from orchestrator.launch import local
+from orchestrator.spec import Budget, Metadata, TrainingJob
 from orchestrator.status import JobStatus, Phase
 
 JOB = TrainingJob.model_validate(
@@ -72,6 +73,8 @@ def test_a_home_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> N
         ("[1]", UsageError, "no job of this version"),
         ("{}", UsageError, "no job of this version"),
         (json.dumps({"uid": "u", "job": {"kind": "TrainingJob"}}), UsageError, "metadata"),
+        (json.dumps({"uid": 5, "job": JOB.document()}), UsageError, "uid must be text, got 5"),
+        (json.dumps({"uid": None, "job": JOB.document()}), UsageError, "uid must be text, got None"),
         (b"\xff\xfe", UsageError, "cannot be read"),
     ],
 )
@@ -101,3 +104,39 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         replace_file(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", "[[]]", "[{}]", '[{"attempt": 1, "start": 2, "end": 1}]', '[{"attempt": 1, "start": 0, "end": NaN}]',
+     '[{"attempt": 1, "start": 0, "end": Infinity}]', b"\xff"],
+)  # fmt: skip
+def test_damaged_files_are_named_with_what_to_do(tmp_path: Path, text: str | bytes) -> None:
+    record = Record.create(tmp_path, JOB)
+    content = text if isinstance(text, bytes) else text.encode()
+    record.folder.held.write_bytes(content)
+    with pytest.raises(UsageError, match=r"held\.json cannot be read: .*from a backup, or remove it"):
+        record.held()
+    record.folder.status.write_bytes(content or b"[]")
+    if text != "{}":
+        assert record.status() is None, "it is written anew"
+
+
+def test_a_job_is_replaced_while_nobody_runs_it(tmp_path: Path) -> None:
+    record = Record.create(tmp_path, JOB)
+    budget = JOB.spec.model_copy(update={"budget": Budget(limit="7.50")})
+    changed = record.change(JOB.model_copy(update={"spec": budget}))
+    assert Record.open(record.folder.root) == changed
+    assert changed.job.spec.budget == Budget(limit="7.50")
+    assert changed.uid == record.uid
+
+
+@pytest.mark.parametrize("lock", ["lock", "launcher_lock"])
+def test_a_job_in_somebodys_hands_is_not_replaced(
+    tmp_path: Path, lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    record = Record.create(tmp_path, JOB)
+    with local.hold_lock(getattr(record.folder, lock)), pytest.raises(Conflict, match=str(os.getpid())):
+        record.change(JOB.model_copy(update={"metadata": Metadata(name="other")}))
+    assert Record.open(record.folder.root) == record

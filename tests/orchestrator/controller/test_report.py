@@ -111,6 +111,43 @@ def test_a_loss_beyond_all_bounds_does_not_end_the_launcher() -> None:
     assert found.progress.step == 2
 
 
+@pytest.mark.parametrize("speed", [1e300, 1e17, 1e-300, 5e-324])
+def test_a_speed_beyond_all_bounds_does_not_end_the_launcher(speed: float) -> None:
+    wild = event("progress", 12.0, step=2, tokens=128, metrics={"train/tokens_per_second": speed})
+    found = status([UP, wild], [Held(1, 0.0, 14.0)])
+    assert found.progress is not None
+    assert (found.progress.tokens_per_second is None) == (speed > 1)
+    assert (found.progress.eta_seconds is None) == (speed < 1)
+
+
+def test_without_a_record_of_held_time_there_is_still_a_status() -> None:
+    events = [UP, STEP, event("ended", 15.0, outcome="succeeded", step=8)]
+    seen = Observation(steps=8)
+    for one in events:
+        seen.add(one)
+    found = job_status(resolved(), seen, events, build_ledger(events, [], RATE), [], None)
+    assert found.phase is Phase.SUCCEEDED
+    assert answers(found)[ConditionType.ACCEPTED] == ("True", "Valid", 10.0)
+    assert found.attempts == []
+    nothing = job_status(resolved(), Observation(steps=8), [], build_ledger([], [], RATE), [], None)
+    assert nothing.phase is Phase.STARTING
+
+
+def test_while_workers_are_started_again_it_does_not_run() -> None:
+    lost = event("workers-lost", 13.0, message="rank 1: gone")
+    found = status([UP, STEP, lost], [Held(1, 0.0, 14.0)])
+    assert found.phase is Phase.STARTING
+    assert answers(found)[ConditionType.RUNNING] == ("False", "Starting", 13.0)
+
+
+def test_attempts_of_other_sizes_have_their_own_hours() -> None:
+    held = [Held(1, 0.0, 3600.0), Held(2, 3600.0, 7200.0)]
+    rates = {1: RATE.model_copy(update={"units": 4, "per_hour": RATE.per_hour * 2})}
+    ledger = build_ledger([], held, RATE, rates)
+    found = job_status(resolved(attempt=2), Observation(steps=8), [], ledger, held, None)
+    assert [(a.gpu_hours, a.cost) for a in found.attempts] == [("4.000000", "7200.000000"), ("2.000000", "3600.000000")]
+
+
 def test_choices_are_shown_with_their_reasons() -> None:
     found = status([], [Held(1, 0.0, 5.0)], chosen=(Choice(path="spec.a", value="1", reason="because"),))
     assert found.plan is not None

@@ -48,8 +48,8 @@ class Story:
     def saved(self, time: float, step: int, seconds: float, attempt: int = 1) -> None:
         self.add("checkpoint-committed", time, attempt, step=step, uri="x", size_bytes=1, seconds=seconds)
 
-    def ended(self, time: float, outcome: str, attempt: int = 1) -> None:
-        self.add("ended", time, attempt, outcome=outcome)
+    def ended(self, time: float, outcome: str, attempt: int = 1, **fields: object) -> None:
+        self.add("ended", time, attempt, outcome=outcome, **fields)
 
 
 def seconds(ledger: Ledger) -> dict[str, float]:
@@ -186,10 +186,110 @@ def test_json_there_and_back_and_focus_names() -> None:
 def test_an_interval_cannot_end_before_it_begins() -> None:
     with pytest.raises(ValueError, match="held until 1, before its start 2"):
         Held(1, 2, 1)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not a time"):
+            Held(1, 0, wrong)
+
+
+def test_a_stall_is_waste_from_its_last_sign_of_life_to_the_kill() -> None:
+    story = Story()
+    story.started(10, 0)
+    for step in range(1, 11):
+        story.progress(10 + step, step)  # a step a second, until 20
+    story.saved(17.2, 7, 0)
+    story.ended(330, "failed", failure_class="stalled")
+    story.started(360, 7, attempt=2)
+    story.progress(370, 8, attempt=2)
+    story.progress(371, 9, attempt=2)
+    story.progress(372, 10, attempt=2)
+    story.ended(373, "succeeded", attempt=2)
+    ledger = build_ledger(story.events, [Held(1, 0, 331), Held(2, 335, 374)], RATE)
+    assert seconds(ledger) == {
+        "starting": 11,
+        "productive": 6 + 2,
+        "lost": 3,  # steps 8 to 10 are done again
+        "recovering": 311 + 35,  # until the kill, and until the second attempt has done its first step
+        "idle": 2,
+    }
+    assert ledger.totals.wasted == Decimal("3.51")
+
+
+def test_a_stall_that_ends_the_job_is_no_idling_either() -> None:
+    story = Story()
+    story.started(10, 0)
+    story.progress(11, 1)
+    story.progress(20, 2)
+    story.ended(330, "failed", failure_class="stalled")
+    assert seconds(build_ledger(story.events, [Held(1, 0, 331)], RATE)) == {
+        "starting": 11,
+        "productive": 9,
+        "recovering": 311,
+    }
+    story = Story()
+    story.started(10, 0)
+    story.progress(11, 1)
+    story.ended(30, "failed", failure_class="worker-lost")
+    assert seconds(build_ledger(story.events, [Held(1, 0, 31)], RATE)) == {"starting": 11, "idle": 20}
+
+
+def test_a_stall_after_a_restart_inside_the_attempt() -> None:
+    story = Story()
+    story.started(10, 0)
+    story.progress(11, 1)
+    story.add("workers-lost", 20, message="gone")
+    story.started(30, 0)
+    story.ended(100, "failed", failure_class="stalled")
+    story.started(120, 0, attempt=2)
+    story.progress(130, 1, attempt=2)
+    found = seconds(build_ledger(story.events, [Held(1, 0, 101), Held(2, 101, 130)], RATE))
+    assert found == {"starting": 11, "recovering": 90 + 29}
+
+
+@pytest.mark.parametrize("later", [0, 1, 5])
+def test_a_checkpoint_that_is_told_later_takes_its_seconds_all_the_same(later: int) -> None:
+    """Training stood still for 1.5 s after step 3; the files were there `later` steps of a second after that."""
+    story = Story()
+    story.started(0, 0)
+    for step in range(1, 10):
+        story.progress(10 + step + (1.5 if step > 3 else 0), step)
+        if step == 3 + later:
+            story.saved(10 + step + 1.5 + 0.1, 3, 1.5)
+    ledger = build_ledger(story.events, [Held(1, 0, 20.5)], RATE)
+    assert seconds(ledger) == {"starting": 11, "productive": 8, "checkpoint": 1.5}
+    assert ledger.totals.held_seconds == Decimal("20.5")
+
+
+def test_a_checkpoint_longer_than_all_training_takes_no_more_than_there_is() -> None:
+    story = Story()
+    story.started(0, 0)
+    story.progress(10, 1)
+    story.progress(12, 2)
+    story.saved(13, 2, 100)
+    assert seconds(build_ledger(story.events, [Held(1, 0, 14)], RATE)) == {"starting": 10, "checkpoint": 3, "idle": 1}
+
+
+def test_two_checkpoints_told_in_one_stretch_share_it() -> None:
+    story = Story()
+    story.started(0, 0)
+    story.progress(10, 1)
+    story.saved(15, 1, 2)
+    story.saved(16, 1, 3)
+    assert seconds(build_ledger(story.events, [Held(1, 0, 20)], RATE)) == {"starting": 10, "checkpoint": 5, "idle": 5}
+
+
+def test_each_attempt_is_priced_at_its_own_rate() -> None:
+    half = RATE.model_copy(update={"per_hour": Decimal("18.00"), "units": 4})
+    held = [Held(1, 0, 100), Held(2, 100, 200), Held(1, 200, 300)]
+    ledger = build_ledger([], held, RATE, {1: half})
+    assert ledger.totals.cost == Decimal("2.00")
+    assert [row.billed_cost for row in ledger.rows] == [Decimal("0.5"), Decimal("1.0"), Decimal("0.5")]
+    assert [row.consumed_quantity for row in ledger.rows] == [400, 800, 400]
+    assert float(ledger.totals.hours) == pytest.approx(1600 / 3600)
+    assert Ledger.from_json(ledger.to_json()) == ledger
 
 
 TIMES = st.floats(0, 2_000_000_000, allow_nan=False)
-KINDS = st.sampled_from(["started", "progress", "checkpoint-committed", "ended", "warning"])
+KINDS = st.sampled_from(["started", "progress", "checkpoint-committed", "ended", "stalled", "warning"])
 EVENTS = st.lists(
     st.tuples(KINDS, TIMES, st.integers(1, 3), st.sampled_from("ab"), st.integers(0, 9), st.floats(0, 1e6)),
     max_size=30,
@@ -208,9 +308,10 @@ def test_no_second_is_lost_or_doubled(
             "progress": {"step": step, "tokens": step},
             "checkpoint-committed": {"step": step, "uri": "x", "size_bytes": 1, "seconds": length},
             "ended": {"outcome": "failed"},
+            "stalled": {"outcome": "failed", "failure_class": "stalled"},
             "warning": {"message": "m"},
         }[kind]
-        story.add(kind, time, attempt, incarnation, **own)
+        story.add("ended" if kind == "stalled" else kind, time, attempt, incarnation, **own)
     held = [Held(attempt, min(a, b), max(a, b)) for attempt, a, b in intervals]
     ledger = build_ledger(story.events, held, RATE)
     microseconds = sum(round(one.end * 10**6) - round(one.start * 10**6) for one in held)
@@ -224,6 +325,32 @@ def test_no_second_is_lost_or_doubled(
         own_seconds = sum((row.seconds for row in ledger.rows if row.attempt == attempt), Decimal(0))
         wanted = sum(round(one.end * 10**6) - round(one.start * 10**6) for one in held if one.attempt == attempt)
         assert own_seconds == Decimal(wanted) / 10**6
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.001, 1000), st.booleans(), st.floats(0, 500)), min_size=1, max_size=20),
+    st.floats(0, 100),
+)
+def test_commits_at_any_time_take_only_from_training(steps: list[tuple[float, bool, float]], tail: float) -> None:
+    story, now, saving = Story(), 10.0, 0.0
+    story.started(now, 0)
+    now += 5
+    story.progress(now, 1)
+    for step, (length, saves, long) in enumerate(steps, start=2):
+        now += length
+        story.progress(now, step)
+        if saves:
+            story.saved(now, step, long)
+            saving += long
+    story.ended(now, "succeeded")
+    found = seconds(build_ledger(story.events, [Held(1, 0, now + tail)], RATE))
+    trained = sum(length for length, _, _ in steps)
+    assert found["starting"] == 15
+    assert found.get("idle", 0) == pytest.approx(tail, abs=1e-3)
+    assert found.get("productive", 0) + found.get("checkpoint", 0) == pytest.approx(trained, abs=1e-3)
+    assert found.get("checkpoint", 0) <= min(saving, trained) + 1e-3
+    if len(steps) == 1:
+        assert found.get("checkpoint", 0) == pytest.approx(min(saving, trained), abs=1e-3)
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=20), st.integers(0, 19))
