@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs mlflow clean
+.PHONY: help venv demo test lint format docs trust mlflow clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ format: $(STAMP) ## Put the code into its usual form
 
 docs: $(STAMP) ## Write docs/job.md from the models
 	@$(BIN)/python -m orchestrator.reference > docs/job.md
+
+trust: $(STAMP) ## Write the tables of docs/engine.md from real runs, killed and compared (half an hour)
+	@$(BIN)/python -W ignore benchmarks/trust.py
 
 mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000)
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "sqlite:///$(CURDIR)/runs/mlflow.db"

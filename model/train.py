@@ -54,8 +54,9 @@ def train_worker(config: dict[str, Assignment]) -> None:
         _train(assignment)
     except Fenced as error:
         assignment.reporter.failed("fenced", str(error))  # and quietly: whoever has begun must not be disturbed
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        assignment.reporter.failed("out-of-memory", f"{type(error).__name__}: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if _out_of_memory(error):
+            assignment.reporter.failed("out-of-memory", f"{type(error).__name__}: {error}")
         raise
     except NotFinite as error:
         assignment.reporter.failed("not-finite", str(error))
@@ -64,6 +65,11 @@ def train_worker(config: dict[str, Assignment]) -> None:
         # Deterministic: the same would happen again. Lost peers and broken connections are RuntimeErrors.
         assignment.reporter.failed("user-error", f"{type(error).__name__}: {error}")
         raise
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Of the device or of the host; torch has no class of its own for the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _train(assignment: Assignment) -> None:

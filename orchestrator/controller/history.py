@@ -40,10 +40,8 @@ class History:
         self.events += news
         return news
 
-    def end(
-        self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, time: float | None = None
-    ) -> None:
-        """Write an attempt's last event, which its driver has not written."""
+    def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, time: float | None) -> None:
+        """Write an attempt's last event, which its driver has not written; `time` None: now."""
         steps = [e.step for e in self._of(resolved.attempt) if isinstance(e, Started | Progress)]
         self._log.append(
             "ended",
@@ -79,7 +77,7 @@ class History:
     def extend(self, now: float) -> None:
         """The last attempt holds its devices still."""
         last = self.held[-1]
-        self.held[-1] = Held(last.attempt, last.start, max(last.start, now))
+        self.held[-1] = Held(last.attempt, last.start, max(last.end, now))
 
     def _close_held(self) -> None:
         """Up to the last word of its driver, if that went on after an earlier launcher had died."""

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, NotFound, UsageError
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import RunFolder, in_short
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
 
@@ -59,7 +59,7 @@ class Record:
         try:
             return cls(folder, _uid(body["uid"]), TrainingJob.model_validate(body["job"]))
         except (KeyError, TypeError, ValidationError) as error:
-            raise UsageError(f"{folder.job} holds no job of this version of Fathom: {error}") from None
+            raise UsageError(f"{folder.job} holds no job of this version of Fathom: {in_short(error)}") from None
 
     def change(self, job: TrainingJob) -> Record:
         """The record with another job in it; Conflict while a driver lives, which goes by the old one."""
@@ -88,8 +88,8 @@ class Record:
             return []
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{path} cannot be read: {error}; it says for how long devices were held, which is the money spent: "
-                "put it back from a backup, or remove it to count from zero"
+                f"{path} cannot be read: {in_short(error)}; it says for how long devices were held, which is the money "
+                "spent: put it back from a backup, or remove it to count from zero"
             ) from None
 
     def save_held(self, held: Sequence[Held]) -> None:

@@ -192,13 +192,14 @@ class LocalRun:
 
     def _write_end(self, hangs: str | None) -> Ended:
         """The driver ended without a word, or was ended: the launcher writes the attempt's last event."""
+        end = partial(self.history.end, self.resolved, time=time.time())
         if hangs is not None:
-            self.history.end(self.resolved, "failed", FailureClass.STALLED, hangs)
+            end("failed", FailureClass.STALLED, hangs)
         elif self._stop is not None:
-            self.history.end(self.resolved, "stopped", FailureClass.INTERRUPTED, self._stop)
+            end("stopped", FailureClass.INTERRUPTED, self._stop)
         else:
-            message = f"the driver ended without a word; see {self.folder.log(self.resolved.attempt)}"
-            self.history.end(self.resolved, "failed", FailureClass.DRIVER_LOST, message)
+            log = self.folder.log(self.resolved.attempt)
+            end("failed", FailureClass.DRIVER_LOST, f"the driver ended without a word; see {log}")
         assert self.observation.ended is not None
         return self.observation.ended
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -77,3 +79,13 @@ class RunFolder:
     def log(self, attempt: int) -> Path:
         """Everything that the driver and its workers print."""
         return self.root / "logs" / f"attempt-{attempt}.log"
+
+
+def in_short(error: Exception) -> str:
+    """One line of an error that says why a file cannot be read."""
+    if isinstance(error, ValidationError):
+        first, *others = error.errors(include_url=False)
+        path = ".".join(str(part) for part in first["loc"])
+        more = f" (and {len(others)} more)" if others else ""
+        return f"{path}: {first['msg']}{more}" if path else f"{first['msg']}{more}"
+    return " ".join(str(error).split())

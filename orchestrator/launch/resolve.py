@@ -15,6 +15,7 @@ from model.config import Frozen
 from model.recipe import Recipe
 from orchestrator.cost.meter import Rate, rate_for
 from orchestrator.errors import OverBudget, UsageError
+from orchestrator.launch.base import in_short
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.choose import choose_recipe, continue_recipe, kept_choices
 from orchestrator.plan.prices import PriceBook
@@ -121,7 +122,7 @@ def read_resolved(path: Path) -> Resolved:
         return Resolved.model_validate_json(path.read_text())
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise UsageError(
-            f"{path} cannot be read: {error}; if another version of Fathom has written it, go on with that version"
+            f"{path} cannot be read: {in_short(error)}; if another version of Fathom wrote it, use that version"
         ) from None
 
 

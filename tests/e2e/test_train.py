@@ -5,149 +5,35 @@ The disturbed runs are compared with the undisturbed one to the last digit: ever
 
 from __future__ import annotations
 
-import base64
-import collections
 import csv
-import functools
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import psutil
 import pytest
+from support.home import (
+    STEPS,
+    Done,
+    Home,
+    events,
+    finish,
+    history,
+    living_driver,
+    wait_for_checkpoint,
+    weights,
+)
 
 from model.dataset import read_manifest
 from orchestrator.controller.record import Record
 from orchestrator.launch import local
-from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, read
+from orchestrator.launch.events import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-
-T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
-FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
-CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
-"""Modules whose source is the text to train on: real, and on every machine."""
-STEPS = 200
-PATIENCE = 180.0
-JOB = """
-metadata: {name: tiny}
-spec:
-  model:
-    preset: mini
-    overrides:
-      {vocabSize: 512, hiddenSize: 32, layers: 2, heads: 2, queryRank: 16, kvRank: 16, nopeHeadDim: 8,
-       ropeHeadDim: 8, valueHeadDim: 8, denseHiddenSize: 64, expertHiddenSize: 16, experts: 4,
-       expertsPerToken: 2, groups: 2, groupsPerToken: 1, maxPositions: 64}
-  data: {source: data, sequenceLength: 32}
-  training:
-    tokens: 51_200
-    globalBatchTokens: 256
-    sampleTokens: 16
-    schedule: {learningRate: 0.01}
-    evaluation: {everySteps: 50, tokens: 2048}
-  parallelism: {expert: 2}
-  compute: {accelerator: cpu, workers: 2}
-  checkpoint: {intervalMinutes: 0.02}
-  tracking: {tags: {purpose: test}}
-"""
-
-
-@dataclass(frozen=True)
-class Home:
-    """A folder to work in: a job, its data, and what `fathom` makes of them."""
-
-    root: Path
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
-
-    def environment(self) -> dict[str, str]:
-        own = {"FATHOM_HOME": str(self.runs), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        foreign = ("FATHOM_", "MLFLOW_", "RAY_")
-        return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
-
-    def start(self, *arguments: object) -> subprocess.Popen[str]:
-        command = [*FATHOM, *map(str, arguments)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.root, env=self.environment())
-
-    def fathom(self, *arguments: object) -> Done:
-        return finish(self.start(*arguments))
-
-    def run_folder(self) -> RunFolder:
-        """Of the only run, as soon as it is there."""
-        return RunFolder(wait_for(lambda: next(self.runs.glob("tiny-*/job.json"), None)).parent)
-
-    def client(self) -> MlflowClient:
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=f"sqlite:///{self.runs / 'mlflow.db'}")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    def result(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-
-def finish(process: subprocess.Popen[str]) -> Done:
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        pytest.fail(f"no end in {PATIENCE} s:\n{err}")
-    return Done(process.returncode, out, err)
-
-
-def wait_for(look: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if (found := look()) is not None:
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"waited {PATIENCE} s in vain")
-
-
-def events(folder: RunFolder) -> list[Event]:
-    return read(folder.events)[0]
-
-
-def wait_for_checkpoint(folder: RunFolder, attempt: int) -> CheckpointCommitted:
-    def look() -> CheckpointCommitted | None:
-        found = [e for e in events(folder) if e.attempt == attempt]
-        assert not any(isinstance(e, Ended) for e in found), found[-1]
-        return next((e for e in found if isinstance(e, CheckpointCommitted)), None)
-
-    return wait_for(look)
-
-
-def living_driver(folder: RunFolder) -> psutil.Process:
-    driver = local.running(folder)
-    assert driver is not None
-    return driver.process
 
 
 # What MLflow holds of the only job
@@ -168,63 +54,20 @@ def statuses(client: MlflowClient) -> list[str]:
     return [run.info.status for run in (parent, *children)]
 
 
-def history(client: MlflowClient, metric: str) -> dict[int, float]:
+def points(client: MlflowClient, metric: str) -> dict[int, float]:
     """Value by step on the parent; each step must be there once."""
-    points = client.get_metric_history(runs(client)[0].info.run_id, metric)
-    found = {point.step: point.value for point in points}
-    assert len(found) == len(points), f"{metric} has a step twice"
+    history = client.get_metric_history(runs(client)[0].info.run_id, metric)
+    found = {point.step: point.value for point in history}
+    assert len(found) == len(history), f"{metric} has a step twice"
     return found
 
 
 def losses(home: Home) -> list[dict[int, float]]:
     client = home.client()
-    return [history(client, name) for name in ("train/loss", "train/mtp_loss", "train/grad_norm", "eval/loss")]
-
-
-def weights(folder: RunFolder) -> dict[str, bytes]:
-    found = {path.name: path.read_bytes() for path in (folder.root / "weights").iterdir()}
-    assert found
-    return found
+    return [points(client, name) for name in ("train/loss", "train/mtp_loss", "train/grad_norm", "eval/loss")]
 
 
 # The runs
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = Home(tmp_path_factory.mktemp("corpus"))
-    (home.root / "source").mkdir()
-    for module in CORPUS:
-        assert module.__file__ is not None
-        shutil.copy(module.__file__, home.root / "source" / f"{module.__name__}.py")
-    options = ("--vocab-size", 512, "--heldout-share", 0.1)
-    done = home.fathom("data", "prepare", "source", "data", *options)
-    assert done.code == 0, done.err
-    return home.root / "data"
-
-
-@pytest.fixture(scope="module")
-def make_home(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Home]]:
-    made: list[Home] = []
-
-    def make() -> Home:
-        home = Home(tmp_path_factory.mktemp("home"))
-        shutil.copytree(data, home.root / "data")
-        (home.root / "job.yaml").write_text(JOB)
-        made.append(home)
-        return home
-
-    yield make
-    for lock in (lock for home in made for lock in home.runs.glob("*/driver.lock")):
-        if (driver := local.running(RunFolder(lock.parent))) is not None:
-            driver.kill()  # a test failed half-way
-
-
-@pytest.fixture(scope="module")
-def calm(make_home: Callable[[], Home]) -> tuple[Home, Done]:
-    """The run that nothing happened to."""
-    home = make_home()
-    return home, home.fathom("train", "job.yaml", "-o", "json")
 
 
 def test_a_calm_run_succeeds(calm: tuple[Home, Done]) -> None:
@@ -266,15 +109,15 @@ def test_a_calm_run_is_whole_in_mlflow(calm: tuple[Home, Done]) -> None:
     parent, (child,) = runs(client)
     steps = set(range(1, STEPS + 1))
     for name in parent.data.metrics:
-        taken = set(history(client, name))
+        taken = set(points(client, name))
         assert taken <= steps or name.startswith("ledger/"), name
         if name.startswith(("train/", "moe/", "cost/", "progress/")):
             assert taken == steps, name
-    bits = history(client, "eval/bits_per_byte")
+    bits = points(client, "eval/bits_per_byte")
     assert list(bits) == [50, 100, 150, 200]
     assert bits[200] < bits[50]
     assert child.data.metrics["train/loss"] == done.result()["metrics"]["train/loss"]
-    spent = list(history(client, "cost/usd").values())
+    spent = list(points(client, "cost/usd").values())
     assert spent == sorted(spent)
     assert spent[0] > 0
     assert parent.data.params["layout.expert_parallel"] == "2"
@@ -332,6 +175,7 @@ def test_a_killed_worker_changes_nothing_but_time(calm: tuple[Home, Done], make_
     assert float(result["ledger"]["secondsByClass"]["recovering"]) > 0
     assert float(result["ledger"]["wasted"]) > 0
     assert losses(home) == losses(calm[0])
+    assert history(folder) == history(calm[0].run_folder())
     assert weights(folder) == weights(calm[0].run_folder())
     assert statuses(home.client()) == ["FINISHED", "FINISHED"]
 
@@ -358,6 +202,7 @@ def test_stopped_resumed_and_shot_it_ends_the_same(calm: tuple[Home, Done], make
     assert not local.Driver(session).session()
     assert (done.result()["step"], done.result()["attempts"]) == (STEPS, 3)
     assert losses(home) == losses(calm[0])
+    assert history(folder) == history(calm[0].run_folder())
     assert weights(folder) == weights(calm[0].run_folder())
     assert statuses(home.client()) == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
     status = Record.open(folder.root).status()

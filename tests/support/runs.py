@@ -1,9 +1,12 @@
-"""One run as the launcher sees it: a resolved attempt, its events, and what they cost."""
+"""One run as the launcher sees it: its data, a resolved attempt, its events, and what they cost."""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -53,12 +56,40 @@ def resolved(*, attempt: int = 1, storage: str = "unused", **changes: Any) -> Re
     return Resolved.model_validate(values | changes)
 
 
-def tiny_job(**metadata: str) -> TrainingJob:
+def tiny_job(source: str = "data", **metadata: str) -> TrainingJob:
     """A job that is valid in form; its data need not exist."""
     spec = {
         "model": {"preset": "mini"},
-        "data": {"source": "data", "sequenceLength": 32},
+        "data": {"source": source, "sequenceLength": 32},
         "training": {"tokens": 100_000, "globalBatchTokens": 256},
         "compute": {"accelerator": "cpu", "workers": 2},
     }
     return TrainingJob.model_validate({"metadata": {"name": "tiny"} | metadata, "spec": spec})
+
+
+def _side(name: str, tokens: int) -> dict[str, Any]:
+    shards = [{"name": f"{name}-00000.bin", "tokens": tokens, "sha256": hashlib.sha256(name.encode()).hexdigest()}]
+    return {"documents": 3, "tokens": tokens, "bytes": 3 * tokens, "shards": shards}
+
+
+def dataset(folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, vocabulary: int = 4096) -> Path:
+    """A prepared dataset without its shards: its manifest is all that resolving may read."""
+    splits = {"train": _side("train", train), "heldout": _side("heldout", heldout)}
+    manifest = {
+        "version": 1,
+        "digest": "0" * 64,
+        "inputs_digest": "1" * 64,
+        "tokenizer": {"sha256": "2" * 64, "vocab_size": vocabulary, "end_of_text": 0},
+        "dtype": "uint32",
+        "splits": splits,
+        "source": "text",
+        "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 1.5, "xz_bytes": 60_000},
+    }
+    lines = [f"{'2' * 64} 0 tokenizer.json\n"]
+    for side in splits.values():
+        [shard] = side["shards"]
+        lines.append(f"{shard['sha256']} {shard['tokens']} {shard['name']}\n")
+    manifest["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

@@ -4,80 +4,13 @@ Each trap of DeepSpeed has a control here that leaves the remedy out and must di
 """
 
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
-from support import parity
-from support.engine_worker import Case, Outcome, run
+from support.checkpoint_cases import OTHER, REFUSED, SAME, Stage, cases, key, largest, pair
+from support.engine_worker import Outcome, run
 
 pytestmark = pytest.mark.processes
-Stage = Literal[0, 1, 2, 3]
-SAVED: tuple[tuple[int, Stage, int], ...] = (
-    (2, 0, 2), (2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 3, 1), (2, 3, 2), (4, 1, 4),
-)  # fmt: skip
-"""(processes, ZeRO stage, expert size) of the runs that save."""
-SAME = [one for one in SAVED if one[2] == 2]
-OTHER: tuple[tuple[tuple[int, Stage, int], tuple[int, Stage, int]], ...] = (
-    ((2, 1, 1), (2, 1, 2)), ((2, 1, 2), (2, 1, 1)), ((2, 1, 2), (2, 2, 1)), ((2, 2, 2), (2, 1, 2)),
-    ((2, 3, 1), (2, 3, 2)), ((2, 3, 2), (2, 3, 1)), ((4, 1, 4), (2, 1, 2)),
-    ((2, 1, 2), (4, 1, 4)), ((2, 1, 2), (4, 2, 1)), ((2, 3, 2), (4, 3, 4)),
-    ((2, 1, 2), (1, 1, 1)), ((2, 3, 2), (1, 3, 1)),
-)  # fmt: skip
-REFUSED: tuple[tuple[tuple[int, Stage, int], tuple[int, Stage, int]], ...] = (
-    ((2, 1, 2), (2, 3, 2)), ((2, 3, 2), (2, 2, 2)), ((2, 0, 2), (2, 1, 2)), ((2, 0, 2), (2, 0, 1)),
-)  # fmt: skip
-
-
-def key(one: tuple[int, Stage, int]) -> str:
-    return "w{}-z{}-ep{}".format(*one)
-
-
-def pair(source: tuple[int, Stage, int], target: tuple[int, Stage, int]) -> str:
-    return f"{key(source)}->{key(target)}"
-
-
-def goes_on(
-    name: str,
-    source: tuple[int, Stage, int],
-    target: tuple[int, Stage, int],
-    without: tuple[str, ...] = (),
-    said: tuple[int, Stage, int] | None = None,
-) -> Case:
-    """Loads the checkpoint of `source` in the layout `target`; `said`: the topology that it is taken for."""
-    return Case(
-        name,
-        parity.recipe(parity.layout(*target)),
-        load=key(source),
-        claim=parity.topology(parity.layout(*(said or source))),
-        without=without,
-        gradients=False,
-        state=source == target,
-    )
-
-
-def cases() -> list[tuple[int, list[Case]]]:
-    """Groups of cases by number of processes, in an order in which everything is saved before it is loaded."""
-    saves = {
-        world: [
-            Case(key(one), parity.recipe(parity.layout(*one)), save=key(one), gradients=False, state=True)
-            for one in SAVED
-            if one[0] == world
-        ]
-        for world in (2, 4)
-    }
-    loads: dict[int, list[Case]] = {1: [], 2: [], 4: []}
-    loads[2] += [goes_on(f"same {key(one)}", one, one) for one in SAME]
-    for source, target in OTHER + REFUSED:
-        loads[target[0]].append(goes_on(pair(source, target), source, target))
-    loads[2] += [
-        goes_on("native", (2, 1, 2), (2, 1, 1), said=(2, 1, 1)),
-        goes_on("no biases z1", (2, 1, 2), (2, 1, 1), ("_restore_biases",)),
-        goes_on("no biases z3", (2, 3, 2), (2, 3, 1), ("_restore_biases",)),
-        goes_on("no steps z3", (2, 3, 2), (2, 3, 1), ("_separate_adam_steps",)),
-        goes_on("no groups z3", (2, 3, 2), (2, 3, 1), ("_restore_groups",)),
-    ]
-    return [(4, saves[4]), (2, saves[2] + loads[2]), (4, loads[4]), (1, loads[1])]
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +20,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]
     for world, group in cases():
         out |= run(folder, world, group)
     return out
-
-
-def largest(a: Outcome, straight: Outcome) -> float:
-    """Largest difference of the losses after the resume and of the final weights."""
-    losses = [abs(x - y) for x, y in zip(a.losses, straight.losses[-len(a.losses) :], strict=True)]
-    weights = [(a.weights[name] - straight.weights[name]).abs().max().item() for name in straight.weights]
-    return max(losses + weights)
 
 
 @pytest.mark.parametrize("one", SAME, ids=key)

@@ -7,6 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.runs import dataset, tiny_job
+
+from orchestrator.controller.change import resolve_next
+from orchestrator.controller.history import History
+from orchestrator.controller.record import Record
+from orchestrator.cost.timeline import Held
+from orchestrator.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 GOOD = """
@@ -23,6 +30,16 @@ def fathom(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "FATHOM_HOME": str(cwd / "runs"), "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def begun(root: Path) -> Record:
+    """A run whose first attempt held its devices for an hour, and has ended."""
+    record = Record.create(root, tiny_job(str(dataset(root / "data"))))
+    settings = Settings.load({"FATHOM_HOME": str(root)})
+    first = resolve_next(record, History(record), settings, 1)
+    record.folder.resolved(1).write_text(first.model_dump_json())
+    record.save_held([Held(1, 0.0, 3600.0)])
+    return record
 
 
 @pytest.fixture
@@ -68,6 +85,43 @@ def test_storage_that_cannot_be_opened_is_refused(job: Path) -> None:
     )
     assert done.returncode == 2
     assert "spec.checkpoint.uri: cannot write to nosuch://bucket" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        (["training.tokens=2M"], 2, ["training.tokens cannot change", "budget.limit, retry.*", "compute.workers"]),
+        (["retry.maxAttempts=0"], 2, ["spec.retry.maxAttempts", "at least 1"]),
+        (["compute.workers=3"], 2, ["spec.compute.workers", "3 workers cannot share the 8 sequences"]),
+        (["budget.limit=0.000001"], 2, ["budget.limit=0.000001 is below the 0."]),
+    ],
+)
+def test_what_cannot_change_on_a_resume(tmp_path: Path, changes: list[str], code: int, words: list[str]) -> None:
+    record = begun(tmp_path)
+    options = [option for change in changes for option in ("--set", change)]
+    done = fathom(tmp_path, "train", "--resume", str(record.folder.root), *options)
+    assert (done.returncode, done.stdout) == (code, "")
+    for word in words:
+        assert word in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert Record.open(record.folder.root) == record
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("held.json", "{", "held.json cannot be read"),
+        ("resolved-1.json", "{}", "resolved-1.json cannot be read"),
+        ("job.json", '{"uid": 5}', "uid must be text"),
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str, words: str) -> None:
+    record = begun(tmp_path)
+    (record.folder.root / name).write_text(content)
+    done = fathom(tmp_path, "train", "--resume", str(record.folder.root))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def ended(outcome: str, failure: FailureClass | None = None) -> Ended:
 
 def decisions(retry: Retry, *failures: tuple[FailureClass, bool]) -> list[str]:
     """After each of a series of failed attempts, given with whether they committed a checkpoint."""
-    tally, found = Tally(), []
+    tally, found = Tally(), list[str]()
     for failure, progressed in failures:
         tally = tally.add(ended("failed", failure), progressed=progressed)
         found.append(after_attempt(ended("failed", failure), retry, tally))

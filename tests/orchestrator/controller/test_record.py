@@ -108,8 +108,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "{}", "[[]]", "[{}]", '[{"attempt": 1, "start": 2, "end": 1}]', '[{"attempt": 1, "start": 0, "end": NaN}]',
-     '[{"attempt": 1, "start": 0, "end": Infinity}]', b"\xff"],
+    [
+        "", "{", "{}", "[[]]", "[{}]", '[{"attempt": 1, "start": 2, "end": 1}]', b"\xff",
+        '[{"attempt": 1, "start": 0, "end": NaN}]', '[{"attempt": 1, "start": 0, "end": Infinity}]',
+    ],
 )  # fmt: skip
 def test_damaged_files_are_named_with_what_to_do(tmp_path: Path, text: str | bytes) -> None:
     record = Record.create(tmp_path, JOB)
@@ -132,9 +134,7 @@ def test_a_job_is_replaced_while_nobody_runs_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lock", ["lock", "launcher_lock"])
-def test_a_job_in_somebodys_hands_is_not_replaced(
-    tmp_path: Path, lock: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_in_somebodys_hands_is_not_replaced(tmp_path: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_PAUSE", 0.001)
     record = Record.create(tmp_path, JOB)
     with local.hold_lock(getattr(record.folder, lock)), pytest.raises(Conflict, match=str(os.getpid())):

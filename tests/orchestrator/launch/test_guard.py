@@ -34,9 +34,7 @@ class Driver:
         self.reporter = FileReporter(root, "u", 1, "i1")
         self.ending, self.now = Recorded(), 0.0
         self.waits: list[float] = []
-        self.guard = Guard(
-            self.folder, self.plan, self.reporter, self.ending, clock=lambda: self.now, wait=self._wait
-        )
+        self.guard = Guard(self.folder, self.plan, self.reporter, self.ending, clock=lambda: self.now, wait=self._wait)
 
     def _wait(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -122,13 +120,12 @@ def test_attempts_before_and_after_are_not_its_business(driver: Driver) -> None:
 def test_a_look_that_fails_does_not_end_the_watch(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looks = iter([OSError("disk"), False, True])
+    looks = iter(["fails", "nothing", "ended"])
 
     def look() -> bool:
-        found = next(looks)
-        if isinstance(found, OSError):
-            raise found
-        return found
+        if (found := next(looks)) == "fails":
+            raise OSError("disk")
+        return found == "ended"
 
     monkeypatch.setattr(driver.guard, "look", look)
     driver.guard._run()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
 from decimal import Decimal
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import dataset
 
 from model.dataset import content_digest, read_manifest
 from model.recipe import Anomalies
@@ -20,34 +19,6 @@ from orchestrator.spec import TrainingJob
 
 Patch = dict[str, Any]
 H100: Patch = {"compute": {"accelerator": "H100", "gpus": 16, "gpusPerNode": 8}}
-
-
-def _side(name: str, tokens: int) -> dict[str, Any]:
-    shards = [{"name": f"{name}-00000.bin", "tokens": tokens, "sha256": hashlib.sha256(name.encode()).hexdigest()}]
-    return {"documents": 3, "tokens": tokens, "bytes": 3 * tokens, "shards": shards}
-
-
-def dataset(folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, vocabulary: int = 4096) -> Path:
-    """A manifest without its shards: all that resolving may read."""
-    splits = {"train": _side("train", train), "heldout": _side("heldout", heldout)}
-    manifest = {
-        "version": 1,
-        "digest": "0" * 64,
-        "inputs_digest": "1" * 64,
-        "tokenizer": {"sha256": "2" * 64, "vocab_size": vocabulary, "end_of_text": 0},
-        "dtype": "uint32",
-        "splits": splits,
-        "source": "text",
-        "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 1.5, "xz_bytes": 60_000},
-    }
-    lines = [f"{'2' * 64} 0 tokenizer.json\n"]
-    for side in splits.values():
-        [shard] = side["shards"]
-        lines.append(f"{shard['sha256']} {shard['tokens']} {shard['name']}\n")
-    manifest["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 @pytest.fixture
@@ -427,9 +398,7 @@ def test_what_may_change_does(data: Path) -> None:
         ({"parallelism": {"pipeline": 4}}, "parallelism.pipeline", ["4 stages"]),
     ],
 )
-def test_a_layout_that_cannot_share_the_batch_is_refused(
-    data: Path, patch: Patch, path: str, words: list[str]
-) -> None:
+def test_a_layout_that_cannot_share_the_batch_is_refused(data: Path, patch: Patch, path: str, words: list[str]) -> None:
     first = run(data)
     with pytest.raises(InvalidJob) as caught:
         run(data, patch, earlier=first, attempt=2)

@@ -16,9 +16,7 @@ class Story:
     """An attempt of 8 steps, an evaluation after 4 and 8, a batch of 64 tokens, 256 of an evaluation."""
 
     def __init__(self, *, stall_seconds: float = 20.0, restarts: int = 2, **recipe: Any) -> None:  # noqa: ANN401
-        plan = resolved(
-            stall_seconds=stall_seconds, restarts_without_progress=restarts, recipe=tiny_recipe(**recipe)
-        )
+        plan = resolved(stall_seconds=stall_seconds, restarts_without_progress=restarts, recipe=tiny_recipe(**recipe))
         self.watch = Watch.of(plan)
         self.now = 0.0
         self.watch.look(self.now)

@@ -1,0 +1,82 @@
+"""Whatever happens to a run, it ends as the undisturbed one does: same losses, samples and weights, to the last bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.faults import QUICK_STALL, SCENARIOS, Scenario, no_committed_step_is_lost, one, run, seen
+from support.home import Done, Home, events
+
+from orchestrator.launch.events import Anomaly, Ended, FailureClass
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+SEED = 20261124
+IN_ATTEMPT = ("exception", "kill", "nan", "batch", "kill-before-manifest", "disk-full")
+
+
+def require_undisturbed(home: Home, calm: Home, scenario: Scenario) -> None:
+    found = seen(home, calm)
+    assert found.happened == len(scenario.faults), "not all faults happened"
+    assert scenario.expect in found.said
+    assert (found.restarts, found.attempts) == (scenario.restarts, scenario.attempts)
+    assert found.same_losses
+    assert found.same_samples
+    assert found.same_weights
+    assert no_committed_step_is_lost(home.run_folder())
+    if scenario.restarts or scenario.attempts > 1:
+        assert found.recovering_seconds > 0
+        assert (found.lost_seconds > 0) == (found.repeated > 0)
+
+
+SINGLE = ("SIGSTOP of one worker", "out of memory in one worker", "driver killed")
+"""Faults that end an attempt have runs of their own; the others share one below."""
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.name in SINGLE], ids=lambda s: s.name)
+def test_an_attempt_ends_and_the_next_one_goes_on(
+    calm: tuple[Home, Done], make_home: Callable[[], Home], scenario: Scenario
+) -> None:
+    home = make_home()
+    code, said = run(home, scenario)
+    assert code == 0, said
+    require_undisturbed(home, calm[0], scenario)
+    if scenario.name.startswith("SIGSTOP"):
+        (end,) = [e for e in events(home.run_folder()) if isinstance(e, Ended) and e.attempt == 1]
+        assert end.failure_class is FailureClass.STALLED
+        assert "stopped" in end.message
+        stacks = list((home.run_folder().root / "logs").glob("stacks-*"))
+        assert [path for path in stacks if "all_gather" in path.read_text() or "micro_step" in path.read_text()]
+
+
+def test_faults_at_random_steps(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
+    """One of each kind that training survives within an attempt, at steps drawn by a seed."""
+    draw = random.Random(SEED)
+    steps = sorted(draw.sample(range(60, 190, 12), len(IN_ATTEMPT)))
+    kinds = draw.sample(IN_ATTEMPT, len(IN_ATTEMPT))
+    faults: list[dict[str, Any]] = []
+    for kind, step in zip(kinds, steps, strict=True):
+        counts_saves = kind in ("kill-before-manifest", "disk-full")
+        rank = 0 if kind == "kill-before-manifest" else draw.randrange(2)
+        faults.append(one(kind, 2 if counts_saves else step, rank))
+    restarts = len(IN_ATTEMPT) - 1  # a full disk costs none
+    home = make_home()
+    scenario = Scenario("chaos", tuple(faults), "No space left", restarts=restarts)
+    code, said = run(home, scenario)
+    assert code == 0, said
+    require_undisturbed(home, calm[0], scenario)
+
+
+def test_a_batch_that_stays_bad_is_left_out_and_named(make_home: Callable[[], Home]) -> None:
+    home = make_home()
+    home.inject(one("batch", 120, 0, always=True))
+    done = home.fathom("train", "job.yaml", "-o", "json", *QUICK_STALL)
+    assert done.code == 0, done.err
+    found = [e for e in events(home.run_folder()) if isinstance(e, Anomaly)]
+    assert [e.action for e in found] == ["replay", "skip"]
+    assert {e.data_step for e in found} == {120}
+    incidents = home.run_folder().artifacts / "incidents.json"
+    assert '"data_step": 120' in incidents.read_text()
+    assert "leave its data out" in done.err

@@ -1,0 +1,97 @@
+import math
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from support.runs import RATE, event, resolved, tiny_job
+
+from orchestrator.controller.history import History
+from orchestrator.controller.record import Record
+from orchestrator.cost.timeline import Held
+from orchestrator.errors import UsageError
+from orchestrator.launch.events import Ended, Event, EventLog, FailureClass, Progress
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    record = Record.create(tmp_path, tiny_job())
+    for attempt, dollars in ((1, 3600), (2, 7200)):
+        rate = RATE.model_copy(update={"per_hour": Decimal(dollars)})
+        record.folder.resolved(attempt).write_text(resolved(attempt=attempt, rate=rate).model_dump_json())
+    return record
+
+
+def write(record: Record, *events: Event) -> None:
+    log = EventLog(record.folder.events)
+    for one in events:
+        log.append(**one.model_dump(exclude={"seq", "version"}))
+
+
+def progress(time: float, step: int, attempt: int = 1) -> Event:
+    return event("progress", time, attempt=attempt, step=step, tokens=step)
+
+
+def test_each_attempt_costs_what_it_was_started_at(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0), Held(2, 20.0, 30.0)])
+    history = History(record)
+    assert [history.spent_at(t).amount for t in (0.0, 5.0, 15.0, 25.0, math.inf)] == [0, 5, 10, 20, 30]
+    assert history.paid() == 30
+    assert history.spent_at(30.0).seconds == 20
+    assert history.ledger(history.rate(2)).totals.cost == 30
+
+
+def test_nothing_held_is_nothing_spent(tmp_path: Path, record: Record) -> None:
+    for one in (record, Record.create(tmp_path / "fresh", tiny_job())):
+        history = History(one)
+        assert (history.paid(), history.spent_at(5.0).currency, history.events) == (0, "USD", [])
+
+
+def test_a_driver_that_went_on_alone_is_paid_until_its_last_word(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0)])
+    write(record, progress(50.0, 3))
+    assert History(record).held == [Held(1, 0.0, 50.0)]
+    assert History(record).last_word(1) == 50.0
+    assert History(record).last_word(2) is None
+
+
+def test_late_words_of_an_earlier_attempt_do_not_count(record: Record) -> None:
+    history = History(record)
+    write(record, progress(1.0, 1), progress(2.0, 1, attempt=2), progress(3.0, 9))
+    news = history.read()
+    assert [(e.attempt, e.step) for e in news if isinstance(e, Progress)] == [(1, 1), (2, 1)]
+    assert history.events == news
+    assert history.observation.step == 1
+    assert history.read() == []
+
+
+def test_an_end_that_the_driver_has_not_written(record: Record) -> None:
+    history = History(record)
+    write(record, progress(1.0, 4), event("started", 2.0, step=2, tokens=2, world_size=2), progress(3.0, 3))
+    history.read()
+    assert not history.has_ended(1)
+    history.end(resolved(), "failed", FailureClass.DRIVER_LOST, "gone", time=3.0)
+    end = history.events[-1]
+    assert isinstance(end, Ended)
+    assert (end.time, end.step, end.failure_class) == (3.0, 4, "driver-lost")
+    assert history.observation.ended == end
+    assert history.has_ended(1)
+    assert not history.has_ended(2)
+
+
+def test_held_time_grows_and_never_shrinks(record: Record) -> None:
+    history = History(record)
+    history.hold(1, 10.0, 12.0)
+    history.hold(1, 99.0, 99.0)
+    history.extend(20.0)
+    assert history.held == [Held(1, 10.0, 20.0)]
+    history.extend(5.0)
+    assert history.held == [Held(1, 10.0, 20.0)], "a clock that was put back gives no money back"
+    history.hold(2, 30.0, 31.0)
+    assert [one.attempt for one in history.held] == [1, 2]
+
+
+def test_a_rate_that_cannot_be_read_is_named(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0)])
+    record.folder.resolved(1).write_text("{}")
+    with pytest.raises(UsageError, match=r"resolved-1\.json cannot be read"):
+        History(record).paid()

@@ -1,0 +1,280 @@
+"""The launcher with a driver, a clock and an MLflow of the test: what it does when a driver hangs, dies or stalls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.runs import dataset, tiny_job
+
+from orchestrator.controller import run as run_module
+from orchestrator.controller.record import Record
+from orchestrator.controller.run import LocalRun, Result
+from orchestrator.cost.timeline import Held
+from orchestrator.launch import local
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.events import Ended, EventLog, FailureClass, read
+from orchestrator.launch.resolve import Resolved
+from orchestrator.settings import Settings
+from orchestrator.spec import TrainingJob
+
+SETTINGS = Settings.load({"FATHOM_HOME": "/nowhere"})
+
+
+class Clock:
+    """Runs only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Driver:
+    """A driver process: does the next thing of its story each time that somebody looks whether it lives."""
+
+    def __init__(self, resolved: Resolved, story: Iterator[object], killed: list[int]) -> None:
+        self._resolved, self._story, self._killed, self._alive = resolved, story, killed, True
+
+    def alive(self) -> bool:
+        if self._alive:
+            self._alive = next(self._story, None) is not None
+        return self._alive
+
+    def kill(self) -> None:
+        if self._alive:
+            self._killed.append(self._resolved.attempt)
+        self._alive = False
+
+    def session(self) -> list[Any]:
+        return []
+
+
+class Tracker:
+    """An MLflow that takes everything."""
+
+    reference = None
+
+    def __init__(self, *_: object) -> None:
+        self.closed: str | None = None
+
+    def open(self, **_: object) -> None: ...
+
+    def replay(self, *_: object) -> None: ...
+
+    def log_artifacts(self, folder: Path) -> None: ...
+
+    def close(self, outcome: str, ledger: object = None) -> None:
+        self.closed = outcome
+
+
+Story = Callable[["Attempt"], Iterator[object]]
+
+
+class Attempt:
+    """What a driver and its workers can do."""
+
+    def __init__(self, folder: RunFolder, resolved: Resolved, clock: Clock) -> None:
+        self.folder, self.resolved, self.clock = folder, resolved, clock
+
+    def _at(self, kind: str, **fields: object) -> None:
+        job, attempt, incarnation = self.resolved.job.uid, self.resolved.attempt, self.resolved.incarnation
+        log = EventLog(self.folder.events)
+        log.append(kind, job=job, attempt=attempt, incarnation=incarnation, time=self.clock.now, **fields)
+
+    def start(self, step: int) -> None:
+        self._at("started", step=step, tokens=step, world_size=2)
+
+    def train(self, step: int) -> None:
+        self._at("progress", step=step, tokens=step)
+
+    def save(self, step: int) -> None:
+        self._at("checkpoint-committed", step=step, uri="x", size_bytes=1, seconds=0.0)
+
+    def end(self, outcome: str, failure: str | None = None, message: str = "") -> None:
+        self._at("ended", outcome=outcome, failure_class=failure, message=message)
+
+
+class Stage:
+    """A job whose attempts follow stories."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, job: TrainingJob | None = None) -> None:
+        self.clock, self.killed, self.said = Clock(), list[int](), list[str]()
+        self.record = Record.create(root, job or tiny_job(str(dataset(root / "data"))))
+        self.stories: list[Story] = []
+        self.started: list[Resolved] = []
+        monkeypatch.setattr(run_module, "time", self.clock)
+        monkeypatch.setattr(run_module, "RunTracker", Tracker)
+        monkeypatch.setattr(run_module, "write_artifacts", lambda *_, **__: [])
+        monkeypatch.setattr(local, "start", self._start)
+
+    def _start(self, folder: RunFolder, resolved: Resolved) -> Driver:
+        folder.resolved(resolved.attempt).write_text(resolved.model_dump_json())
+        self.started.append(resolved)
+        story = self.stories.pop(0)
+        return Driver(resolved, story(Attempt(folder, resolved, self.clock)), self.killed)
+
+    def run(self, *stories: Story) -> Result:
+        """Follow the job to its end, with one story for each attempt."""
+        self.stories += stories
+        result = LocalRun(self.record, SETTINGS, self.said.append).run(lambda snapshot: None)
+        assert not self.stories, "each attempt was made"
+        return result
+
+    def ends(self) -> list[Ended]:
+        return [e for e in read(self.record.folder.events)[0] if isinstance(e, Ended)]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(tmp_path, monkeypatch)
+
+
+def works(attempt: Attempt) -> Iterator[object]:
+    attempt.start(0)
+    yield 1
+    attempt.train(8)
+    yield 1
+    attempt.end("succeeded")
+
+
+def hangs(attempt: Attempt) -> Iterator[object]:
+    attempt.start(0)
+    yield 1
+    attempt.train(1)
+    while True:
+        yield 1
+
+
+def vanishes(attempt: Attempt) -> Iterator[object]:
+    attempt.start(0)
+    yield 1
+
+
+def stalls(attempt: Attempt) -> Iterator[object]:
+    yield 1
+    attempt.end("failed", "stalled", "no step")
+
+
+def saves_and_stalls(attempt: Attempt) -> Iterator[object]:
+    yield 1
+    attempt.save(attempt.resolved.attempt)
+    attempt.end("failed", "stalled", "no step")
+
+
+def test_a_calm_run(stage: Stage) -> None:
+    result = stage.run(works)
+    assert (result.decision, result.ended.outcome, stage.killed) == ("succeed", "succeeded", [])
+
+
+def test_a_driver_that_does_not_answer_is_killed_and_the_run_goes_on(stage: Stage) -> None:
+    began = stage.clock.now
+    result = stage.run(hangs, works)
+    assert result.decision == "succeed"
+    assert stage.killed == [1]
+    first = stage.ends()[0]
+    assert (first.outcome, first.failure_class, first.step) == ("failed", FailureClass.STALLED, 1)
+    assert "the driver did not answer: no event for 66" in first.message
+    assert "no worker process lives; no rank left its stacks" in first.message
+    waited = first.time - began
+    assert 2 * 300 + 60 < waited < 2 * 300 + 65
+    seconds = result.ledger.totals.seconds_by_class
+    assert seconds["recovering"] > 600, "all of it is waste"
+    assert seconds["idle"] < 5
+
+
+@pytest.mark.parametrize(
+    ("stories", "decision"),
+    [
+        ([stalls, works], "succeed"),
+        ([stalls, stalls], "fail"),
+        ([saves_and_stalls, stalls], "fail"),
+        ([stalls, saves_and_stalls, works], "succeed"),
+        ([stalls, vanishes], "fail"),
+        ([saves_and_stalls, vanishes, works], "succeed"),
+    ],
+)
+def test_a_stall_is_tried_again_once(stage: Stage, stories: list[Story], decision: str) -> None:
+    result = stage.run(*stories)
+    assert result.decision == decision
+    assert [e.attempt for e in stage.ends()] == list(range(1, len(stories) + 1))
+
+
+def test_a_driver_that_vanished(stage: Stage) -> None:
+    result = stage.run(vanishes, vanishes)
+    assert result.decision == "fail"
+    assert [e.failure_class for e in stage.ends()] == [FailureClass.DRIVER_LOST] * 2
+    assert str(stage.record.folder.log(2)) in result.ended.message
+
+
+def test_a_later_attempt_has_the_recipe_of_the_first(stage: Stage) -> None:
+    stage.run(stalls, works)
+    first, second = stage.started
+    assert second.recipe == first.recipe
+    assert second.incarnation != first.incarnation
+    assert sorted(c.path for c in second.chosen) == sorted(c.path for c in first.chosen)
+
+
+def test_an_end_that_nobody_wrote_is_written_when_the_run_is_resumed(stage: Stage) -> None:
+    """Driver and launcher were both shot: attempt 1 has events and held time, and no end."""
+    first = LocalRun(stage.record, SETTINGS, stage.said.append).resolved
+    stage.record.folder.resolved(1).write_text(first.model_dump_json())
+    attempt = Attempt(stage.record.folder, first, stage.clock)
+    attempt.start(0)
+    stage.clock.now += 50
+    attempt.train(3)
+    stage.record.save_held([Held(1, 1_000_000.0, 1_000_020.0)])
+    stage.clock.now += 36_000
+    result = stage.run(works)
+    assert result.decision == "succeed"
+    one, two = stage.ends()
+    assert (one.attempt, one.outcome, one.failure_class, one.step) == (1, "failed", FailureClass.DRIVER_LOST, 3)
+    assert "found so when the run was resumed" in one.message
+    assert one.time == 1_000_050.0, "not the ten hours in which nothing was held"
+    assert (two.attempt, two.outcome) == (2, "succeeded")
+    assert result.ledger.totals.held_seconds < 60
+    status = stage.record.status()
+    assert status is not None
+    assert [a.outcome for a in status.attempts] == ["failed", "succeeded"]
+    stage.run()
+    assert len(stage.ends()) == 2, "a run that has succeeded is not resumed"
+
+
+def test_an_end_is_not_written_twice(stage: Stage) -> None:
+    assert stage.run(stalls, stalls).decision == "fail"
+    assert stage.run(works).decision == "succeed"
+    assert [(e.attempt, e.failure_class) for e in stage.ends()] == [
+        (1, FailureClass.STALLED),
+        (2, FailureClass.STALLED),
+        (3, None),
+    ]
+
+
+def test_fenced_attempts_do_not_come_back(stage: Stage) -> None:
+    def fenced(attempt: Attempt) -> Iterator[object]:
+        yield 1
+        attempt.end("failed", "fenced", "another has begun")
+
+    assert stage.run(fenced).decision == "fail"
+
+
+def test_full_memory_is_tried_again(stage: Stage) -> None:
+    def full(attempt: Attempt) -> Iterator[object]:
+        yield 1
+        attempt.end("failed", "out-of-memory", "m")
+
+    assert stage.run(full, works).decision == "succeed"
+
+
+def test_a_damaged_status_is_written_anew(stage: Stage) -> None:
+    stage.record.folder.status.write_text("{")
+    stage.run(works)
+    assert stage.record.status() is not None

@@ -1,0 +1,203 @@
+"""`fathom` as a user runs it: a folder with a job and its data, real Ray, and what is found there afterwards."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import csv
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from orchestrator.launch import local
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, read
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+INJECTION = ROOT / "tests" / "support" / "injection"
+FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
+CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
+"""Modules whose source is the text to train on: real, and on every machine."""
+STEPS = 200
+PATIENCE = 240.0
+JOB = """
+metadata: {name: tiny}
+spec:
+  model:
+    preset: mini
+    overrides:
+      {vocabSize: 512, hiddenSize: 32, layers: 2, heads: 2, queryRank: 16, kvRank: 16, nopeHeadDim: 8,
+       ropeHeadDim: 8, valueHeadDim: 8, denseHiddenSize: 64, expertHiddenSize: 16, experts: 4,
+       expertsPerToken: 2, groups: 2, groupsPerToken: 1, maxPositions: 64}
+  data: {source: data, sequenceLength: 32}
+  training:
+    tokens: 51_200
+    globalBatchTokens: 256
+    sampleTokens: 16
+    schedule: {learningRate: 0.01}
+    evaluation: {everySteps: 50, tokens: 2048}
+  parallelism: {expert: 2}
+  compute: {accelerator: cpu, workers: 2}
+  checkpoint: {intervalMinutes: 0.02}
+  tracking: {tags: {purpose: test}}
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def result(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder to work in: a job, its data, and what `fathom` makes of them."""
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path, data: Path) -> Home:
+        """With the job above and a copy of prepared data."""
+        home = cls(root)
+        shutil.copytree(data, root / "data")
+        (root / "job.yaml").write_text(JOB)
+        return home
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def faults(self) -> Path:
+        return self.root / "faults.json"
+
+    def inject(self, *faults: dict[str, Any]) -> None:
+        """Faults for the processes that are started from now on; see tests/support/injection."""
+        self.faults.write_text(json.dumps(faults))
+
+    def happened(self) -> int:
+        """How many of the faults that happen once have happened."""
+        return len(list(self.root.glob("faults.json.done-*")))
+
+    def environment(self) -> dict[str, str]:
+        path = os.pathsep.join(map(str, (INJECTION, ROOT)))
+        own = {"FATHOM_HOME": str(self.runs), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        if self.faults.exists():
+            own["TEST_FAULTS"] = str(self.faults)
+        foreign = ("FATHOM_", "MLFLOW_", "RAY_", "TEST_FAULTS")
+        return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
+
+    def start_logged(self, *arguments: object) -> subprocess.Popen[bytes]:
+        """With its words in a file: nobody reads a pipe while it runs for long."""
+        with (self.root / "launcher.log").open("ab") as log:
+            command = [*FATHOM, *map(str, arguments)]
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=self.root, env=self.environment())
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        command = [*FATHOM, *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.root, env=self.environment())
+
+    def fathom(self, *arguments: object) -> Done:
+        return finish(self.start(*arguments))
+
+    def run_folder(self) -> RunFolder:
+        """Of the only run, as soon as it is there."""
+        return RunFolder(wait_for(lambda: next(self.runs.glob("tiny-*/job.json"), None)).parent)
+
+    def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=f"sqlite:///{self.runs / 'mlflow.db'}")
+
+    def end_all(self) -> None:
+        """No driver may outlive the tests, whatever failed."""
+        for lock in self.runs.glob("*/driver.lock"):
+            if (driver := local.running(RunFolder(lock.parent))) is not None:
+                driver.kill()
+
+
+def prepare_data(root: Path) -> Path:
+    """A small dataset; -> its folder."""
+    home = Home(root)
+    (root / "source").mkdir(parents=True)
+    for module in CORPUS:
+        assert module.__file__ is not None
+        shutil.copy(module.__file__, root / "source" / f"{module.__name__}.py")
+    done = home.fathom("data", "prepare", "source", "data", "--vocab-size", 512, "--heldout-share", 0.1)
+    assert done.code == 0, done.err
+    return root / "data"
+
+
+def finish(process: subprocess.Popen[str]) -> Done:
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"no end in {PATIENCE} s:\n{err}") from None
+    return Done(process.returncode, out, err)
+
+
+def wait_for(look: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE} s in vain")
+
+
+def events(folder: RunFolder) -> list[Event]:
+    return read(folder.events)[0]
+
+
+def wait_for_checkpoint(folder: RunFolder, attempt: int) -> CheckpointCommitted:
+    def look() -> CheckpointCommitted | None:
+        found = [e for e in events(folder) if e.attempt == attempt]
+        assert not any(isinstance(e, Ended) for e in found), found[-1]
+        return next((e for e in found if isinstance(e, CheckpointCommitted)), None)
+
+    return wait_for(look)
+
+
+def living_driver(folder: RunFolder) -> psutil.Process:
+    driver = local.running(folder)
+    assert driver is not None
+    return driver.process
+
+
+# What a run was: equal to another one, or not
+
+
+def history(folder: RunFolder) -> dict[int, tuple[float, int | None]]:
+    """Loss and checksum of the samples by step, as training left it: of a step that was done again, the last."""
+    found = [e for e in events(folder) if isinstance(e, Progress)]
+    return {e.step: (e.metrics["train/loss"], e.samples) for e in found}
+
+
+def weights(folder: RunFolder) -> dict[str, bytes]:
+    found = {path.name: path.read_bytes() for path in (folder.root / "weights").iterdir()}
+    assert found
+    return found

@@ -1,0 +1,440 @@
+"""The training loop with an engine of its own kind: the plain model by torch alone, in one process or a few.
+
+Saving happens in another thread; `Inline` does it at once instead, `tracked` lets a test wait for that thread.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from model.anomaly import Incident
+from model.balance import collect_loads, update_biases
+from model.checkpoint import Identity, Store, Topology
+from model.data import ShardWriter, TokenSplit, TrainingBatches, Windows, sample_checksum
+from model.dataset import Baselines, DatasetManifest, Split, SplitName, Splits, TokenizerFile, content_digest
+from model.engine.base import Engine
+from model.engine.universal import require_loadable
+from model.loop import Loop, RolledBack
+from model.loss import Losses, training_losses
+from model.optim import build_optimizer, parameter_groups
+from model.recipe import Checkpointing, Layout, Recipe
+from model.reporting import Stop
+from model.router import Routing
+from model.schedule import bias_speed, learning_rate, multi_token_weight
+from model.transformer import CausalLM
+from support.recipes import tiny_recipe
+
+PATIENCE = 60.0
+"""Seconds after which a test that waits for another thread or process has failed."""
+Data = tuple[Path, DatasetManifest]
+
+
+# ------------------------------------------------------------------- threads and processes
+class Inline:
+    """In place of the saver's ThreadPoolExecutor: does at once what it is given."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    def submit(self, work: Callable[..., Any], /, *args: object) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*args))
+        except Exception as error:  # noqa: BLE001 - as the real one
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: object) -> None: ...
+
+
+def tracked() -> tuple[type[ThreadPoolExecutor], Callable[[], None]]:
+    """The real thing, and a function that waits until it has done all that it was given."""
+    given: list[Future[Any]] = []
+
+    class Tracked(ThreadPoolExecutor):
+        def submit(self, work: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:  # noqa: ANN401
+            given.append(super().submit(work, *args, **more))
+            return given[-1]
+
+    def settle() -> None:
+        assert not wait(given, timeout=PATIENCE).not_done
+
+    return Tracked, settle
+
+
+def run_ranks(work: Callable[..., Any], world: int, folder: Path, *args: object) -> list[Any]:
+    """`work(folder, *args)` in each of `world` gloo processes; -> what each returned."""
+    mp.spawn(_rank, (world, str(folder), work, args), nprocs=world)
+    return [torch.load(folder / f"returned-{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple[object, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE)
+    )
+    torch.save(work(Path(folder), *args), f"{folder}/returned-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------- engine
+class PlainEngine:
+    """`Engine` by torch alone; every process has the whole model. Its attributes let a test interfere."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.recipe, self.model = recipe, CausalLM(recipe.model)
+        self.model.initialise(recipe.seed)
+        groups = parameter_groups(self.model, recipe.optimizer.weight_decay)
+        self.optimizer = build_optimizer(groups, recipe.optimizer, recipe.schedule.learning_rate)
+        self.disturb: Callable[[Tensor], float] = lambda window: 1.0
+        """What the losses of a micro-batch are multiplied with."""
+        self.snapshots: list[int] = []
+        """Steps that were copied."""
+        self.on_snapshot: Callable[[], None] = lambda: None
+        self.on_write: Callable[[int, Path], None] = lambda step, folder: None
+        """Called when the file lies in the folder, in the saver's thread."""
+        self.updates = 0
+
+    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
+        output = self.model(window_BL[:, :-1], self.recipe.model.num_nextn_predict_layers)
+        losses = training_losses(output, window_BL, ahead_weight=ahead_weight, alpha=alpha)
+        factor = self.disturb(window_BL)
+        losses = losses if factor == 1.0 else Losses(*(part * factor for part in losses))
+        (losses.total / self.recipe.layout.accumulation).backward()  # type: ignore[no-untyped-call]
+        return losses
+
+    def step(self, learning_rate: float) -> float:
+        if self.world_size > 1:
+            for parameter in self.model.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(self.world_size)  # type: ignore[union-attr]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+        return norm.item()
+
+    @torch.no_grad()
+    def evaluate(self, window_BL: Tensor, depth: int) -> tuple[Tensor, ...]:
+        logits: tuple[Tensor, ...] = self.model(window_BL[:, :-1], depth).logits
+        return logits
+
+    def routings(self) -> list[Routing]:
+        return [b.routing for b in self.model.blocks().values() if b.routing]
+
+    def routing_biases(self) -> list[Tensor]:
+        return [b for n, b in self.model.named_buffers() if n.endswith("e_score_correction_bias")]
+
+    def layer_names(self) -> list[str]:
+        return [n for n, b in self.model.blocks().items() if b.routing]
+
+    def topology(self) -> Topology:
+        layout = self.recipe.layout
+        return Topology(
+            world_size=layout.world_size,
+            expert_parallel=layout.expert_parallel,
+            zero_stage=layout.zero_stage,
+            precision=self.recipe.precision,
+        )
+
+    def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
+        live = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "state": state}
+        content, step = copy.deepcopy(live), state["step"]
+        self.snapshots.append(step)
+        self.on_snapshot()
+
+        def write(folder: Path) -> None:
+            torch.save(content, folder / f"rank-{self.rank}.pt")
+            self.on_write(step, folder)
+
+        return write
+
+    def load(self, folder: Path, tag: str, saved: Topology, scratch: Path) -> dict[str, Any]:
+        require_loadable(saved, self.topology())
+        content = torch.load(folder / tag / f"rank-{self.rank}.pt")
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.model.state_dict().items()
+
+
+def weights(loop: Loop) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in loop.engine.full_weights()}
+
+
+def assert_same_weights(loop: Loop, other: Loop | PlainEngine) -> None:
+    """To the last bit."""
+    theirs = dict((other.engine if isinstance(other, Loop) else other).full_weights())
+    ours = weights(loop)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+# ------------------------------------------------------------------- reporter
+@dataclass
+class Recorder:
+    """`Reporter` that keeps what it is told; `stop_at`: the step after which it orders to stop."""
+
+    stop_at: int | None = None
+    after: Callable[[int], None] = lambda step: None
+    """Called after each step: what the world does in between."""
+    starts: list[tuple[int, int, int, str | None]] = field(default_factory=list)
+    steps: dict[int, dict[str, float]] = field(default_factory=dict)
+    samples: dict[int, int] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+    committed: list[tuple[int, str, int]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """That training stood still for each checkpoint."""
+    warnings: list[str] = field(default_factory=list)
+    anomalies: list[tuple[Incident, str]] = field(default_factory=list)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    last: int = 0
+    over: bool = False
+    """The answer of `has_failed`."""
+
+    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
+        self.starts.append((step, tokens, world_size, resumed_from))
+        self.last = step
+
+    def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:
+        assert step not in self.steps
+        self.steps[step], self.samples[step], self.last = metrics, samples, step
+        self.tokens.append(tokens)
+        self.after(step)
+
+    def checkpoint_committed(self, *, step: int, uri: str, size_bytes: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.committed.append((step, uri, size_bytes))
+        self.seconds.append(seconds)
+
+    def warning(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def anomaly(self, incident: Incident, message: str) -> None:
+        self.anomalies.append((incident, message))
+
+    def artifact(self, name: str, data: bytes) -> None:
+        self.artifacts[name] = data
+
+    def stop_requested(self) -> Stop | None:
+        return Stop(deadline=1e12) if self.stop_at is not None and self.last >= self.stop_at else None
+
+    def failed(self, kind: str, message: str) -> None:
+        self.failures.append((kind, message))
+
+    def has_failed(self) -> bool:
+        return self.over
+
+    def stack_file(self, rank: int) -> Path | None:
+        return None
+
+    @property
+    def saved(self) -> list[int]:
+        """Steps of the checkpoints that were announced."""
+        return [step for step, _, _ in self.committed]
+
+    @property
+    def actions(self) -> list[tuple[int, int, str, str]]:
+        """(step, data step, kind, action) of each anomaly."""
+        return [(i.step, i.data_step, i.kind, i.action) for i, _ in self.anomalies]
+
+
+# ------------------------------------------------------------------- data and attempts
+def write_data(folder: Path) -> Data:
+    """Skewed tokens with some order in them, so that there is something to learn and to balance."""
+    sha, vocabulary = "ab" * 32, 64
+    draw = np.random.default_rng(0)
+    tokens = (draw.random(3000) ** 2 * vocabulary).astype(np.int64)
+    tokens[1::2] = (tokens[::2] * 5 + 1) % vocabulary
+    sides: dict[str, Split] = {}
+    names: tuple[SplitName, SplitName] = ("train", "heldout")
+    for name in names:
+        part = tokens[:2500] if name == "train" else tokens[2500:]
+        writer = ShardWriter(folder, name, "uint16", 1000)
+        writer.write(part)
+        sides[name] = Split(documents=1, tokens=len(part), bytes=len(part), shards=writer.close())
+    splits = Splits(train=sides["train"], heldout=sides["heldout"])
+    manifest = DatasetManifest(
+        digest=content_digest(sha, splits.train.shards + splits.heldout.shards),
+        inputs_digest=sha,
+        tokenizer=TokenizerFile(sha256=sha, vocab_size=257, end_of_text=0),
+        dtype="uint16",
+        splits=splits,
+        source="numbers",
+        baselines=Baselines(order0_bits_per_byte=1, xz_bits_per_byte=1, xz_bytes=1),
+    )
+    return folder, manifest
+
+
+@dataclass
+class Bench:
+    """Starts attempts of one job."""
+
+    data: Data
+    storage: Path
+
+    def recipe(self, **changes: object) -> Recipe:
+        """Without checkpoints but the last, unless changed."""
+        kept = Checkpointing(uri=str(self.storage), interval_seconds=3600, keep=2)
+        layout = Layout(world_size=1, expert_parallel=1, micro_batch=4, accumulation=2)
+        return tiny_recipe(**({"checkpoint": kept, "layout": layout} | changes))
+
+    def often(self, keep: int = 9, **changes: object) -> Recipe:
+        """A checkpoint as soon as the one before is finished: `Inline`, that is at steps 1, 3, 5, 7, and at last 8."""
+        kept = Checkpointing(uri=str(self.storage), interval_seconds=1e-9, keep=keep)
+        return self.recipe(**({"checkpoint": kept} | changes))
+
+    def windows(self, recipe: Recipe, split: SplitName) -> Windows:
+        extra = 1 + recipe.model.num_nextn_predict_layers
+        return Windows(TokenSplit(*self.data, split), recipe.sequence_length, extra)
+
+    def batches(self, recipe: Recipe) -> TrainingBatches:
+        return TrainingBatches(
+            windows=self.windows(recipe, "train"),
+            seed=recipe.seed,
+            world_size=recipe.layout.world_size,
+            micro_batch=recipe.layout.micro_batch,
+            accumulation=recipe.layout.accumulation,
+        )
+
+    def loop(
+        self,
+        reporter: Recorder,
+        recipe: Recipe | None = None,
+        attempt: int = 1,
+        incarnation: str = "a",
+        digest: str = "d",
+    ) -> Loop:
+        recipe = recipe or self.recipe()
+        engine: Engine = PlainEngine(recipe)
+        return Loop(
+            engine=engine,
+            recipe=recipe,
+            batches=self.batches(recipe),
+            heldout=self.windows(recipe, "heldout").heldout_windows(recipe.eval_tokens),
+            token_bytes=np.ones(64, dtype=np.int64),
+            data_digest=digest,
+            store=self.store(attempt, incarnation),
+            reporter=reporter,
+        )
+
+    def store(self, attempt: int = 1, incarnation: str = "a") -> Store:
+        return Store(str(self.storage), Identity(job="j", attempt=attempt, incarnation=incarnation), b"key")
+
+    # --------------------------------------------------------------- what there is
+    def published(self) -> list[int]:
+        """Steps with a manifest."""
+        found = self.storage.glob("checkpoints/step-*/manifest.json")
+        return sorted(int(p.parent.name.removeprefix("step-")) for p in found)
+
+    def names(self) -> list[str]:
+        """Everything beside the claims: steps, and what must not be left over."""
+        names = {path.name for path in (self.storage / "checkpoints").iterdir()}
+        return sorted(names - {"fence", "incidents.json"})
+
+    def manifest(self, step: int) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.storage / f"checkpoints/step-{step}/manifest.json").read_text())
+        return content
+
+    def saved(self, step: int) -> dict[str, Any]:
+        """Content of a checkpoint's file of rank 0."""
+        (path,) = (self.storage / f"checkpoints/step-{step}").glob("*/rank-0.pt")
+        content: dict[str, Any] = torch.load(path)
+        return content
+
+    def damage(self, step: int) -> None:
+        """Cut off the end of a file."""
+        (path,) = (self.storage / f"checkpoints/step-{step}").glob("*/rank-0.pt")
+        path.write_bytes(path.read_bytes()[:-100])
+
+    # --------------------------------------------------------------- what is to be expected
+    def written_out(self, recipe: Recipe, data_steps: list[int]) -> tuple[PlainEngine, list[float]]:
+        """The mathematics of a run without the loop, on the given steps of the data; -> engine, losses."""
+        engine, batches, losses = PlainEngine(recipe), self.batches(recipe), []
+        for step, data_step in enumerate(data_steps):
+            mean = 0.0
+            for k in range(recipe.layout.accumulation):
+                window = torch.from_numpy(batches.batch_for(data_step, 0, k))
+                weight = multi_token_weight(step, recipe.multi_token)
+                loss = engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha).next_token
+                mean += loss.item() / recipe.layout.accumulation
+            engine.step(learning_rate(step, recipe.schedule))
+            loads = collect_loads(engine.routings())
+            update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
+            losses.append(mean)
+        return engine, losses
+
+    def samples(self, recipe: Recipe, data_step: int) -> int:
+        """Checksum of the whole batch of a data step, in one piece."""
+        whole = Layout(world_size=1, expert_parallel=1, micro_batch=recipe.batch_sequences, accumulation=1)
+        batches = self.batches(recipe.model_copy(update={"layout": whole}))
+        return sample_checksum(batches.numbers_for(data_step, 0, 0), batches.batch_for(data_step, 0, 0))
+
+    def of_data_step(self, recipe: Recipe, data_step: int) -> Callable[[Tensor], bool]:
+        """Whether a micro-batch belongs to it."""
+        batches = self.batches(recipe)
+        rows = {
+            row.tobytes()
+            for rank in range(recipe.layout.world_size)
+            for k in range(recipe.layout.accumulation)
+            for row in batches.batch_for(data_step, rank, k)
+        }
+        return lambda window: all(row.tobytes() in rows for row in window.numpy())
+
+
+# ------------------------------------------------------------------- starting again
+Disturb = Callable[[Recorder, Tensor], float]
+"""What the losses of a micro-batch are multiplied with, in a run that reports to this recorder."""
+
+
+@dataclass
+class Start:
+    """One start of the processes."""
+
+    loop: Loop
+    reporter: Recorder
+    error: Exception | None = None
+
+
+def run_to_the_end(
+    bench: Bench, recipe: Recipe, disturb: Disturb, limit: int = 20, stop_at: int | None = None
+) -> list[Start]:
+    """Starts again whenever the loop was rolled back, as whoever starts the processes does."""
+    starts: list[Start] = []
+    while len(starts) < limit:
+        reporter = Recorder(stop_at=stop_at)
+        start = Start(bench.loop(reporter, recipe), reporter)
+        start.loop.engine.disturb = lambda window, to=reporter: disturb(to, window)  # type: ignore[attr-defined]
+        starts.append(start)
+        try:
+            start.loop.run()
+        except Exception as error:  # noqa: BLE001 - for the test to look at
+            start.error = error
+        if not isinstance(start.error, RolledBack):
+            return starts
+    raise AssertionError(f"rolled back {limit} times")
