@@ -48,9 +48,9 @@ def parity_table(folder: Path, _: int) -> str:
             optimizer, _, variant = case.name.rpartition("-z")[0].partition("-")
             rows.append(
                 (world, of.zero_stage, of.expert_parallel, optimizer, variant.replace("-", " + "), f"{far.loss:.1e}",
-                 f"{far.gradient:.1e}", f"{far.norm:.1e}", f"{far.weight:.1e}", "equal" if far.loads_equal else "NOT EQUAL")
+                 f"{far.gradient:.1e}", f"{far.norm:.1e}", f"{far.weight:.1e}", "same" if far.loads_equal else "OTHER")
             )  # fmt: skip
-    head = ("processes", "ZeRO", "experts over", "by", "variant", "loss", "gradient", "norm", "weight", "loads")
+    head = ("processes", "ZeRO", "experts over", "by", "variant", "loss", "gradient", "norm", "weight", "load")
     return table(head, rows)
 
 

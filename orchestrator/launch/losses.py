@@ -35,9 +35,19 @@ class TellLosses(UserCallback):  # type: ignore[misc]  # Ray has no types
 
 
 def describe(failures: Mapping[int, BaseException]) -> str:
-    """`rank 1: ActorDiedError: The actor died ...`: the first one, since the others mostly fail because of it."""
-    ranks = ", ".join(str(rank) for rank in sorted(failures)[:16])
-    died = [error for error in failures.values() if "Died" in type(error).__name__]
-    error = (died or list(failures.values()))[0]
+    """`rank 1: ActorDiedError: The actor died ...`: of who died, if anybody; the others failed because of it."""
+    causes = {rank: _cause(failures[rank]) for rank in sorted(failures)}
+    blamed = {rank: error for rank, error in causes.items() if "Died" in type(error).__name__} or causes
+    ranks = ", ".join(str(rank) for rank in list(blamed)[:16])
+    error = next(iter(blamed.values()))
     text = " ".join(str(error).split())[:_SHOWN]
     return f"rank {ranks}: {type(error).__name__}: {text}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What Ray has wrapped: the worker's own exception, or why it could not be asked."""
+    for name in ("health_check_failure", "_base_exc"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return _cause(inner)
+    return error

@@ -82,9 +82,7 @@ def resolve(
     spec, choose = job.spec, Choices()
     rate = _rate(job, settings, earlier)
     deadline = _deadline(job, rate, Decimal(spent))
-    given = choose("spec.checkpoint.uri", spec.checkpoint.uri, lambda: (storage_uri, "the run's own folder"))
-    # the working directory may be another one by now
-    storage = earlier.storage_uri if earlier is not None and spec.checkpoint.uri is not None else absolute(given)
+    storage = _storage(job, storage_uri, earlier, choose)
     if earlier is None:
         recipe = choose_recipe(job, storage, choose)
     else:
@@ -114,6 +112,14 @@ def resolve(
         storage_uri=storage,
         chosen=(*(kept_choices(earlier.chosen) if earlier is not None else ()), *choose.made),
     )
+
+
+def _storage(job: TrainingJob, own: str, earlier: Resolved | None, choose: Choices) -> str:
+    """Where the job's events, ledger and checkpoints lie."""
+    given = job.spec.checkpoint.uri
+    if given is not None and earlier is not None:
+        return earlier.storage_uri  # the working directory may be another one by now
+    return absolute(choose("spec.checkpoint.uri", given, lambda: (own, "the run's own folder")))
 
 
 def read_resolved(path: Path) -> Resolved:

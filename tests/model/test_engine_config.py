@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.recipes import TINY, tiny_recipe
@@ -16,6 +16,13 @@ from support.recipes import TINY, tiny_recipe
 from model.recipe import Layout, Optimizer, Recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def _stage(stage: Literal[0, 1, 2, 3]) -> Recipe:
+    of = Layout(world_size=2, expert_parallel=2, zero_stage=stage, micro_batch=4, accumulation=1)
+    return tiny_recipe(layout=of)
+
+
 RECIPES = {
     "tiny-fp32": tiny_recipe(layout=Layout(world_size=2, expert_parallel=2, micro_batch=4, accumulation=1)),
     "v2-bf16-accumulation": tiny_recipe(
@@ -30,6 +37,9 @@ RECIPES = {
         optimizer=Optimizer(grad_clip=1.0),
         layout=Layout(world_size=16, expert_parallel=8, micro_batch=2, accumulation=4, recompute="full"),
     ),
+    "tiny-zero0": _stage(0),
+    "tiny-zero2": _stage(2),
+    "tiny-zero3": _stage(3),
     "dense": tiny_recipe(model=TINY.replace(first_k_dense_replace=3, num_nextn_predict_layers=0)),
 }
 Config = Callable[[Recipe], dict[str, Any]]

@@ -3,17 +3,34 @@
 Checkpoints and their thread are in `test_loop_checkpoints`, anomalies in `test_loop_anomalies`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plain_loop import Bench, Data, Inline, Recorder, assert_same_weights, run_ranks, weights, write_data
+from support.plain_loop import (
+    Bench,
+    Data,
+    Inline,
+    Recorder,
+    assert_same_weights,
+    one_thread,
+    run_ranks,
+    weights,
+    write_data,
+)
 
 from model.anomaly import LossHistory
 from model.checkpoint import CheckpointError, Fenced
 from model.loop import Loop, RolledBack, recipe_digest
 from model.recipe import Anomalies, Checkpointing, Layout
 from model.schedule import learning_rate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,7 @@ spec:
     sampleTokens: 16
     schedule: {learningRate: 0.01}
     evaluation: {everySteps: 50, tokens: 2048}
+    anomalies: {window: 24, threshold: 6.0}
   parallelism: {expert: 2}
   compute: {accelerator: cpu, workers: 2}
   checkpoint: {intervalMinutes: 0.02}

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +74,15 @@ def tracked() -> tuple[type[ThreadPoolExecutor], Callable[[], None]]:
         assert not wait(given, timeout=PATIENCE).not_done
 
     return Tracked, settle
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The model is so small that several threads only get in each other's way, several times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def run_ranks(work: Callable[..., Any], world: int, folder: Path, *args: object) -> list[Any]:

@@ -1,7 +1,6 @@
 """Checkpoints on S3: a real server on loopback, reached as a user would reach a server of their own."""
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from support.checkpoints import (
     save,
     upload,
 )
+from support.s3 import serving, start_server, use
 
 from model.checkpoint import CheckpointError, Fenced, Store
 from model.checkpoint.remote import RemoteStorage, open_storage
@@ -29,40 +29,11 @@ pytestmark = pytest.mark.processes  # half a minute
 NUMBERS = itertools.count()
 
 
-def start_server(port: int = 0) -> tuple[object, int]:
-    server = moto_server.ThreadedMotoServer("127.0.0.1", port, verbose=False)
-    server.start()
-    return server, server.get_host_and_port()[1]
-
-
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """One server for all tests. moto looks and then writes; S3 does both at once, so here they share a lock."""
-    from moto.s3.responses import S3Response
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    lock, before = threading.Lock(), S3Response.put_object
-
-    def atomic(self: S3Response) -> object:
-        with lock:
-            return before(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(S3Response, "put_object", atomic)
-        server, port = start_server()
+    """One server for all tests."""
+    with serving() as port:
         yield port
-        server.stop()  # type: ignore[attr-defined]
-
-
-def use(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    """As in a user's shell."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # a server that is down is found out at once
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
 
 
 @pytest.fixture

@@ -44,8 +44,23 @@ def events_file(reporter: FileReporter) -> Path:
 
 def test_who_died_is_blamed_and_not_who_failed_because_of_it(losses: Any) -> None:  # noqa: ANN401 - a module
     failures = {1: RuntimeError("connection closed\n by peer"), 0: ActorDiedError("The actor died\nunexpectedly")}
-    assert losses.describe(failures) == "rank 0, 1: ActorDiedError: The actor died unexpectedly"
+    assert losses.describe(failures) == "rank 0: ActorDiedError: The actor died unexpectedly"
     assert losses.describe({3: RuntimeError("x" * 999)}) == "rank 3: RuntimeError: " + "x" * 300
+
+
+class Wrapped(Exception):
+    """As Ray wraps what it finds."""
+
+    def __init__(self, name: str, inner: Exception) -> None:
+        super().__init__("A worker health check failed. Worker info: ...")
+        setattr(self, name, inner)
+
+
+def test_what_ray_has_wrapped_is_told(losses: Any) -> None:  # noqa: ANN401 - a module
+    died = Wrapped("health_check_failure", ActorDiedError("gone"))
+    raised = Wrapped("_base_exc", ValueError("wrong"))
+    assert losses.describe({0: raised, 2: died, 1: died}) == "rank 1, 2: ActorDiedError: gone"
+    assert losses.describe({0: Wrapped("_base_exc", raised)}) == "rank 0: ValueError: wrong"
 
 
 def test_each_loss_is_told_once(losses: Any, reporter: FileReporter) -> None:  # noqa: ANN401 - a module

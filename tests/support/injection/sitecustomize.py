@@ -62,6 +62,7 @@ def _patch_loop(module):
     read = module.TrainingBatches.batch_for
 
     def batch_for(self, number, rank, k):
+        BROKEN_READ.update(due=_due("read", number, rank))
         windows = read(self, number, rank, k)
         if _due("batch", number, rank):
             windows = np.random.default_rng(number).integers(0, 512, windows.shape)
@@ -107,7 +108,28 @@ def _patch_store(module):
     module.Store.publish, module.Store.upload = fatal_publish, full_upload
 
 
-PATCHES = {"model.loop": _patch_loop, "model.engine.zero": _patch_engine, "model.checkpoint.store": _patch_store}
+BROKEN_READ = {"due": False}
+
+
+def _patch_data(module):
+    read = module._ShardFile._read_bytes
+
+    def read_bytes(self, offset, count):
+        found = read(self, offset, count)
+        if BROKEN_READ["due"]:
+            BROKEN_READ.update(due=False)
+            return b"\xff" * len(found)
+        return found
+
+    module._ShardFile._read_bytes = read_bytes
+
+
+PATCHES = {
+    "model.data": _patch_data,
+    "model.loop": _patch_loop,
+    "model.engine.zero": _patch_engine,
+    "model.checkpoint.store": _patch_store,
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
