@@ -122,13 +122,15 @@ class _Walk:
     life: int = 0
     saves: list[tuple[int, int]] = field(default_factory=list)
     phase: TimeClass = "starting"
+    floor: int = 0
+    """Number of pieces from which nothing can be taken back: of earlier intervals, or taken already."""
 
     def interval(self, held: Held, events: Sequence[tuple[int, Event]], *, last: bool) -> None:
         """Divides one held interval."""
         self.attempt = held.attempt
         self.limits = (_microseconds(held.start), _microseconds(held.end))
         self.opened = self.life = self.limits[0]
-        self.saves = []
+        self.saves, self.floor = [], len(self.pieces)
         self.phase = "recovering" if self.begun else "starting"
         self.begun = True
         first, ended = True, None
@@ -182,18 +184,18 @@ class _Walk:
     def _take_back(self, length: int) -> None:
         """Turns the newest productive microseconds of this interval into those of a checkpoint."""
         at = len(self.pieces)
-        while length > 0 and at > 0:
+        while length > 0 and at > self.floor:
             at -= 1
             piece = self.pieces[at]
-            if piece.attempt != self.attempt or piece.start < self.limits[0]:
-                return
             if piece.time_class == "checkpoint":
                 continue
             if piece.time_class != "productive":
-                return
+                break
             cut = max(piece.start, piece.end - length)
             length -= piece.end - cut
             self.pieces[at : at + 1] = [replace(piece, end=cut), Piece(self.attempt, "checkpoint", cut, piece.end)]
+        if length > 0:
+            self.floor = len(self.pieces)
 
     def _ended(self, now: int) -> None:
         # Until the attempt ended it was still starting (or recovering); what comes after is teardown.
