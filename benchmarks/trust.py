@@ -21,8 +21,8 @@ from support.engine_worker import Outcome, run  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "engine.md"
 SEED, PAUSE = 20261124, 7.0
-LONG = ("--set", "training.tokens=512_000", "--set", "training.evaluation.everySteps=1000")
-"""2,000 steps: long enough for many kills."""
+LONG = ("--set", "training.tokens=1_024_000", "--set", "training.evaluation.everySteps=1000")
+"""4,000 steps: long enough for many kills."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

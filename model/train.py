@@ -53,7 +53,9 @@ def train_worker(config: dict[str, Assignment]) -> None:
     try:
         _train(assignment)
     except Fenced as error:
-        assignment.reporter.failed("fenced", str(error))  # and quietly: whoever has begun must not be disturbed
+        # Quietly: whoever has begun must not be disturbed. Workers that Ray has started again are no strangers.
+        if _store(assignment).holder() != assignment.identity:
+            assignment.reporter.failed("fenced", str(error))
     except (MemoryError, RuntimeError) as error:
         if _out_of_memory(error):
             assignment.reporter.failed("out-of-memory", f"{type(error).__name__}: {error}")
@@ -114,10 +116,15 @@ def _loop(
         heldout=Windows(heldout, recipe.sequence_length, extra).heldout_windows(recipe.eval_tokens),
         token_bytes=tokenizer.token_byte_lengths(),
         data_digest=manifest.digest,
-        store=Store(recipe.checkpoint.uri, assignment.identity, assignment.signing_key_file.read_bytes()),
+        store=_store(assignment),
         reporter=assignment.reporter,
         alive=alive,
     )
+
+
+def _store(assignment: Assignment) -> Store:
+    key = assignment.signing_key_file.read_bytes()
+    return Store(assignment.recipe.checkpoint.uri, assignment.identity, key)
 
 
 def _finish(assignment: Assignment, engine: ZeroEngine, loop: Loop, tokenizer: Tokenizer) -> None:

@@ -87,6 +87,11 @@ class Fences:
         if epoch not in claimed:
             raise Fenced(f"the claim of epoch {epoch} has vanished: {self._folder} was emptied while it was used")
 
+    def holder(self) -> Identity | None:
+        """Who has claimed the storage last."""
+        newest = self._newest_claim(self._numbers()[0])
+        return newest.identity if newest else None
+
     def acceptance(self) -> Acceptance:
         """The rule in force. Notes that are damaged are passed over: better an old rule than no checkpoint."""
         _, accepted = self._numbers()

@@ -93,6 +93,10 @@ class Store:
         """`Fenced` unless this is still the newest writer."""
         self._fences.check(self.epoch)
 
+    def holder(self) -> Identity | None:
+        """Who has claimed the storage last."""
+        return self._fences.holder()
+
     # --------------------------------------------------------------- writing
     def staging(self) -> Path:
         """A new empty folder for this rank's files: beside the checkpoints if storage is local, so that moving is

@@ -42,6 +42,14 @@ LIMITS: tuple[Limit, ...] = (
             "expert parallelism (AutoEP) requires a pipeline of 1: use parallelism.expert and parallelism.zeroStage"
         ),
     ),
+    Limit(
+        "parallelism.zeroStage",
+        lambda asked: asked.zero_stage == 0 and asked.precision == "bf16",
+        lambda _: (
+            "is 0, and training.precision is bf16: without ZeRO the engine keeps no FP32 master weights, and small "
+            "updates are lost: use zeroStage 1"
+        ),
+    ),
 )
 
 

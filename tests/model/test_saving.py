@@ -90,9 +90,7 @@ def inline(tmp_path: Path, process_group: None, monkeypatch: pytest.MonkeyPatch)
 
 
 # ------------------------------------------------------------------- the real thread
-def test_from_the_copy_to_the_checkpoint(
-    tmp_path: Path, process_group: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_the_copy_to_the_checkpoint(tmp_path: Path, process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
     executor, settle = tracked()
     monkeypatch.setattr("model.saving.ThreadPoolExecutor", executor)
     rig, written, published = Rig(tmp_path / "job"), threading.Event(), threading.Event()
@@ -156,9 +154,7 @@ def test_files_are_written_by_another_thread(rig: Rig) -> None:
 
 
 # ------------------------------------------------------------------- how long training stood still
-def test_the_seconds_are_those_of_the_copy_and_of_the_agreement(
-    inline: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_seconds_are_those_of_the_copy_and_of_the_agreement(inline: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("model.saving.time", SimpleNamespace(monotonic=lambda: now[0]))
     snapshot = inline.engine.snapshot

@@ -46,14 +46,19 @@ def kind_of(process: psutil.Process) -> str:
 def torment(home: Home, kills: int, seed: int, pause: float, *options: str) -> Report:
     """Train, and kill one process of the launcher and the driver's session after the other; -> what happened.
 
-    Pauses are uniform in [0, 2*pause) seconds, whatever the run is doing then. A killed launcher is started again, as
-    a person would.
+    Every third one falls after a pause uniform in [0, 2*pause) seconds, whatever the run is doing then: mostly it is
+    starting. The others fall up to 3 s after training has gone on. A killed launcher is started again, as a person
+    would.
     """
     draw, began, killed = random.Random(seed), time.monotonic(), Counter[str]()
     launcher = home.start_logged("train", "job.yaml", *OPTIONS, *options)
     folder = home.run_folder()
     while killed.total() < kills:
-        time.sleep(draw.uniform(0, 2 * pause))
+        if draw.randrange(3):
+            launcher = _training_again(home, launcher, folder)
+            time.sleep(draw.uniform(0, 3))
+        else:
+            time.sleep(draw.uniform(0, 2 * pause))
         if launcher.poll() is None and (victim := _victim(draw, launcher, folder)) is not None:
             name, process = victim
             process.kill()
@@ -88,6 +93,26 @@ def _going_on(home: Home, launcher: subprocess.Popen[bytes], folder: RunFolder) 
     if launcher.poll() in (None, 0):
         return launcher
     return home.start_logged("train", "--resume", folder.root)
+
+
+def _training_again(home: Home, launcher: subprocess.Popen[bytes], folder: RunFolder) -> subprocess.Popen[bytes]:
+    """Wait until a step is done that was not done when this was called; -> the launcher."""
+    before, deadline = _progress(folder), time.monotonic() + PATIENCE
+    while _progress(folder) == before:
+        assert time.monotonic() < deadline, f"training does not go on; see {folder.root}"
+        launcher = _going_on(home, launcher, folder)
+        if launcher.poll() == 0:
+            break
+        time.sleep(0.1)
+    return launcher
+
+
+def _progress(folder: RunFolder) -> int:
+    """Steps done so far, those done again counted too."""
+    try:
+        return folder.events.read_bytes().count(b'"kind":"progress"')
+    except FileNotFoundError:
+        return 0
 
 
 def _report(folder: RunFolder, killed: Counter[str], seconds: float) -> Report:

@@ -85,18 +85,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_ranks(work: Callable[..., Any], world: int, folder: Path, *args: object) -> list[Any]:
-    """`work(folder, *args)` in each of `world` gloo processes; -> what each returned."""
-    mp.spawn(_rank, (world, str(folder), work, args), nprocs=world)
+def run_ranks(
+    work: Callable[..., Any], world: int, folder: Path, *args: object, patience: float = PATIENCE
+) -> list[Any]:
+    """`work(folder, *args)` in each of `world` gloo processes, which wait for each other for `patience` seconds at
+    most; -> what each returned."""
+    mp.spawn(_rank, (world, str(folder), work, args, patience), nprocs=world)
     return [torch.load(folder / f"returned-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple[object, ...]) -> None:
+def _rank(
+    rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple[object, ...], patience: float
+) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     dist.init_process_group(
-        "gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE)
+        "gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=patience)
     )
     torch.save(work(Path(folder), *args), f"{folder}/returned-{rank}.pt")
     dist.barrier()
@@ -223,6 +228,8 @@ class Recorder:
     anomalies: list[tuple[Incident, str]] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    stacks: Path | None = None
+    """Folder for `stack_file`."""
     last: int = 0
     over: bool = False
     """The answer of `has_failed`."""
@@ -261,7 +268,7 @@ class Recorder:
         return self.over
 
     def stack_file(self, rank: int) -> Path | None:
-        return None
+        return self.stacks and self.stacks / f"stack-{rank}.txt"
 
     @property
     def saved(self) -> list[int]:
