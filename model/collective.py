@@ -16,6 +16,7 @@ def together(action: Callable[[], T]) -> list[T]:
     outcome: tuple[T | None, Exception | None]
     try:
         outcome = (action(), None)
+        pickle.dumps(outcome)  # what cannot travel must fail before the others wait for it
     except Exception as error:  # noqa: BLE001 - it is raised again, everywhere
         outcome = (None, _portable(error))
     outcomes: list[tuple[T | None, Exception | None]] = [(None, None)] * dist.get_world_size()

@@ -175,7 +175,8 @@ class Loop:
         if verdict is None:
             return
         if verdict.action in ("replay", "skip", "fail"):
-            saver.finish()  # its copy is older than this step: the way back is shorter with it
+            saver.drop(step)  # a copy of the state that gave these numbers: nothing has shown yet that it is good
+            saver.finish()  # an older copy is: the way back is shorter with it
         on_first(lambda: self._record(verdict))
         if verdict.action == "fail":
             raise NotFinite(f"{describe(verdict)}; lower training.schedule.learningRate or look at this step's data")
@@ -184,11 +185,16 @@ class Loop:
 
     def _record(self, verdict: Verdict) -> None:
         """Rank 0: into the storage, where the next start finds it, and to whoever watches."""
-        who = self.store.identity
+        who, final = self.store.identity, verdict.action in ("replay", "skip", "fail")
         incident = Incident.of(verdict, attempt=who.attempt, incarnation=who.incarnation, time=time.time())
         self._incidents = (*self._incidents, incident)
         rows = [one.model_dump(mode="json") for one in self._incidents]
-        self.store.write_incidents(rows)
+        try:
+            self.store.write_incidents(rows)
+        except OSError as error:
+            if final:
+                raise  # unrecorded, it would be tried again for ever
+            self.reporter.warning(f"incidents.json could not be written: {error}")
         self.reporter.anomaly(incident, describe(verdict))
         self.reporter.artifact("incidents.json", json.dumps(rows, indent=1).encode())
 

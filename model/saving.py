@@ -71,15 +71,25 @@ class Saver:
         assert self._upload is not None
         upload, self._upload = self._upload, None
         parts = together(lambda: _result(upload))
+        self._stood_still += time.monotonic() - began
         problems = [f"process {rank}: {part}" for rank, part in enumerate(parts) if isinstance(part, str)]
+        if self.engine.rank != 0:
+            return
         if problems:
             self._thread.submit(self.store.discard, self._step)
-            if self.engine.rank == 0:
-                self._give_up("; ".join(problems))
-        elif self.engine.rank == 0:
+            self._give_up(self._step, "; ".join(problems))
+        else:
             files = tuple(file for part in parts if not isinstance(part, str) for file in part)
-            self._stood_still += time.monotonic() - began
             self._publication = self._thread.submit(self._publish, self._step, files, self._stood_still)
+
+    def drop(self, step: int) -> None:
+        """Give up the copy of this step, should it be under way and not yet published. Collective."""
+        if self._upload is None or self._step != step:
+            return
+        upload, self._upload = self._upload, None
+        together(lambda: _result(upload))
+        if self.engine.rank == 0:
+            self._thread.submit(self.store.discard, step)
 
     def finish(self) -> None:
         """Wait for what is under way; `Fenced` everywhere if this run has been replaced. Collective."""
@@ -107,7 +117,7 @@ class Saver:
             raise
         except Exception as error:  # noqa: BLE001 - as in `_result`
             self.store.discard(step)
-            return self._give_up(f"{type(error).__name__}: {error}")
+            return self._give_up(step, f"{type(error).__name__}: {error}")
         size = sum(file.size for file in files)
         self.reporter.checkpoint_committed(step=step, uri=uri, size_bytes=size, seconds=seconds)
         try:
@@ -118,8 +128,8 @@ class Saver:
             self.reporter.warning(f"old checkpoints could not be removed: {error}")
         return None
 
-    def _give_up(self, reason: str) -> None:
-        self.reporter.warning(f"the checkpoint of step {self._step} could not be written ({reason}); training goes on")
+    def _give_up(self, step: int, reason: str) -> None:
+        self.reporter.warning(f"the checkpoint of step {step} could not be written ({reason}): the one before stays")
 
     def _published(self) -> bool:
         return self._publication is None or self._publication.done()

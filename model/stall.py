@@ -11,6 +11,8 @@ from typing import Self, TextIO
 
 FACTOR = 10
 """A step that takes so many times the median of those before it is stuck."""
+START_FACTOR = 6
+"""Before the first step a process may take so many times the floor: it builds the model and reads a checkpoint."""
 
 
 def stall_limit(step_seconds: float | None, floor: float) -> float:
@@ -34,7 +36,8 @@ class StackDump:
     def __enter__(self) -> Self:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("w")
+            self._stream = self._path.open("a")  # what an earlier start has left stays
+            faulthandler.dump_traceback_later(START_FACTOR * self._floor, file=self._stream)
         return self
 
     def postpone(self) -> None:
@@ -51,7 +54,6 @@ class StackDump:
         if self._stream is None:
             return
         faulthandler.cancel_dump_traceback_later()
-        empty = self._stream.tell() == 0 and self._path is not None and self._path.stat().st_size == 0
         self._stream.close()
-        if empty and self._path is not None:
-            self._path.unlink(missing_ok=True)  # nothing happened
+        if self._path is not None and self._path.stat().st_size == 0:
+            self._path.unlink()  # nothing happened

@@ -63,6 +63,7 @@ def host_copy(value: object) -> object:
         return new
     if isinstance(value, list):
         return [host_copy(item) for item in value]
-    if type(value) is tuple:
-        return tuple(host_copy(item) for item in value)
+    if isinstance(value, tuple):
+        items: list[Any] = [host_copy(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
-from model.stall import stall_limit
+from model.stall import START_FACTOR, stall_limit
 from orchestrator.launch.events import (
     Anomaly,
     CheckpointCommitted,
@@ -22,8 +22,8 @@ from orchestrator.launch.events import (
 )
 from orchestrator.launch.resolve import Resolved
 
-START, DRIVER = 6, 2
-"""Of the floor, before the first step and after the last; of the limit, for the driver itself."""
+DRIVER = 2
+"""So many limits are the driver's own, for the launcher that watches it."""
 DRIVER_SECONDS = 60.0
 _LOOK_SECONDS = 10.0
 """The most that one look counts for."""
@@ -120,7 +120,7 @@ class Watch:
         evaluates = following % self.eval_every_steps == 0 or following >= self.steps
         limit = stall_limit(self._pace * (1 + (self.eval_steps if evaluates else 0)), self.floor)
         between = self._moving and self.step < self.steps
-        return limit if between else max(limit, START * self.floor)
+        return limit if between else max(limit, START_FACTOR * self.floor)
 
     @property
     def _pace(self) -> float:

@@ -225,7 +225,6 @@ def test_warn_goes_on_after_a_spike_and_ends_with_no_number(bench: Bench) -> Non
     assert elsewhere.published() == [1, 3]
 
 
-@pytest.mark.xfail(reason="the error of the incidents' file ends training on all ranks")
 def test_a_warning_that_cannot_be_stored_does_not_end_training(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = Recorder()
     loop = bench.loop(reporter, bench.recipe(anomalies=EARLY.model_copy(update={"action": "warn"})))

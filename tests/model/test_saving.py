@@ -341,6 +341,7 @@ def in_two(folder: Path) -> dict[str, Any]:
         settle()
         dist.barrier()
         out[f"steps after {step}"] = store.steps()
+        dist.barrier()  # all have looked before anybody goes on
     on_first(lambda: claimed(folder / "job", attempt=2) and None)
     one.start(8, {"step": 8})
     try:

@@ -150,7 +150,6 @@ def test_dataclasses_sizes_and_numbers_stay_what_they_are() -> None:
     assert [type(item) for item in copied([True, 1, 1.0])] == [bool, int, float]
 
 
-@pytest.mark.xfail(reason="a named tuple is kept as it is, with the tensors that training goes on to change")
 def test_named_tuples_are_copied_too() -> None:
     pair = Pair(torch.zeros(2), torch.ones(2))
     copy = copied({"pair": pair})["pair"]
