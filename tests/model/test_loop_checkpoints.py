@@ -311,8 +311,8 @@ def test_a_full_disk_is_a_warning_and_the_next_one_is_written(
     engine_of(loop).on_write = fill
     assert loop.run() == 8
     assert reporter.warnings == [
-        f"the checkpoint of step {step} could not be written (process 0: OSError: [Errno 28] No space left on device); "
-        "training goes on"
+        f"the checkpoint of step {step} could not be written (process 0: OSError: [Errno 28] No space left on device): "
+        "the one before stays"
         for step in (3, 5)
     ]
     assert there[5:7] == [[1], [1]]

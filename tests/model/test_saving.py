@@ -367,8 +367,8 @@ def test_two_processes_write_one_checkpoint_or_none(tmp_path: Path) -> None:
         assert "epoch 2 (attempt 2, incarnation a) has begun, this is epoch 1" in rank["fenced"]
     assert first["saved"] == [5, 7]
     assert first["warnings"] == [
-        "the checkpoint of step 6 could not be written (process 1: OSError: [Errno 28] No space left on device); "
-        "training goes on"
+        "the checkpoint of step 6 could not be written (process 1: OSError: [Errno 28] No space left on device): "
+        "the one before stays"
     ]
     assert (second["saved"], second["warnings"]) == ([], [])
     store = Store(str(tmp_path / "job"), *writer())
