@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.faults import QUICK_STALL, SCENARIOS, Scenario, no_committed_step_is_lost, one, run, seen
+from support.faults import QUICK_STALL, Scenario, no_committed_step_is_lost, one, run, seen
 from support.home import Done, Home, events
 
 from orchestrator.launch.events import Anomaly, Ended, FailureClass
@@ -33,24 +33,23 @@ def require_undisturbed(home: Home, calm: Home, scenario: Scenario) -> None:
         assert (found.lost_seconds > 0) == (found.repeated > 0)
 
 
-SINGLE = ("SIGSTOP of one worker", "out of memory in one worker", "driver killed")
-"""Faults that end an attempt have runs of their own; the others share one below."""
-
-
-@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s.name in SINGLE], ids=lambda s: s.name)
-def test_an_attempt_ends_and_the_next_one_goes_on(
-    calm: tuple[Home, Done], make_home: Callable[[], Home], scenario: Scenario
-) -> None:
+def test_attempts_end_and_the_next_ones_go_on(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
+    """Out of memory, a stopped worker, a killed driver, one after the other."""
     home = make_home()
-    code, said = run(home, scenario)
+    faults = (one("out-of-memory", 60, 1), one("stop", 110, 1), one("kill-driver", 160, 0))
+    code, said = run(home, Scenario("attempts", faults, "stopped", restarts=0, attempts=4, options=QUICK_STALL))
     assert code == 0, said
-    require_undisturbed(home, calm[0], scenario)
-    if scenario.name.startswith("SIGSTOP"):
-        (end,) = [e for e in events(home.run_folder()) if isinstance(e, Ended) and e.attempt == 1]
-        assert end.failure_class is FailureClass.STALLED
-        assert "stopped" in end.message
-        stacks = list((home.run_folder().root / "logs").glob("stacks-*"))
-        assert [path for path in stacks if "all_gather" in path.read_text() or "micro_step" in path.read_text()]
+    require_undisturbed(home, calm[0], Scenario("attempts", faults, "stopped", restarts=0, attempts=4))
+    ends = [e for e in events(home.run_folder()) if isinstance(e, Ended)]
+    assert [e.failure_class for e in ends] == [
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.STALLED,
+        FailureClass.DRIVER_LOST,
+        None,
+    ]
+    assert "stopped" in ends[1].message
+    stacks = [path.read_text() for path in (home.run_folder().root / "logs").glob("stacks-attempt-2-*")]
+    assert any("model/loop.py" in text for text in stacks), "the other worker should have said where it waits"
 
 
 def test_faults_at_random_steps(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
