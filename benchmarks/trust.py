@@ -21,8 +21,8 @@ from support.engine_worker import Outcome, run  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "engine.md"
 SEED, PAUSE = 20261124, 7.0
-LONG = ("--set", "training.tokens=1_024_000", "--set", "training.evaluation.everySteps=1000")
-"""4,000 steps: long enough for many kills."""
+LONG = ("--set", "training.tokens=640_000", "--set", "training.evaluation.everySteps=1000")
+"""2,500 steps: long enough for many kills."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -114,7 +114,7 @@ def _parent_steps(place: home.Home) -> list[int]:
 
 def _calm(folder: Path, data: Path, *options: str) -> home.Home:
     place = home.Home.make(_new(folder), data)
-    done = place.fathom("train", "job.yaml", "-o", "json", *options)
+    done = place.fathom("train", "job.yaml", "-o", "json", *options, patience=home.LONG_PATIENCE)
     assert done.code == 0, done.err
     return place
 
@@ -153,7 +153,11 @@ def main() -> None:
     for part in options.parts or PARTS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="fathom-trust-") as folder:
-            text = PARTS[part](Path(folder), options.kills)
+            try:
+                text = PARTS[part](Path(folder), options.kills)
+            finally:
+                for place in Path(folder).iterdir():
+                    home.Home(place).end_all()  # no driver outlives a part that failed
         write(part, text)
         print(f"{part} ({time.monotonic() - began:.0f} s)\n\n{text}\n", flush=True)
 

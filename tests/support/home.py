@@ -33,7 +33,8 @@ FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"
 CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
 """Modules whose source is the text to train on: real, and on every machine."""
 STEPS = 200
-PATIENCE = 240.0
+PATIENCE, LONG_PATIENCE = 240.0, 900.0
+"""Seconds; the second for runs that are long by intention."""
 JOB = """
 metadata: {name: tiny}
 spec:
@@ -120,8 +121,8 @@ class Home:
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.root, env=self.environment())
 
-    def fathom(self, *arguments: object) -> Done:
-        return finish(self.start(*arguments))
+    def fathom(self, *arguments: object, patience: float = PATIENCE) -> Done:
+        return finish(self.start(*arguments), patience)
 
     def run_folder(self) -> RunFolder:
         """Of the only run, as soon as it is there."""
@@ -151,13 +152,13 @@ def prepare_data(root: Path) -> Path:
     return root / "data"
 
 
-def finish(process: subprocess.Popen[str]) -> Done:
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Done:
     try:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"no end in {PATIENCE} s:\n{err}") from None
+        raise AssertionError(f"no end in {patience} s:\n{err}") from None
     return Done(process.returncode, out, err)
 
 

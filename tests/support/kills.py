@@ -13,7 +13,7 @@ import psutil
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import CheckpointCommitted, Progress
-from support.home import PATIENCE, Home, events
+from support.home import LONG_PATIENCE, PATIENCE, Home, events
 
 OPTIONS = ("--set", "retry.maxAttempts=1000", "--set", "retry.stopAfterAttemptsWithoutProgress=1000")
 KINDS = {
@@ -64,7 +64,7 @@ def torment(home: Home, kills: int, seed: int, pause: float, *options: str) -> R
             process.kill()
             killed[name] += 1
         launcher = _going_on(home, launcher, folder)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LONG_PATIENCE
     while launcher.poll() != 0:
         assert time.monotonic() < deadline, f"no end after the last kill; see {folder.root}"
         launcher = _going_on(home, launcher, folder)
