@@ -101,7 +101,7 @@ class Loop:
             metrics, samples = self._step(step, saver)
             step += 1
             if step % self.recipe.eval_every_steps == 0 or step == self.recipe.steps:
-                metrics |= self._evaluate()
+                metrics |= self._evaluate(step)
             self._report(step, metrics, samples)
         saver.finish()
         if step > saved_step:
@@ -143,9 +143,13 @@ class Loop:
             micro.append(engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha))
         return micro, checksum
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Also the proof that the state is sound where no step follows that would show it."""
         batch, depth = self.recipe.layout.micro_batch, self.recipe.model.num_nextn_predict_layers
-        return evaluate(self.engine, self.heldout, self.token_bytes, batch, depth)
+        scores = evaluate(self.engine, self.heldout, self.token_bytes, batch, depth)
+        if not math.isfinite(scores["eval/loss"]):
+            raise NotFinite(f"the held-out loss after step {step} is {scores['eval/loss']}: nothing of it is saved")
+        return scores
 
     def _report(self, step: int, metrics: dict[str, float], samples: int) -> None:
         if self.engine.rank == 0:
@@ -201,9 +205,8 @@ class Loop:
     # ------------------------------------------------------------------ checkpoints
     def _restore(self) -> int:
         """Rank 0 picks the newest checkpoint that verifies and tells the others; -> the step to go on from."""
-        epoch, found, self._incidents = on_first(self._choose)
+        epoch, found, self._incidents, self._skipped = on_first(self._choose)
         self.store.join(epoch)
-        self._skipped = skipped_data_steps(self._incidents)
         step = self._load(found) if found is not None else 0
         if self.engine.rank == 0:
             self.reporter.started(
@@ -214,17 +217,21 @@ class Loop:
             )
         return step
 
-    def _choose(self) -> tuple[int, Found | None, tuple[Incident, ...]]:
-        """Rank 0: begin as the newest writer. -> epoch, checkpoint to go on from, what has happened so far."""
+    def _choose(self) -> tuple[int, Found | None, tuple[Incident, ...], tuple[int, ...]]:
+        """Rank 0: begin as the newest writer. -> epoch, checkpoint to go on from, what has happened so far, data steps
+        to leave out."""
         epoch = self.store.claim()
         self.store.sweep()
         found, problems = self.store.resume_point()
         for problem in problems:
             self.reporter.warning(f"checkpoint passed over: {problem}")
+        incidents = tuple(Incident.model_validate(row) for row in self.store.read_incidents())
+        skipped = skipped_data_steps(incidents)
         if found is not None:
             self._require_same_run(found.manifest)
-        incidents = tuple(Incident.model_validate(row) for row in self.store.read_incidents())
-        return epoch, found, incidents
+            self.engine.require_loadable(found.manifest.topology)
+            skipped = reconciled(found.manifest, skipped)
+        return epoch, found, incidents, skipped
 
     def _require_same_run(self, manifest: Manifest) -> None:
         """CheckpointError unless going on from there continues the same mathematics on the same data."""
@@ -243,13 +250,18 @@ class Loop:
         local = Path(tempfile.gettempdir()) / f"fathom-{self.store.tag}"
 
         def fetch() -> Path | None:
-            return self.store.fetch(found, local) if first_here() else None
+            try:
+                return self.store.fetch(found, local) if first_here() else None
+            except CheckpointError as error:  # it was good a moment ago: the next start looks again
+                raise OSError(str(error)) from error
 
-        folder = next(path for path in together(fetch) if path is not None)
-        state = self.engine.load(folder, found.tag, found.manifest.topology, local / "converted")
-        dist.barrier()  # the others of this machine may still read
-        if first_here():
-            shutil.rmtree(local, ignore_errors=True)
+        try:
+            folder = next(path for path in together(fetch) if path is not None)
+            state = self.engine.load(folder, found.tag, found.manifest.topology, local / "converted")
+            dist.barrier()  # the others of this machine may still read
+        finally:
+            if first_here():
+                shutil.rmtree(local, ignore_errors=True)
         self._history = LossHistory(self.recipe.anomalies, state["losses"])
         return int(state["step"])
 
@@ -270,6 +282,18 @@ class Loop:
             created=time.time(),
             files=files,
         )
+
+
+def reconciled(manifest: Manifest, skipped: tuple[int, ...]) -> tuple[int, ...]:
+    """Data steps to leave out, by the incidents and by the checkpoint; CheckpointError if it was trained on one."""
+    before = {n for n in skipped if n < data_step(manifest.step, skipped)}
+    theirs = {n for n in manifest.skipped if n < data_step(manifest.step, manifest.skipped)}
+    if late := sorted(before - theirs):
+        raise CheckpointError(
+            f"step-{manifest.step} was trained on data that was left out later (data steps {late}): remove it with "
+            f"`fathom checkpoints rm RUN {manifest.step}` to go on from the one before"
+        )
+    return tuple(sorted({*skipped, *manifest.skipped}))
 
 
 def first_here() -> bool:

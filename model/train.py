@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from model.checkpoint import Fenced, Identity, Store
 from model.data import TokenSplit, TrainingBatches, Windows
@@ -64,6 +65,8 @@ def train_worker(config: dict[str, Assignment]) -> None:
         assignment.reporter.failed("not-finite", str(error))
         raise
     except (ValueError, TypeError, LookupError, AssertionError, ImportError, FileNotFoundError) as error:
+        if not dist.is_initialized():
+            raise  # Ray has closed the group because another worker died: whatever this is, it follows from that
         # Deterministic: the same would happen again. Lost peers and broken connections are RuntimeErrors.
         assignment.reporter.failed("user-error", f"{type(error).__name__}: {error}")
         raise

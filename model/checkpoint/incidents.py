@@ -26,7 +26,7 @@ def read(storage: Storage, folder: str, job: str, key: bytes) -> list[dict[str, 
     if not genuine:
         raise CheckpointError(
             f"{name} is damaged, of another job, or signed with another key: put the right one back from a backup, or "
-            "move it away to go on without (steps that were left out would then be trained on again)"
+            "move it away to go on without (checkpoints remember which data was left out before them)"
         )
     rows: list[dict[str, Any]] = body["incidents"]
     return rows

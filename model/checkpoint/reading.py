@@ -5,10 +5,18 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from model.checkpoint.fence import Acceptance
-from model.checkpoint.manifest import MANIFEST, CheckpointError, Manifest, Superseded, Unfinished, parse_manifest
+from model.checkpoint.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Manifest,
+    Superseded,
+    Unfinished,
+    parse_manifest,
+    tag_epoch,
+)
 from model.checkpoint.remote import RemoteStorage
 from model.checkpoint.storage import LocalStorage
 
@@ -31,6 +39,13 @@ class Reader:
     def written(self, step: int) -> Manifest:
         """What stands there, whoever wrote it. CheckpointError if it is not a manifest of ours, OSError as it comes."""
         return parse_manifest(self.storage.read(manifest_name(step), LIMIT), self._key)
+
+    def writers(self, step: int) -> list[int]:
+        """Epochs of all who have put files there, as far as that may be looked at."""
+        with suppress(NotADirectoryError, PermissionError):
+            found = (tag_epoch(name) for name in self.storage.entries(step_folder(step)))
+            return [epoch for epoch in found if epoch is not None]
+        return []
 
     def manifest(self, step: int, acceptance: Acceptance) -> Manifest:
         """A manifest that counts; CheckpointError says why one does not."""

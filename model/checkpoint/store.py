@@ -302,8 +302,12 @@ class Store:
         """(step, epoch) of the checkpoints that count now, as far as a look at the manifests tells."""
         acceptance, found = self._fences.acceptance(), []
         for step in self.steps():
-            with suppress(CheckpointError):
+            try:
                 found.append((step, self._reader.manifest(step, acceptance).epoch))
+            except (Unfinished, Superseded):
+                continue
+            except CheckpointError:  # it may be repaired, or read well again: what is not noted now never counts again
+                found += [(step, epoch) for epoch in self._reader.writers(step)]
         return found
 
     def _require(self, step: int) -> None:

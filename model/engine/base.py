@@ -44,6 +44,9 @@ class Engine(Protocol):
     def topology(self) -> Topology:
         """What a checkpoint of this engine fits without conversion."""
 
+    def require_loadable(self, saved: Topology) -> None:
+        """CheckpointError, naming both, unless `load` can take a checkpoint of topology `saved`. Not collective."""
+
     def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
         """Copy everything that `load` needs to host memory; `state` is small and equal on all ranks.
 

@@ -162,6 +162,10 @@ class ZeroEngine:
         """Forward passes of our expert code per MoE layer; proves that the binding holds."""
         return [layer.experts.calls for _, layer in self._layers]
 
+    def require_loadable(self, saved: Topology) -> None:
+        """See `Engine`."""
+        require_loadable(saved, self.topology())
+
     def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
         """See `Engine`."""
         biases = [bias.detach().cpu() for bias in self.routing_biases()]
@@ -178,7 +182,7 @@ class ZeroEngine:
 
     def load(self, folder: Path, tag: str, saved: Topology, scratch: Path) -> dict[str, Any]:
         """See `Engine`. The files must have been verified: DeepSpeed unpickles them."""
-        require_loadable(saved, self.topology())
+        self.require_loadable(saved)
         same = saved == self.topology()
         source = folder if same else self._universal(folder / tag, scratch / tag)
         self._engine._config.load_universal_checkpoint = not same

@@ -23,7 +23,7 @@ from orchestrator.controller.report import data_tags, job_status, run_parameters
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import OverBudget
 from orchestrator.launch import local
-from orchestrator.launch.events import Ended, Event, FailureClass
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.evidence import describe
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
@@ -122,9 +122,9 @@ class LocalRun:
         """One after the other; whoever resumes a run grants it all its attempts anew."""
         tally = Tally()
         while True:
-            before = self.observation.checkpoint_step
             ended = self._attempt(show)
-            tally = tally.add(ended, progressed=self.observation.checkpoint_step > before)
+            mine = (e for e in self.history.events if e.attempt == ended.attempt)
+            tally = tally.add(ended, progressed=any(isinstance(e, CheckpointCommitted) for e in mine))
             decision = after_attempt(ended, self.record.job.spec.retry, tally)
             if decision != "retry":
                 return self._finish(decision, ended)

@@ -58,7 +58,8 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         ),
     )
     _check_lengths(sequence, config, manifest)
-    layout = choose_layout(job, config, sequence, choose)
+    precision = _precision(job, choose)
+    layout = choose_layout(job, config, sequence, choose, precision=precision)
     batch = layout.world_size * layout.micro_batch * layout.accumulation * sequence
     steps = math.ceil(spec.training.tokens / batch)
     every, tokens = _evaluation(job, steps, manifest.splits.heldout.tokens, choose)
@@ -69,7 +70,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         seed=spec.training.seed,
         sequence_length=sequence,
         steps=steps,
-        precision=_precision(job, choose),
+        precision=precision,
         schedule=_schedule(job, config, steps, choose),
         optimizer=_optimizer(job),
         balance=_balance(job, steps, choose),
@@ -93,7 +94,7 @@ def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choic
     """The recipe that the run has begun with, on the layout that the job asks for now."""
     _manifest(job, begun.data, begun.model)
     sequence, batch = begun.sequence_length, begun.batch_tokens
-    layout = choose_layout(job, begun.model, sequence, choose, begun_with=batch)
+    layout = choose_layout(job, begun.model, sequence, choose, precision=begun.precision, begun_with=batch)
     return begun.model_copy(update={"layout": layout, "checkpoint": _checkpointing(job, storage, choose)})
 
 

@@ -58,7 +58,7 @@ class Ending:
 
 
 def last_step(folder: RunFolder, resolved: Resolved) -> int | None:
-    """Highest step of this attempt; a start from the last checkpoint of all has nothing left to do."""
+    """Where this attempt stands: a start goes back to its checkpoint, that of all steps has nothing left to do."""
     events, _ = EventLog(folder.events).read()
     steps = [e.step for e in events if isinstance(e, Started | Progress) and e.attempt == resolved.attempt]
-    return max(steps, default=None)
+    return steps[-1] if steps else None

@@ -17,7 +17,13 @@ _GPUS_PER_NODE = 8
 
 
 def choose_layout(
-    job: TrainingJob, config: ModelConfig, sequence: int, choose: Choices, *, begun_with: int | None = None
+    job: TrainingJob,
+    config: ModelConfig,
+    sequence: int,
+    choose: Choices,
+    *,
+    precision: str,
+    begun_with: int | None = None,
 ) -> Layout:
     """Expert parallelism, micro-batch and accumulation; `begun_with`: tokens of a batch that must not change."""
     parallelism, compute = job.spec.parallelism, job.spec.compute
@@ -28,7 +34,7 @@ def choose_layout(
             expert_parallel=parallelism.expert or 1,
             zero_stage=parallelism.zero_stage,
             pipeline=parallelism.pipeline or 1,
-            precision=job.spec.training.precision or "",
+            precision=precision,
             accelerator=compute.accelerator,
         )
     )

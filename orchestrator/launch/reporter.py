@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
+import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,10 @@ from model.anomaly import Incident
 from model.reporting import Stop
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import CheckpointAndStop, FailureClass, read_control, shared_log
+
+_LOCK, _MAX_WAITING = threading.Lock(), 10_000
+_WAITING: dict[Path, deque[tuple[str, dict[str, Any]]]] = {}
+"""Events that could not be written yet, of this process, by event file."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,19 @@ class FileReporter:
         return RunFolder(self.root)
 
     def _append(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - checked by the event's class
-        log = shared_log(self._folder.events)
-        log.append(kind, job=self.job, attempt=self.attempt, incarnation=self.incarnation, **fields)
+        """What a full disk does not take now is kept, and written before the next event: it must not end training."""
+        keys = {"job": self.job, "attempt": self.attempt, "incarnation": self.incarnation, "time": time.time()}
+        with _LOCK:
+            waiting = _WAITING.setdefault(self._folder.events, deque(maxlen=_MAX_WAITING))
+            waiting.append((kind, keys | fields))
+            while waiting:
+                first, content = waiting.popleft()
+                try:
+                    shared_log(self._folder.events).append(first, **content)
+                except OSError as error:
+                    waiting.appendleft((first, content))
+                    print(f"{len(waiting)} events wait to be written: {error}", file=sys.stderr, flush=True)
+                    return
 
     def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
         """See `Reporter`."""
@@ -67,10 +85,13 @@ class FileReporter:
     def artifact(self, name: str, data: bytes) -> None:
         """See `Reporter`."""
         path = self._folder.artifacts / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.tmp")
-        draft.write_bytes(data)
-        draft.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(data)
+            draft.replace(path)
+        except OSError as error:
+            self.warning(f"{path} could not be written: {error}")
 
     def stop_requested(self) -> Stop | None:
         """See `Reporter`. The control file, or the end of the budget even if nobody writes one."""

@@ -173,6 +173,9 @@ class PlainEngine:
             precision=self.recipe.precision,
         )
 
+    def require_loadable(self, saved: Topology) -> None:
+        require_loadable(saved, self.topology())
+
     def snapshot(self, state: dict[str, Any]) -> Callable[[Path], None]:
         live = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "state": state}
         content, step = copy.deepcopy(live), state["step"]

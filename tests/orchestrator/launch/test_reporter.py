@@ -200,3 +200,18 @@ def test_a_forked_process_has_a_log_of_its_own(folder: RunFolder, monkeypatch: p
     assert events_module.shared_log(folder.events) is mine
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert events_module.shared_log(folder.events) is not mine
+
+
+def test_a_full_disk_ends_nothing_and_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = FileReporter(tmp_path, "u", 1, "i")
+    reporter.warning("before")
+    with monkeypatch.context() as full:
+        full.setattr("orchestrator.launch.events.os.write", lambda *_: 0)
+        for step in (1, 2):
+            reporter.progress(step=step, tokens=step, metrics={}, samples=step)
+        assert len(read(RunFolder(tmp_path).events)[0]) == 1
+    reporter.warning("after")
+    told = read(RunFolder(tmp_path).events)[0]
+    assert [event.kind for event in told] == ["warning", "progress", "progress", "warning"]
+    assert [event.seq for event in told] == [1, 2, 3, 4]
+    assert [event.time for event in told] == sorted(event.time for event in told)

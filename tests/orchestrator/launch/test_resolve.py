@@ -265,6 +265,11 @@ def test_a_vocabulary_that_does_not_fit(tmp_path: Path) -> None:
             ["3", "16"],
         ),
         ({"compute": {"accelerator": "H100", "gpus": 12}}, "compute.gpus", ["12", "8", "16"]),
+        (
+            {"compute": {"accelerator": "H100", "gpus": 2}, "parallelism": {"zeroStage": 0}},
+            "parallelism.zeroStage",
+            ["bf16", "FP32 master weights", "zeroStage 1"],
+        ),
         ({"parallelism": {"pipeline": 2}}, "parallelism.pipeline", ["2 stages", "parallelism.expert", "zeroStage"]),
         ({"training": {"schedule": {"warmupSteps": 300}}}, "training.schedule.warmupSteps", ["300", "164"]),
         (

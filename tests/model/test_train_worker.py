@@ -211,6 +211,19 @@ def test_which_errors_are_beyond_repair(
         assert str(error) in worker.reporter.failures[0][1]
 
 
+def test_an_error_after_the_group_was_closed_blames_nobody(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray closes it in living workers when another one has died: their next collective is a ValueError."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("Default process group has not been initialized")
+
+    monkeypatch.setattr(worker.train, "_train", fail)
+    monkeypatch.setattr(worker.train.dist, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match="Default process group"):
+        worker.run()
+    assert worker.reporter.failures == []
+
+
 def test_a_worker_that_is_started_again_after_that_does_nothing(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
