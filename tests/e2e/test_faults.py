@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.faults import QUICK_STALL, Scenario, no_committed_step_is_lost, one, run, seen
-from support.home import Done, Home, events
+from support import faults
+from support.faults import QUICK_STALL, Scenario, no_committed_step_is_lost, one, seen
+from support.home import Done, Home, events, points, runs
 
 from orchestrator.launch.events import Anomaly, Ended, FailureClass
 
@@ -36,10 +37,10 @@ def require_undisturbed(home: Home, calm: Home, scenario: Scenario) -> None:
 def test_attempts_end_and_the_next_ones_go_on(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
     """Out of memory, a stopped worker, a killed driver, one after the other."""
     home = make_home()
-    faults = (one("out-of-memory", 60, 1), one("stop", 110, 1), one("kill-driver", 160, 0))
-    code, said = run(home, Scenario("attempts", faults, "stopped", restarts=0, attempts=4, options=QUICK_STALL))
+    three = (one("out-of-memory", 60, 1), one("stop", 110, 1), one("kill-driver", 160, 0))
+    code, said = faults.run(home, Scenario("attempts", three, "stopped", restarts=0, attempts=4, options=QUICK_STALL))
     assert code == 0, said
-    require_undisturbed(home, calm[0], Scenario("attempts", faults, "stopped", restarts=0, attempts=4))
+    require_undisturbed(home, calm[0], Scenario("attempts", three, "stopped", restarts=0, attempts=4))
     ends = [e for e in events(home.run_folder()) if isinstance(e, Ended)]
     assert [e.failure_class for e in ends] == [
         FailureClass.OUT_OF_MEMORY,
@@ -57,17 +58,20 @@ def test_faults_at_random_steps(calm: tuple[Home, Done], make_home: Callable[[],
     draw = random.Random(SEED)
     steps = sorted(draw.sample(range(60, 195, 9), len(IN_ATTEMPT)))
     kinds = draw.sample(IN_ATTEMPT, len(IN_ATTEMPT))
-    faults: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
     for kind, step in zip(kinds, steps, strict=True):
         counts_saves = kind in ("kill-before-manifest", "disk-full")
         rank = 0 if kind == "kill-before-manifest" else draw.randrange(2)
-        faults.append(one(kind, 2 if counts_saves else step, rank))
+        drawn.append(one(kind, 2 if counts_saves else step, rank))
     restarts = len(IN_ATTEMPT) - len(HARMLESS)
     home = make_home()
-    scenario = Scenario("chaos", tuple(faults), "No space left", restarts=restarts)
-    code, said = run(home, scenario)
+    scenario = Scenario("chaos", tuple(drawn), "No space left", restarts=restarts)
+    code, said = faults.run(home, scenario)
     assert code == 0, said
     require_undisturbed(home, calm[0], scenario)
+    client = home.client()
+    assert points(client, "train/loss") == points(calm[0].client(), "train/loss")
+    assert {run.info.status for run in (runs(client)[0], *runs(client)[1])} == {"FINISHED"}
 
 
 def test_a_batch_that_stays_bad_is_left_out_and_named(make_home: Callable[[], Home]) -> None:

@@ -25,6 +25,7 @@ from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progre
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -202,4 +203,25 @@ def history(folder: RunFolder) -> dict[int, tuple[float, int | None]]:
 def weights(folder: RunFolder) -> dict[str, bytes]:
     found = {path.name: path.read_bytes() for path in (folder.root / "weights").iterdir()}
     assert found
+    return found
+
+
+# What MLflow holds of the only job
+
+
+def runs(client: MlflowClient) -> tuple[Run, list[Run]]:
+    """The parent, and its children in order of attempts."""
+    (experiment,) = client.search_experiments(filter_string="name = 'tiny'")
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in found if run.data.tags["fathom.role"] == "job"]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) + 1 == len(found)
+    return parent, sorted(children, key=lambda run: int(run.data.tags["fathom.attempt"]))
+
+
+def points(client: MlflowClient, metric: str) -> dict[int, float]:
+    """Value by step on the parent; each step must be there once."""
+    history = client.get_metric_history(runs(client)[0].info.run_id, metric)
+    found = {point.step: point.value for point in history}
+    assert len(found) == len(history), f"{metric} has a step twice"
     return found
