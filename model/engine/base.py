@@ -11,7 +11,19 @@ from torch import Tensor
 
 from model.checkpoint import Topology
 from model.loss import Losses
+from model.recipe import Recipe
 from model.router import Routing
+
+
+def topology_of(recipe: Recipe) -> Topology:
+    """What a checkpoint of this recipe's engine fits without conversion."""
+    layout = recipe.layout
+    return Topology(
+        world_size=layout.world_size,
+        expert_parallel=layout.expert_parallel,
+        zero_stage=layout.zero_stage,
+        precision=recipe.precision,
+    )
 
 
 class Engine(Protocol):

@@ -23,6 +23,7 @@ from torch import Tensor
 from model.checkpoint import Topology
 from model.collective import together
 from model.engine.autoep import autoep_config, bind
+from model.engine.base import topology_of
 from model.engine.host import HostCheckpoints
 from model.engine.universal import convert, require_loadable
 from model.loss import Losses, training_losses
@@ -95,13 +96,7 @@ class ZeroEngine:
 
     def topology(self) -> Topology:
         """See `Engine`."""
-        layout = self.recipe.layout
-        return Topology(
-            world_size=layout.world_size,
-            expert_parallel=layout.expert_parallel,
-            zero_stage=layout.zero_stage,
-            precision=self.recipe.precision,
-        )
+        return topology_of(self.recipe)
 
     def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
         """See `Engine`."""

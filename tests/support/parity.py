@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.balance import collect_loads, update_biases
 from model.checkpoint import Topology
+from model.engine.base import topology_of
 from model.loss import training_losses
 from model.optim import build_optimizer, parameter_groups
 from model.recipe import Layout, Recipe, Schedule
@@ -71,9 +72,7 @@ def matrix(world: int) -> list[Case]:
 
 def topology(of: Layout) -> Topology:
     """As an engine of this layout gives it."""
-    return Topology(
-        world_size=of.world_size, expert_parallel=of.expert_parallel, zero_stage=of.zero_stage, precision="fp32"
-    )
+    return topology_of(recipe(of))
 
 
 def one_process(of: Recipe, *, by_sgd: bool = False, steps: int = STEPS) -> Outcome:

@@ -27,7 +27,7 @@ from model.balance import collect_loads, update_biases
 from model.checkpoint import Identity, Store, Topology
 from model.data import ShardWriter, TokenSplit, TrainingBatches, Windows, sample_checksum
 from model.dataset import Baselines, DatasetManifest, Split, SplitName, Splits, TokenizerFile, content_digest
-from model.engine.base import Engine
+from model.engine.base import Engine, topology_of
 from model.engine.universal import require_loadable
 from model.loop import Loop, RolledBack
 from model.loss import Losses, training_losses
@@ -165,13 +165,7 @@ class PlainEngine:
         return [n for n, b in self.model.blocks().items() if b.routing]
 
     def topology(self) -> Topology:
-        layout = self.recipe.layout
-        return Topology(
-            world_size=layout.world_size,
-            expert_parallel=layout.expert_parallel,
-            zero_stage=layout.zero_stage,
-            precision=self.recipe.precision,
-        )
+        return topology_of(self.recipe)
 
     def require_loadable(self, saved: Topology) -> None:
         require_loadable(saved, self.topology())

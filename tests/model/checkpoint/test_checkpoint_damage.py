@@ -14,22 +14,10 @@ from support.checkpoints import (
     newest_step,
     save,
     sign_again,
-    with_two,
 )
 
 from model.checkpoint import CheckpointError, Store
 from model.checkpoint.storage import LocalStorage
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "job"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    """With two good checkpoints, of steps 5 and 10."""
-    return with_two(root)
 
 
 def truncate(folder: Path) -> None:

@@ -15,11 +15,6 @@ from model.checkpoint import CheckpointError, Fenced, Store
 from model.checkpoint.storage import LocalStorage
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "job"
-
-
 def unchecked(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A writer that had passed its check just before it was stopped."""
     monkeypatch.setattr(store, "check_fence", lambda: None)

@@ -2,7 +2,6 @@
 
 import errno
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,32 +11,13 @@ from support.checkpoints import (
     claimed,
     flip_a_bit,
     identity,
-    memory_uri,
     newest_step,
     save,
     upload,
-    with_two,
 )
 
 from model.checkpoint import Fenced, Store
 from model.checkpoint.storage import Digest, LocalStorage
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "job"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    """With two good checkpoints, of steps 5 and 10."""
-    return with_two(root)
-
-
-@pytest.fixture
-def remote() -> Iterator[str]:
-    with memory_uri() as uri:
-        yield uri
 
 
 def test_sweep_removes_what_earlier_writers_left(store: Store, root: Path) -> None:

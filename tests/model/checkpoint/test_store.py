@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -18,34 +18,15 @@ from support.checkpoints import (
     flip_a_bit,
     identity,
     manifest_for,
-    memory_uri,
     newest_step,
     save,
     upload,
-    with_two,
 )
 
 import model.checkpoint.reading
 from model.checkpoint import CheckpointError, Fenced, Store
 from model.checkpoint.remote import open_storage
 from model.checkpoint.storage import LocalStorage
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "job"
-
-
-@pytest.fixture
-def store(root: Path) -> Store:
-    """With two good checkpoints, of steps 5 and 10."""
-    return with_two(root)
-
-
-@pytest.fixture
-def remote() -> Iterator[str]:
-    with memory_uri() as uri:
-        yield uri
 
 
 def test_the_newest_comes_back_as_it_was(store: Store, root: Path, tmp_path: Path) -> None:
