@@ -41,6 +41,13 @@ class _Wire(Frozen):
     )
 
 
+def _finite_only(value: object) -> object:
+    """Metrics without those that have no JSON form."""
+    if not isinstance(value, dict):
+        return value
+    return {name: number for name, number in value.items() if not isinstance(number, float) or math.isfinite(number)}
+
+
 class _Event(_Wire):
     job: Identifier
     """uid of the job."""
@@ -75,14 +82,7 @@ class Progress(_Event):
     samples: int | None = Field(None, ge=0)
     """Checksum of the sequences of this step: equal sequences, equal number. Not a metric."""
 
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _finite(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: number for name, number in value.items() if not isinstance(number, float) or math.isfinite(number)
-        }
+    _finite = field_validator("metrics", mode="before")(_finite_only)
 
 
 class CheckpointCommitted(_Event):
@@ -135,6 +135,29 @@ class LogPiece(_Event):
     size_bytes: Count
 
 
+class MachineLoad(_Event):
+    """How busy one machine of the attempt is: a sign of life of the machine, not of training."""
+
+    kind: Literal["machine-load"] = "machine-load"
+    node: str = Field(max_length=253)
+    metrics: dict[str, float] = Field(default={}, max_length=200)
+    """By MLflow's names of system metrics without the prefix, e.g. `cpu_utilization_percentage`."""
+
+    _finite = field_validator("metrics", mode="before")(_finite_only)
+
+
+class Evaluated(_Event):
+    """Somebody evaluated the state after `step`, at any later time and outside of training."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    step: Count
+    tokens: Count
+    metrics: dict[str, float] = Field(default={}, max_length=1000)
+    """By the names of `model.metrics`, e.g. `eval/bits_per_byte` or `eval/arc/acc`."""
+
+    _finite = field_validator("metrics", mode="before")(_finite_only)
+
+
 class FailureClass(StrEnum):
     """Why an attempt did not succeed; decides about the next one."""
 
@@ -165,7 +188,16 @@ class Ended(_Event):
 
 
 Event = Annotated[
-    Started | Progress | CheckpointCommitted | WorkersLost | Anomaly | Warning_ | LogPiece | Ended,
+    Started
+    | Progress
+    | CheckpointCommitted
+    | WorkersLost
+    | Anomaly
+    | Warning_
+    | LogPiece
+    | MachineLoad
+    | Evaluated
+    | Ended,
     Field(discriminator="kind"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
