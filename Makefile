@@ -46,8 +46,8 @@ docs: $(STAMP) ## Write docs/job.md from the models
 trust: $(STAMP) ## Write the tables of docs/engine.md from real runs, killed and compared (half an hour)
 	@$(BIN)/python -W ignore benchmarks/trust.py
 
-mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000)
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "sqlite:///$(CURDIR)/runs/mlflow.db"
+mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000), safely
+	@$(BIN)/fathom mlflow
 
 clean: ## Remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

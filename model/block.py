@@ -41,16 +41,16 @@ class Block(nn.Module):
         routing = getattr(router, "routing", None)
         return routing if isinstance(routing, Routing) else None
 
-    def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """-> output [B, S, D], balance loss (scalar FP32, without alpha)."""
+    def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`mask`: see `LatentAttention`. -> output [B, S, D], balance loss (scalar FP32, without alpha)."""
         if self.recompute and self.training:
             return checkpoint(  # type: ignore[no-any-return]
-                self._compute, x_BSD, cos, sin, use_reentrant=False, context_fn=_contexts
+                self._compute, x_BSD, cos, sin, mask, use_reentrant=False, context_fn=_contexts
             )
-        return self._compute(x_BSD, cos, sin)
+        return self._compute(x_BSD, cos, sin, mask)
 
-    def _compute(self, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        x = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos, sin)
+    def _compute(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos, sin, mask)
         routing = self.routing
         if routing is None:
             x = x + self.mlp(self.post_attention_layernorm(x))

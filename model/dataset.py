@@ -16,13 +16,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from model.config import Frozen
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 TOKENIZER: Literal["tokenizer.json"] = "tokenizer.json"
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_SOURCES = 64
 
 SplitName = Literal["train", "heldout"]
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -40,41 +42,26 @@ class DatasetDamaged(ValueError):
 class Shard(Frozen):
     """One file of raw little-endian token numbers."""
 
-    name: str = Field(pattern=r"^(train|heldout)-\d{5}\.bin$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}/(train|heldout)-\d{5}\.bin$")
     tokens: int = Field(ge=1)
     sha256: Sha256
 
 
 class Split(Frozen):
-    """The documents of one side, one after the other, each followed by end-of-text."""
+    """The documents of one side of a source, one after the other, each followed by end-of-text."""
 
-    documents: int = Field(ge=1)
-    tokens: int = Field(ge=2)
+    documents: int = Field(ge=0)
+    tokens: int = Field(ge=0)
     """Tokens of all shards, end-of-text included."""
-    bytes: int = Field(ge=1)
-    """UTF-8 bytes of the documents' text; end-of-text stands for none."""
-    shards: tuple[Shard, ...] = Field(min_length=1)
+    bytes: int = Field(ge=0)
+    """UTF-8 bytes of the documents' text; special tokens stand for none."""
+    shards: tuple[Shard, ...]
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         total = sum(shard.tokens for shard in self.shards)
         if total != self.tokens:
             raise ValueError(f"the shards hold {total} tokens together, but the split says {self.tokens}")
-        return self
-
-
-class Splits(Frozen):
-    """Both sides of a dataset; a document is in exactly one of them."""
-
-    train: Split
-    heldout: Split
-
-    @model_validator(mode="after")
-    def _own_shards(self) -> Self:
-        for side, split in (("train", self.train), ("heldout", self.heldout)):
-            expected = [f"{side}-{number:05d}.bin" for number in range(len(split.shards))]
-            if [shard.name for shard in split.shards] != expected:
-                raise ValueError(f"the shards of {side} must be {expected[0]} to {expected[-1]} in order")
         return self
 
 
@@ -86,6 +73,8 @@ class TokenizerFile(Frozen):
     vocab_size: int = Field(ge=257)
     end_of_text: int = Field(ge=0)
     """Number of the token that follows every document."""
+    fim: tuple[int, int, int] | None = None
+    """Numbers of the tokens that stand before prefix, suffix and middle of a rearranged document."""
 
 
 class Skip(Frozen):
@@ -96,8 +85,10 @@ class Skip(Frozen):
 
 
 class Skipped(Frozen):
-    """What of the source is not in the dataset. Files that the globs leave out are not counted."""
+    """What of a source is not in the dataset. Files that the globs leave out are not counted."""
 
+    archive: Skip = Skip()
+    """A container of other files (zip, tar, ...), which is never opened."""
     binary: Skip = Skip()
     """Contains a zero byte."""
     undecodable: Skip = Skip()
@@ -105,12 +96,17 @@ class Skipped(Frozen):
     empty: Skip = Skip()
     """Nothing but white space."""
     too_large: Skip = Skip()
+    """One record larger than a document may be."""
     duplicate: Skip = Skip()
-    """The same bytes as another document."""
+    """The same bytes as another document, of this source or of one before it."""
     symlink: Skip = Skip()
     """A link to a folder, or to a file outside the source."""
     unreadable: Skip = Skip()
     """No permission, or not a regular file."""
+    damaged: Skip = Skip()
+    """A record that is not what its format says, or a file that ends too early; what came before it is kept."""
+    no_text: Skip = Skip()
+    """A record without the text field, or with something else than text in it."""
 
 
 class Baselines(Frozen):
@@ -123,48 +119,94 @@ class Baselines(Frozen):
     xz_bytes: int = Field(ge=1)
 
 
-class DatasetManifest(Frozen):
-    """A prepared dataset. Its files lie beside the manifest."""
+class SourceManifest(Frozen):
+    """What one source has given."""
 
-    version: Literal[1] = VERSION
-    digest: Sha256
-    """`content_digest` of tokenizer and shards: two datasets with the same digest train the same model."""
-    inputs_digest: Sha256
-    """Of all documents and options: the same inputs need not be prepared again."""
-    tokenizer: TokenizerFile
-    dtype: Literal["uint16", "uint32"]
-    splits: Splits
-    source: str
+    name: SourceName
+    weight: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Share of the training sequences, relative to the other sources; None: as much as there is of it."""
+    uri: str
     license: str = ""
     provenance: str = ""
+    train: Split
+    heldout: Split
     skipped: Skipped = Skipped()
-    baselines: Baselines
 
     def split(self, name: SplitName) -> Split:
         """One side by name."""
-        return self.splits.train if name == "train" else self.splits.heldout
+        return self.train if name == "train" else self.heldout
+
+    @model_validator(mode="after")
+    def _own_shards(self) -> Self:
+        if not self.train.shards:
+            raise ValueError(f"{self.name} has nothing to train on")
+        for side, split in (("train", self.train), ("heldout", self.heldout)):
+            expected = [f"{self.name}/{side}-{number:05d}.bin" for number in range(len(split.shards))]
+            if [shard.name for shard in split.shards] != expected:
+                raise ValueError(f"the shards of {self.name}/{side} must be numbered from 0 in order")
+        return self
+
+
+class DatasetManifest(Frozen):
+    """A prepared dataset. Its files lie beside the manifest, those of each source in a folder of its name."""
+
+    version: Literal[2] = VERSION
+    digest: Sha256
+    """`content_digest` of tokenizer and shards: two datasets with the same digest hold the same tokens."""
+    inputs_digest: Sha256
+    """Of the listing of all inputs and of all options: the same need not be prepared again."""
+    tokenizer: TokenizerFile
+    dtype: Literal["uint16", "uint32"]
+    sources: tuple[SourceManifest, ...] = Field(min_length=1, max_length=MAX_SOURCES)
+    fim_rate: float = Field(0.0, ge=0, le=1)
+    """Share of the training documents that were rearranged to prefix, suffix, middle (fill in the middle)."""
+    baselines: Baselines
+
+    def tokens(self, side: SplitName) -> int:
+        """Of all sources together."""
+        return sum(source.split(side).tokens for source in self.sources)
+
+    def bytes(self, side: SplitName) -> int:
+        """Of all sources together."""
+        return sum(source.split(side).bytes for source in self.sources)
+
+    def documents(self, side: SplitName) -> int:
+        """Of all sources together."""
+        return sum(source.split(side).documents for source in self.sources)
 
     @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes of text that one training token stands for, on average."""
-        return self.splits.train.bytes / self.splits.train.tokens
+        return self.bytes("train") / self.tokens("train")
+
+    def shards(self) -> tuple[Shard, ...]:
+        """All files of tokens, in the order of `content_digest`."""
+        return tuple(shard for source in self.sources for shard in source.train.shards + source.heldout.shards)
 
     @model_validator(mode="after")
     def _content(self) -> Self:
-        if self.tokenizer.end_of_text >= self.tokenizer.vocab_size:
-            raise ValueError(
-                f"end_of_text ({self.tokenizer.end_of_text}) is not below vocab_size ({self.tokenizer.vocab_size})"
-            )
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources must have different names, got {', '.join(names)}")
+        weighted = [source.weight is not None for source in self.sources]
+        if any(weighted) and not all(weighted):
+            raise ValueError("either all sources have a weight or none has")
+        if not self.tokens("heldout"):
+            raise ValueError("no document is held out")
+        special = {"end_of_text": self.tokenizer.end_of_text, "fim": max(self.tokenizer.fim or (0,))}
+        for name, number in special.items():
+            if number >= self.tokenizer.vocab_size:
+                raise ValueError(f"{name} ({number}) is not below vocab_size ({self.tokenizer.vocab_size})")
         if self.dtype == "uint16" and self.tokenizer.vocab_size > 65536:
             raise ValueError(f"uint16 cannot hold a vocabulary of {self.tokenizer.vocab_size}")
-        expected = content_digest(self.tokenizer.sha256, self.splits.train.shards + self.splits.heldout.shards)
+        expected = content_digest(self.tokenizer.sha256, self.shards())
         if self.digest != expected:
             raise ValueError(f"digest is {self.digest}, but the files listed have {expected}")
         return self
 
 
 def content_digest(tokenizer_sha256: str, shards: Iterable[Shard]) -> str:
-    """SHA-256 over a line `sha256 tokens name` per file: tokenizer (0 tokens), training, held-out shards."""
+    """SHA-256 over a line `sha256 tokens name` per file: tokenizer (0 tokens), then the shards of each source."""
     lines = [f"{tokenizer_sha256} 0 {TOKENIZER}\n"]
     lines += [f"{shard.sha256} {shard.tokens} {shard.name}\n" for shard in shards]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -172,8 +214,7 @@ def content_digest(tokenizer_sha256: str, shards: Iterable[Shard]) -> str:
 
 def is_whole(folder: Path, manifest: DatasetManifest) -> bool:
     """Whether all files are there in their sizes; `TokenSplit.verify` checks the shards' hashes."""
-    shards = manifest.splits.train.shards + manifest.splits.heldout.shards
-    for shard in shards:
+    for shard in manifest.shards():
         path = folder / shard.name
         if not path.is_file() or path.stat().st_size != shard.tokens * ITEM_BYTES[manifest.dtype]:
             return False
@@ -205,6 +246,10 @@ def read_manifest(uri: str | Path) -> DatasetManifest:
     except (ValueError, RecursionError) as error:
         raise DatasetDamaged(f"{where}/{MANIFEST} is not JSON ({error}); prepare it again with --force") from error
     version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version < VERSION:
+        raise DatasetDamaged(
+            f"{where}/{MANIFEST} has version {version}, this program reads {VERSION}: prepare it again with --force"
+        )
     if isinstance(version, int) and version > VERSION:
         raise DatasetDamaged(
             f"{where}/{MANIFEST} has version {version}, this program reads up to {VERSION}: "

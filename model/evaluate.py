@@ -6,28 +6,56 @@ Shapes: N windows, S positions, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.engine.base import Engine
 from model.loss import targets, token_losses
 
+NATS, BYTES, TOKENS, RIGHT = range(4)
+"""What is summed for each source: cross-entropy, bytes and number of the targets, right second tokens."""
+
 
 def evaluate(
-    engine: Engine, windows: NDArray[np.int64], token_bytes: NDArray[np.int64], batch: int, depth: int
+    engine: Engine,
+    heldout: Mapping[str, NDArray[np.int64]],
+    token_bytes: NDArray[np.int64],
+    batch: int,
+    depth: int,
 ) -> dict[str, float]:
-    """Score windows [N, S + 1 + depth] once each, shared among the ranks.
+    """Score each source's windows [N, S + 1 + depth] once, shared among the ranks; names by `model.metrics`.
 
-    Bits per byte = sum of cross-entropies / ln 2 / bytes of the target tokens (end-of-text stands for none, but its
-    cost counts). All ranks make the same number of passes, because experts are reached by collectives: the last
-    passes are filled up with windows of weight 0.
+    Bits per byte = sum of cross-entropies / ln 2 / bytes of the target tokens (special tokens stand for none, but their
+    cost counts), over all sources together, and of each where there are several.
     """
+    sums = {name: _sums(engine, windows, token_bytes, batch, depth) for name, windows in heldout.items()}
+    whole = torch.stack(list(sums.values())).sum(0)
+    nats, _, tokens, right = whole.tolist()
+    result = {"eval/loss": nats / tokens, "eval/bits_per_byte": bits_per_byte(whole)}
+    if depth:
+        result["eval/mtp_accuracy"] = right / tokens
+    if len(sums) > 1:
+        result |= {f"eval/bits_per_byte/{name}": bits_per_byte(one) for name, one in sums.items()}
+    return result
+
+
+def bits_per_byte(sums: Tensor) -> float:
+    """Of one source; not a number where its targets stand for no byte at all."""
+    size = float(sums[BYTES])
+    return float(sums[NATS]) / math.log(2) / size if size else math.nan
+
+
+def _sums(engine: Engine, windows: NDArray[np.int64], token_bytes: NDArray[np.int64], batch: int, depth: int) -> Tensor:
+    """[4] over all ranks. All ranks make the same number of passes, because experts are reached by collectives: the last
+    passes are filled up with windows of weight 0."""
     passes = math.ceil(len(windows) / (batch * engine.world_size))
     lengths = torch.from_numpy(token_bytes).to(engine.device)
-    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)  # nats, bytes, tokens, right second tokens
+    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
     for i in range(passes):
         first = (i * engine.world_size + engine.rank) * batch
         rows = [min(first + j, len(windows) - 1) for j in range(batch)]
@@ -36,13 +64,11 @@ def evaluate(
         logits = engine.evaluate(window, depth)
         wanted = targets(window, 0, logits[0].shape[1])
         weight = used.unsqueeze(1).expand_as(wanted)
-        sums[0] += (token_losses(logits[0], wanted) * weight).double().sum()
-        sums[1] += (lengths[wanted] * weight).sum()
-        sums[2] += weight.sum()
+        sums[NATS] += (token_losses(logits[0], wanted) * weight).double().sum()
+        sums[BYTES] += (lengths[wanted] * weight).sum()
+        sums[TOKENS] += weight.sum()
         if depth:
             right = logits[1].argmax(-1) == targets(window, 1, wanted.shape[1])
-            sums[3] += (right & weight).sum()
+            sums[RIGHT] += (right & weight).sum()
     dist.all_reduce(sums)
-    nats, size, tokens, right = sums.tolist()
-    result = {"eval/loss": nats / tokens, "eval/bits_per_byte": nats / math.log(2) / size}
-    return result | ({"eval/mtp_accuracy": right / tokens} if depth else {})
+    return sums

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,7 +40,8 @@ from model.schedule import bias_speed, learning_rate, multi_token_weight
 
 GO, SAVE, STOP, REPLACED = 0, 1, 2, 3
 WITHOUT_EFFECT = {
-    "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tokens", "layout", "peak_flops", "sample_tokens",
+    "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tasks", "eval_tokens", "layout", "peak_flops",
+    "sample_tokens",
 }  # fmt: skip
 """Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own, and of the
 layout only the size of the batch matters."""
@@ -57,16 +58,18 @@ class Loop:
     engine: Engine
     recipe: Recipe
     batches: TrainingBatches
-    heldout: NDArray[np.int64]
-    """[N, S + 1 + depth] windows of held-out text."""
+    heldout: Mapping[str, NDArray[np.int64]]
+    """By source, [N, S + 1 + depth] windows of held-out text."""
     token_bytes: NDArray[np.int64]
     data_digest: str
     store: Store
     reporter: Reporter
     alive: Callable[[], None] = lambda: None
     """Called before every step: a sign that this process is not stuck."""
+    tasks: Sequence[Callable[[], dict[str, float]]] = ()
+    """Each scores one task of an evaluation. Collective."""
     load_ME: Tensor | None = field(default=None, init=False)
-    """Tokens per expert over the run so far (since the last start), for the load map."""
+    """Tokens per expert over the whole run so far, for the load map."""
     _incidents: tuple[Incident, ...] = field(default=(), init=False)
     _skipped: tuple[int, ...] = field(default=(), init=False)
     _history: LossHistory = field(init=False)
@@ -100,13 +103,19 @@ class Loop:
                 saved_step, saved_at = step, time.monotonic()
             metrics, samples = self._step(step, saver)
             step += 1
-            if step % self.recipe.eval_every_steps == 0 or step == self.recipe.steps:
+            evaluates = step % self.recipe.eval_every_steps == 0 or step == self.recipe.steps
+            if evaluates:
                 metrics |= self._evaluate(step)
+                self._tell_load(step)
             self._report(step, metrics, samples)
+            for task in self.tasks if evaluates else ():
+                self.alive()
+                self._report(step, task(), samples)  # by itself: to whoever watches, a sign of life
         saver.finish()
         if step > saved_step:
             saver.start(step, self._state(step))
             saver.finish()
+        self._tell_load(step)
         return step
 
     # ------------------------------------------------------------------ one step
@@ -129,18 +138,21 @@ class Loop:
             update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
             metrics |= balance_metrics(loads)
             self.load_ME = loads if self.load_ME is None else self.load_ME + loads
-        return metrics | speed(recipe, time.monotonic() - began), samples
+        tokens = recipe.batches.at(position) * recipe.sequence_length
+        return metrics | speed(recipe, tokens, time.monotonic() - began), samples
 
     def _micro_steps(self, step: int, position: int) -> tuple[list[Losses], int]:
         """Forward and backward of this rank's share."""
         engine, recipe, checksum, micro = self.engine, self.recipe, 0, []
-        weight = multi_token_weight(step, recipe.multi_token)
-        for k in range(recipe.layout.accumulation):
+        weight, passes = multi_token_weight(step, recipe.multi_token), self.batches.passes(position)
+        for k in range(passes):
             numbers = self.batches.numbers_for(position, engine.rank, k)
             windows = self.batches.batch_for(position, engine.rank, k)
             checksum += sample_checksum(numbers, windows)
             window = torch.from_numpy(windows).to(engine.device)
-            micro.append(engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha))
+            micro.append(
+                engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha, passes=passes)
+            )
         return micro, checksum
 
     def _evaluate(self, step: int) -> dict[str, float]:
@@ -153,8 +165,18 @@ class Loop:
 
     def _report(self, step: int, metrics: dict[str, float], samples: int) -> None:
         if self.engine.rank == 0:
-            tokens = step * self.recipe.batch_tokens
-            self.reporter.progress(step=step, tokens=tokens, metrics=metrics, samples=samples)
+            self.reporter.progress(step=step, tokens=self._tokens(step), metrics=metrics, samples=samples)
+
+    def _tell_load(self, step: int) -> None:
+        """How many tokens each expert has seen, for the load map."""
+        if self.engine.rank == 0 and self.load_ME is not None:
+            load = {"step": step, "layers": self.engine.layer_names(), "load": self.load_ME.tolist()}
+            self.reporter.artifact("expert_load.json", json.dumps(load).encode())
+
+    def _tokens(self, step: int) -> int:
+        """Trained up to a step, without the data that was left out."""
+        position = data_step(step, self._skipped)
+        return self.recipe.batches.samples_done(position, self._skipped) * self.recipe.sequence_length
 
     def _exchange(self, saver: Saver, saved_at: float) -> tuple[int, bool]:
         """What rank 0 wants done before the next step, and whether all ranks have written a checkpoint's files."""
@@ -211,7 +233,7 @@ class Loop:
         if self.engine.rank == 0:
             self.reporter.started(
                 step=step,
-                tokens=step * self.recipe.batch_tokens,
+                tokens=self._tokens(step),
                 world_size=self.engine.world_size,
                 resumed_from=found.folder if found else None,
             )
@@ -263,17 +285,20 @@ class Loop:
             if first_here():
                 shutil.rmtree(local, ignore_errors=True)
         self._history = LossHistory(self.recipe.anomalies, state["losses"])
+        load = state.get("load")
+        self.load_ME = None if load is None else load.to(self.engine.device)
         return int(state["step"])
 
     def _state(self, step: int) -> dict[str, object]:
-        return {"step": step, "losses": self._history.values()}
+        load = None if self.load_ME is None else self.load_ME.cpu()
+        return {"step": step, "losses": self._history.values(), "load": load}
 
     def _manifest(self, step: int, files: tuple[StoredFile, ...]) -> Manifest:
         return Manifest(
             identity=self.store.identity,
             epoch=self.store.epoch,
             step=step,
-            tokens=step * self.recipe.batch_tokens,
+            tokens=self._tokens(step),
             skipped=self._skipped,
             data_digest=self.data_digest,
             recipe_digest=recipe_digest(self.recipe),

@@ -13,6 +13,8 @@
 | train/mfu | the same over the dense BF16 peak of the devices; only where a peak is known |
 | train/step_seconds | wall time of the step |
 | eval/loss, eval/bits_per_byte, eval/mtp_accuracy | on held-out documents |
+| eval/bits_per_byte/SOURCE | the same for each source, where there are several |
+| eval/TASK/acc, acc_norm, perplexity | tasks of `training.evaluation.tasks` |
 | moe/cv, moe/max_violation, moe/dead_share | balance of the experts, mean over layers (`model.balance`) |
 | memory/peak_bytes | largest peak of any process: device memory on a GPU, resident memory on a CPU |
 """
@@ -60,9 +62,9 @@ def gather_losses(micro: list[Losses], checksum: int, device: torch.device) -> t
     }, round(ranks[:, -1].sum().item())
 
 
-def speed(recipe: Recipe, seconds: float) -> dict[str, float]:
-    """Throughput of one optimizer step that took `seconds`."""
-    tokens_per_second = recipe.batch_tokens / seconds
+def speed(recipe: Recipe, tokens: int, seconds: float) -> dict[str, float]:
+    """Throughput of one optimizer step of `tokens` that took `seconds`."""
+    tokens_per_second = tokens / seconds
     mtp = recipe.model.num_nextn_predict_layers > 0
     flops = flops_per_token(recipe.model, recipe.sequence_length, causal=True, mtp=mtp) * tokens_per_second
     metrics = {

@@ -35,8 +35,9 @@ class LatentAttention(nn.Module):
         self.kv_b_proj = nn.Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), bias=False)
         self.o_proj = nn.Linear(heads * c.v_head_dim, c.hidden_size, bias=False)
 
-    def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """`cos`, `sin`: [S, R/2] from `model.rope.rotation`. Returns [B, S, D]."""
+    def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that is
+        less than all before it. Returns [B, S, D]."""
         c, (batch, length, _) = self.config, x_BSD.shape
         by_head = (batch, length, c.num_attention_heads, -1)
 
@@ -51,7 +52,7 @@ class LatentAttention(nn.Module):
         k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
         k = torch.cat((k_nope, k_rope.expand(-1, c.num_attention_heads, -1, -1)), dim=-1)
 
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
 
     def _queries(self, x_BSD: Tensor) -> Tensor:

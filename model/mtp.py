@@ -27,9 +27,11 @@ class NextToken(nn.Module):
         self.block = Block(config, moe=True)
         self.norm = nn.RMSNorm(hidden, eps)
 
-    def forward(self, h_BSD: Tensor, embedded_BSD: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, h_BSD: Tensor, embedded_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """`h_BSD`: what the head reads at the depth before, so after its norm; `embedded_BSD`: the embedding of the
         token k places ahead of each position. -> hidden states [B, S, D] after `norm`, balance loss."""
         joined = torch.cat((self.enorm(embedded_BSD), self.hnorm(h_BSD)), dim=-1)
-        h, loss = self.block(self.eh_proj(joined), cos, sin)
+        h, loss = self.block(self.eh_proj(joined), cos, sin, mask)
         return self.norm(h), loss

@@ -11,6 +11,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from model.config import Frozen, ModelConfig
+from model.dataset import SourceName
+from model.ramp import BatchSchedule, BatchStage
 
 
 class Schedule(Frozen):
@@ -100,15 +102,30 @@ class Anomalies(Frozen):
     """Rollbacks in the whole run; beyond them an anomaly ends it."""
 
 
+class SourceWeight(Frozen):
+    """A source's share of the training sequences, relative to the others'."""
+
+    source: SourceName
+    weight: float = Field(gt=0, allow_inf_nan=False)
+
+
 class Recipe(Frozen):
     """One training run, fully decided."""
 
     model: ModelConfig
     data: str
     """Folder (or URL) of a prepared dataset, see `model.data`."""
+    mixture: tuple[SourceWeight, ...] = ()
+    """Weights of all sources, in place of the dataset's own."""
+    isolate_documents: bool = False
+    """Whether a token sees its own document only; otherwise all that stands before it in the sequence."""
+    end_of_text: int = Field(0, ge=0)
+    """Number of the token that ends a document."""
     seed: int = Field(ge=0)
     sequence_length: int = Field(ge=2)
     steps: int = Field(ge=1)
+    batch_stages: tuple[BatchStage, ...] = ()
+    """How the batch grows; empty: `batch_sequences` at every step."""
     precision: Literal["fp32", "bf16"]
     schedule: Schedule
     optimizer: Optimizer
@@ -120,6 +137,8 @@ class Recipe(Frozen):
     eval_every_steps: int = Field(ge=1)
     eval_tokens: int = Field(ge=1)
     """Held-out tokens per evaluation; the last evaluation of a run uses the same."""
+    eval_tasks: tuple[str, ...] = ()
+    """Files of tasks that are scored with every evaluation, see `model.tasks`."""
     sample_tokens: int = Field(ge=0)
     """Tokens to write as a sample at the end of the run."""
     device: Literal["cpu", "cuda"]
@@ -128,15 +147,32 @@ class Recipe(Frozen):
 
     @property
     def batch_sequences(self) -> int:
-        """Sequences per optimizer step, over all processes."""
+        """Sequences per optimizer step, over all processes, once the batch has grown."""
         return self.layout.world_size * self.layout.micro_batch * self.layout.accumulation
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens per optimizer step, over all processes."""
+        """Tokens per optimizer step, over all processes, once the batch has grown."""
         return self.batch_sequences * self.sequence_length
 
     @property
     def total_tokens(self) -> int:
         """Tokens of the whole run: whole optimizer steps."""
-        return self.steps * self.batch_tokens
+        return self.batches.samples_before(self.steps) * self.sequence_length
+
+    @property
+    def batches(self) -> BatchSchedule:
+        """Sequences of each step."""
+        return BatchSchedule.of(self.batch_stages or (BatchStage(first_step=0, sequences=self.batch_sequences),))
+
+    @model_validator(mode="after")
+    def _batches_end(self) -> Self:
+        stages, each = self.batch_stages, self.layout.world_size * self.layout.micro_batch
+        if stages and stages[-1].sequences != self.batch_sequences:
+            raise ValueError(
+                f"the batch grows to {stages[-1].sequences} sequences, but the layout has {self.batch_sequences}"
+            )
+        for stage in stages:
+            if stage.sequences % each:
+                raise ValueError(f"{each} sequences at a time do not make up the {stage.sequences} of a step")
+        return self

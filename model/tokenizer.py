@@ -22,6 +22,15 @@ from model.dataset import TOKENIZER, local_path
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_END_OF_TEXT = (END_OF_TEXT, "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>")
 """Names of end-of-text tokens in released byte-level tokenizers, tried in this order."""
+FIM = ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>")
+"""Stand before the prefix, the suffix and the middle of a rearranged document."""
+KNOWN_FIM = (
+    FIM,
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+)
+"""The same in released tokenizers."""
 MIN_VOCAB = 257
 """All 256 bytes and end-of-text."""
 MAX_VOCAB = 1_000_000
@@ -53,6 +62,8 @@ class Tokenizer:
         self.token_bytes: tuple[bytes, ...] = _token_bytes(backend, name)
         """The bytes of each token, by number."""
         self.end_of_text = _end_of_text(backend, name)
+        self.fim = _fim(backend)
+        """Numbers of the tokens before prefix, suffix and middle, where it has such."""
 
     @property
     def vocab_size(self) -> int:
@@ -92,15 +103,16 @@ class Tokenizer:
         return cls.from_json(text, where)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Learn a vocabulary of at most `vocab_size` tokens (fewer if no pairs are left to merge)."""
-        check_vocab_size(vocab_size)
+    def train(cls, texts: Iterable[str], vocab_size: int, *, fim: bool = False) -> Tokenizer:
+        """Learn a vocabulary of at most `vocab_size` tokens (fewer if no pairs are left to merge), with the tokens of
+        fill-in-the-middle if `fim`."""
+        check_vocab_size(vocab_size, fim=fim)
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         backend.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=[END_OF_TEXT, *(FIM if fim else ())],
             initial_alphabet=sorted(BYTE_OF),
             show_progress=False,
         )
@@ -115,10 +127,14 @@ class Tokenizer:
         """Token numbers of a text, without end-of-text."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
-    def encode_batch(self, texts: Sequence[str]) -> Iterator[NDArray[np.int64]]:
+    def encode_lists(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """`encode` of several texts, in parallel."""
         for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False):
-            yield np.asarray(encoding.ids, dtype=np.int64)
+            yield encoding.ids
+
+    def join(self, tokens: Iterable[int]) -> bytes:
+        """As `decode_bytes`, for tokens that this tokenizer has just made."""
+        return b"".join(map(self.token_bytes.__getitem__, tokens))
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
         """The exact bytes of some tokens; ValueError for a number outside the vocabulary."""
@@ -138,12 +154,13 @@ class Tokenizer:
         return np.array([len(piece) for piece in self.token_bytes], dtype=np.int64)
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """ValueError unless all bytes and end-of-text fit and the number is sane."""
-    if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+def check_vocab_size(vocab_size: int, *, fim: bool = False) -> None:
+    """ValueError unless all bytes and special tokens fit and the number is sane."""
+    smallest, also = (MIN_VOCAB + len(FIM), f" and {', '.join(FIM)}") if fim else (MIN_VOCAB, "")
+    if not smallest <= vocab_size <= MAX_VOCAB:
         raise ValueError(
-            f"a vocabulary of {vocab_size} is not possible: byte-level BPE needs at least {MIN_VOCAB} tokens "
-            f"(256 bytes and {END_OF_TEXT}) and at most {MAX_VOCAB}"
+            f"a vocabulary of {vocab_size} is not possible: byte-level BPE needs at least {smallest} tokens "
+            f"(256 bytes and {END_OF_TEXT}{also}) and at most {MAX_VOCAB}"
         )
 
 
@@ -209,3 +226,14 @@ def _end_of_text(backend: Any, name: str) -> int:  # noqa: ANN401
         if known in special:
             return int(special[known])
     raise ValueError(f"{name} has none of the special tokens {', '.join(KNOWN_END_OF_TEXT)} to end a document with")
+
+
+def _fim(backend: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
+    """Numbers of the tokens of fill-in-the-middle, if all three are there as special tokens."""
+    special = {
+        token.content: int(number) for number, token in backend.get_added_tokens_decoder().items() if token.special
+    }
+    for begin, hole, end in KNOWN_FIM:
+        if {begin, hole, end} <= special.keys():
+            return special[begin], special[hole], special[end]
+    return None

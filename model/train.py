@@ -5,7 +5,6 @@ The only module of `model` that knows Ray; `orchestrator.launch.entry` hands it 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from model.checkpoint import Fenced, Identity, Store
-from model.data import TokenSplit, TrainingBatches, Windows
+from model.data import TrainingBatches, TrainingWindows, heldout_windows, verify_heldout
 from model.dataset import DatasetManifest, read_manifest
 from model.engine.zero import ZeroEngine
 from model.flops import count
@@ -85,9 +84,6 @@ def _train(assignment: Assignment) -> None:
     with StackDump(assignment.reporter.stack_file(engine.rank), assignment.stall_seconds) as dump:
         loop = _loop(assignment, engine, manifest, tokenizer, dump.postpone)
         steps = loop.run()
-    if engine.rank == 0 and loop.load_ME is not None:
-        load = {"step": steps, "layers": engine.layer_names(), "load": loop.load_ME.tolist()}
-        assignment.reporter.artifact("expert_load.json", json.dumps(load).encode())
     if steps == recipe.steps:
         _finish(assignment, engine, loop, tokenizer)
 
@@ -100,23 +96,23 @@ def _loop(
     alive: Callable[[], None],
 ) -> Loop:
     recipe, layout = assignment.recipe, assignment.recipe.layout
-    train = TokenSplit(recipe.data, manifest, "train")
-    heldout = TokenSplit(recipe.data, manifest, "heldout")
-    if engine.rank == 0:
-        train.verify()
-        heldout.verify()
     extra = 1 + recipe.model.num_nextn_predict_layers
+    weights = {one.source: one.weight for one in recipe.mixture}
+    windows = TrainingWindows(recipe.data, manifest, recipe.sequence_length, extra, weights)
+    if engine.rank == 0:
+        windows.verify()
+        verify_heldout(recipe.data, manifest)
     return Loop(
         engine=engine,
         recipe=recipe,
         batches=TrainingBatches(
-            windows=Windows(train, recipe.sequence_length, extra),
+            windows=windows,
             seed=recipe.seed,
             world_size=layout.world_size,
             micro_batch=layout.micro_batch,
-            accumulation=layout.accumulation,
+            schedule=recipe.batches,
         ),
-        heldout=Windows(heldout, recipe.sequence_length, extra).heldout_windows(recipe.eval_tokens),
+        heldout=heldout_windows(recipe.data, manifest, recipe.sequence_length, extra, recipe.eval_tokens),
         token_bytes=tokenizer.token_byte_lengths(),
         data_digest=manifest.digest,
         store=_store(assignment),
@@ -142,7 +138,7 @@ def _finish(assignment: Assignment, engine: ZeroEngine, loop: Loop, tokenizer: T
         return
     model = CausalLM(recipe.model)
     load_weights(model, folder)
-    prompt = loop.heldout[0, :PROMPT_TOKENS].tolist()
+    prompt = next(iter(loop.heldout.values()))[0, :PROMPT_TOKENS].tolist()
     text = generate(model, prompt, tokens=recipe.sample_tokens, context=recipe.sequence_length)
     sample = f"{tokenizer.decode(prompt)}{SAMPLE_MARK}{tokenizer.decode(text)}\n"
     reporter.artifact("sample.txt", sample.encode())

@@ -27,6 +27,21 @@ class Output(NamedTuple):
     """Sum of the layers' sequence-wise auxiliary losses, without alpha (scalar FP32)."""
 
 
+def documents_of(tokens_BL: Tensor, end_of_text: int) -> Tensor:
+    """[B, L] number of the document that each token belongs to, from 0; end-of-text belongs to the one it ends."""
+    ends = (tokens_BL == end_of_text).long()
+    return ends.cumsum(dim=1) - ends
+
+
+def document_mask(documents_BS: Tensor) -> Tensor:
+    """[B, 1, S, S] whether a query (row) attends to a key: of the same document, and not after it.
+
+    Rotary positions depend on distances only, so a document gives the same wherever in a sequence it stands.
+    """
+    same = documents_BS.unsqueeze(2) == documents_BS.unsqueeze(1)
+    return same.tril().unsqueeze(1)
+
+
 class Transformer(nn.Module):
     """Everything but the output head; its children's names are those of transformers, plus `mtp`."""
 
@@ -53,10 +68,12 @@ class CausalLM(nn.Module):
         self.model = Transformer(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, tokens_BL: Tensor, depth: int = 0) -> Output:
+    def forward(self, tokens_BL: Tensor, depth: int = 0, documents_BL: Tensor | None = None) -> Output:
         """Logits for the first S = L - depth positions; `depth` prediction modules look at the tokens after.
 
-        With depth 0 this is the plain model. Head k (0 is the main one) predicts token i + 1 + k at position i.
+        With depth 0 this is the plain model. Head k (0 is the main one) predicts token i + 1 + k at position i. With
+        `documents_BL` (`documents_of`) no position attends to another document; prediction modules still read the
+        embedding of the tokens that they predict after.
         """
         body = self.model
         length = tokens_BL.shape[1] - depth
@@ -66,17 +83,18 @@ class CausalLM(nn.Module):
                 f"got {tokens_BL.shape[1]}"
             )
         cos, sin = rotation(self.config, length, tokens_BL.device)
+        mask = None if documents_BL is None else document_mask(documents_BL[:, :length])
         embedded = body.embed_tokens(tokens_BL)
         h, balance = embedded[:, :length], torch.zeros((), device=tokens_BL.device)
         for layer in body.layers:
-            h, loss = layer(h, cos, sin)
+            h, loss = layer(h, cos, sin, mask)
             balance = balance + loss
         h = body.norm(h)  # what a head reads is what the next depth gets; not yet verified on released weights
         logits = [self.lm_head(h)]
         for k in range(depth):
             module = body.mtp[k]
             assert isinstance(module, NextToken)
-            h, loss = module(h, embedded[:, k + 1 : k + 1 + length], cos, sin)
+            h, loss = module(h, embedded[:, k + 1 : k + 1 + length], cos, sin, mask)
             balance = balance + loss
             logits.append(self.lm_head(h))
         return Output(tuple(logits), balance)

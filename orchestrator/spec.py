@@ -126,6 +126,15 @@ class Model(_Spec):
     """Weights to start from. Refused for now: training starts from random weights."""
 
 
+class SourceWeight(_Spec):
+    """How much of a source training sees."""
+
+    source: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    """Name of a source of the dataset; `fathom data inspect` lists them."""
+    weight: float = Field(gt=0, le=1e9)
+    """Share of the training sequences, relative to the other sources'."""
+
+
 class Data(_Spec):
     """The text to train on."""
 
@@ -133,6 +142,10 @@ class Data(_Spec):
     """Folder or URL of a dataset made by `fathom data prepare`."""
     tokenizer: Uri | None = None
     """A tokenizer.json that the dataset must have been made with; absent: whichever it was."""
+    mixture: list[SourceWeight] = Field(default=[], max_length=64)
+    """Weights of all the dataset's sources; absent: those it was prepared with."""
+    isolate_documents: bool = False
+    """Whether tokens attend to their own document only, where several share a sequence."""
     sequence_length: int | None = Field(None, ge=2, le=100_000_000)
     """Tokens per training sequence; absent: the model's longest, at most 4096."""
     license: str | None = Field(None, max_length=200)
@@ -208,6 +221,8 @@ class Evaluation(_Spec):
     """Steps between evaluations; absent: a tenth of the run."""
     tokens: int | None = Field(None, ge=1, le=10**12)
     """Held-out tokens per evaluation; absent: all, at most 131,072."""
+    tasks: list[Uri] = Field(default=[], max_length=16)
+    """Files of multiple-choice and completion tasks, scored with every evaluation: JSONL, or YAML as of lm-eval."""
 
 
 class Anomalies(_Spec):
@@ -223,6 +238,15 @@ class Anomalies(_Spec):
     """Times that the whole run goes back to a checkpoint; beyond them an anomaly is accepted, or ends the run."""
 
 
+class BatchRamp(_Spec):
+    """Smaller batches at the start of the run, in the proportions of DeepSeek-V3 unless it says otherwise."""
+
+    start_tokens: int | None = Field(None, ge=2, le=10**12)
+    """Tokens per optimizer step at the start; absent: a fifth of globalBatchTokens (3072 of 15360 sequences)."""
+    share: float = Field(0.0317, gt=0, le=1)
+    """Share of the run's tokens over which the batch grows (469B of 14.8T tokens)."""
+
+
 class Training(_Spec):
     """How much to train, and how."""
 
@@ -230,6 +254,8 @@ class Training(_Spec):
     """Tokens of the whole run, rounded up to whole optimizer steps."""
     global_batch_tokens: int | None = Field(None, ge=2, le=10**12)
     """Tokens per optimizer step, over all workers; absent: chosen by the length of the run."""
+    batch_ramp: BatchRamp | None = None
+    """Smaller batches at the start of the run; absent: none, `{}`: as DeepSeek-V3."""
     precision: Literal["fp32", "bf16"] | None = None
     """Arithmetic of the matrix products; absent: bf16 on GPUs, fp32 on CPUs."""
     seed: int = Field(1, ge=0, le=2**31 - 1)

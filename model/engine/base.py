@@ -33,13 +33,13 @@ class Engine(Protocol):
     world_size: int
     device: torch.device
 
-    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
-        """Forward and backward of one micro-batch; gradients add up until `step`."""
+    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float, passes: int) -> Losses:
+        """Forward and backward of one micro-batch, one of `passes` before the next `step`; gradients add up."""
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear gradients. Returns the global gradient norm before clipping.
 
-        Called exactly once after `accumulation` micro-steps."""
+        Called exactly once after `passes` micro-steps."""
 
     def evaluate(self, window_BL: Tensor, depth: int) -> tuple[Tensor, ...]:
         """Logits [B, S, V] of the main head and of `depth` prediction modules, without gradients."""

@@ -31,7 +31,7 @@ from model.names import autoep_to_memory
 from model.optim import build_optimizer, parameter_groups
 from model.recipe import Optimizer, Recipe
 from model.router import Routing
-from model.transformer import CausalLM
+from model.transformer import CausalLM, Output, documents_of
 
 STATE_KEY, BIASES_KEY = "fathom", "fathom_routing_biases"
 """DeepSpeed mixes its own keys into the client state; ours are these."""
@@ -91,6 +91,7 @@ class ZeroEngine:
         self.model: CausalLM = self._engine.module
         self.device = torch.device(self._engine.device)
         self._layers = bind(self.model, recipe.model)
+        self._passes_done = 0
         for block in self.model.blocks().values():
             block.recompute = recipe.layout.recompute == "full"
 
@@ -98,19 +99,32 @@ class ZeroEngine:
         """See `Engine`."""
         return topology_of(self.recipe)
 
-    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
+    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float, passes: int) -> Losses:
         """See `Engine`."""
-        depth = self.recipe.model.num_nextn_predict_layers
-        output = self._engine(window_BL[:, :-1], depth)
+        self._passes_done += 1
+        # by our own count: DeepSpeed's goes wrong when the number of passes changes during a run
+        layout = self.recipe.layout
+        self._engine.set_train_batch_size(passes * layout.micro_batch * layout.world_size)
+        self._engine.set_gradient_accumulation_boundary(self._passes_done == passes)
+        output = self._forward(window_BL)
         losses = training_losses(output, window_BL, ahead_weight=ahead_weight, alpha=alpha)
         self._engine.backward(losses.total)
-        if not self._engine.is_gradient_accumulation_boundary():
+        if self._passes_done < passes:
             self._engine.step()  # counts the micro-step; updates nothing
         return losses
+
+    def _forward(self, window_BL: Tensor, depth: int | None = None) -> Output:
+        """The model's output, each document for itself where the recipe says so."""
+        recipe, tokens = self.recipe, window_BL[:, :-1]
+        depth = recipe.model.num_nextn_predict_layers if depth is None else depth
+        documents = documents_of(tokens, recipe.end_of_text) if recipe.isolate_documents else None
+        output: Output = self._engine(tokens, depth, documents)
+        return output
 
     def step(self, learning_rate: float) -> float:
         """See `Engine`."""
         assert self._engine.is_gradient_accumulation_boundary(), "step before all micro-steps"
+        self._passes_done = 0
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = None if self.recipe.layout.zero_stage else self._clip()
@@ -137,7 +151,7 @@ class ZeroEngine:
     def evaluate(self, window_BL: Tensor, depth: int) -> tuple[Tensor, ...]:
         """See `Engine`."""
         self._engine.eval()
-        logits: tuple[Tensor, ...] = self._engine(window_BL[:, :-1], depth).logits
+        logits = self._forward(window_BL, depth).logits
         self._engine.train()
         return logits
 

@@ -12,7 +12,10 @@ import typer
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.data import data_app
 from orchestrator.cli.generate import generate_command
+from orchestrator.cli.metrics import metrics_command
+from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
+from orchestrator.cli.sync import sync_command
 from orchestrator.cli.train import train_command
 from orchestrator.errors import FathomError
 
@@ -29,7 +32,10 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("generate")(generate_command)
+app.command("metrics")(metrics_command)
 app.command("model")(model_command)
+app.command("sync")(sync_command)
+app.command("mlflow")(mlflow_command)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="checkpoints")
 

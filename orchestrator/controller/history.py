@@ -10,7 +10,7 @@ from orchestrator.controller.record import Record
 from orchestrator.cost.ledger import Ledger, build_ledger
 from orchestrator.cost.meter import Rate, Spent, spent, total
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.events import Ended, Event, EventLog, FailureClass, Progress, Started
+from orchestrator.launch.events import Ended, Evaluated, Event, EventLog, FailureClass, Progress, Started
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 
@@ -29,12 +29,21 @@ class History:
         self.read()
         self._close_held()
 
+    def refresh(self) -> None:
+        """Take in what another History, that of the launcher, has written since."""
+        self.read()
+        self.held = self._record.held()
+        self._close_held()
+
     def read(self) -> list[Event]:
-        """New events; what a driver of an earlier attempt still says is left out, since it no longer counts."""
+        """New events; what a driver of an earlier attempt still says is left out, since it no longer counts.
+
+        An evaluation comes from no driver: it is kept, whichever attempt wrote the state that was evaluated.
+        """
         found, self._offset = self._log.read(self._offset)
         news = []
         for event in found:
-            if event.attempt >= self.observation.attempt:
+            if isinstance(event, Evaluated) or event.attempt >= self.observation.attempt:
                 self.observation.add(event)
                 news.append(event)
         self.events += news
@@ -58,15 +67,23 @@ class History:
 
     def has_ended(self, attempt: int) -> bool:
         """Whether its last event is written."""
-        return any(isinstance(event, Ended) for event in self._of(attempt))
+        return self.end_of(attempt) is not None
 
     def last_word(self, attempt: int) -> float | None:
-        """When the attempt was last known to hold its devices, or to say something."""
+        """When the attempt was last known to hold its devices, or to say something.
+
+        The load of its machine is its driver's word; what was evaluated later, by whomever, is not.
+        """
         held = [one.end for one in self.held if one.attempt == attempt]
         return max([*held, *(event.time for event in self._of(attempt))], default=None)
 
+    def end_of(self, attempt: int) -> Ended | None:
+        """Its last event, once that is written."""
+        ends = [event for event in self._of(attempt) if isinstance(event, Ended)]
+        return ends[-1] if ends else None
+
     def _of(self, attempt: int) -> list[Event]:
-        return [event for event in self.events if event.attempt == attempt]
+        return [event for event in self.events if event.attempt == attempt and not isinstance(event, Evaluated)]
 
     # ------------------------------------------------------------------ time and money
     def hold(self, attempt: int, began: float, now: float) -> None:

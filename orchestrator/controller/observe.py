@@ -9,6 +9,7 @@ from orchestrator.launch.events import (
     Anomaly,
     CheckpointCommitted,
     Ended,
+    Evaluated,
     Event,
     Progress,
     Started,
@@ -39,6 +40,8 @@ class Observation:
 
     def add(self, event: Event) -> None:
         """Take one event into account."""
+        if isinstance(event, Evaluated):
+            return  # made at any later time: it begins no attempt and is no news of training
         if event.attempt > self.attempt:
             self.attempt, self.running, self.ended = event.attempt, False, None
         if isinstance(event, Started):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Literal
 
 from model.dataset import DatasetManifest
 from model.flops import count, flops_per_token
+from model.recipe import Recipe
 from orchestrator.controller.observe import Observation
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
@@ -29,6 +31,7 @@ from orchestrator.status import (
     Progress,
     Reason,
 )
+from orchestrator.tracking.desired import DatasetRef
 from orchestrator.tracking.mlflow import Reference
 
 _SHOWN_ATTEMPTS = 20
@@ -36,18 +39,21 @@ _LARGEST = 1e17
 """What a status can write of a measured number."""
 
 
+def training_flops(recipe: Recipe) -> float:
+    """FLOPs per token, forward and backward."""
+    mtp = recipe.model.num_nextn_predict_layers > 0
+    return flops_per_token(recipe.model, recipe.sequence_length, causal=True, mtp=mtp)
+
+
 def run_parameters(resolved: Resolved) -> dict[str, str]:
     """Everything that was decided, flat, and the size of the model, as MLflow parameters."""
     recipe = resolved.recipe
     counts = count(recipe.model)
-    flops = flops_per_token(
-        recipe.model, recipe.sequence_length, causal=True, mtp=recipe.model.num_nextn_predict_layers > 0
-    )
     own = {
         "model.parameters_total": counts.total,
         "model.parameters_active": counts.active,
         "model.parameters_mtp": counts.mtp,
-        "model.training_flops_per_token": f"{flops:.6g}",
+        "model.training_flops_per_token": f"{training_flops(recipe):.6g}",
         "batch_tokens": recipe.batch_tokens,
         "total_tokens": recipe.total_tokens,
         "price_per_hour": f"{resolved.rate.per_hour} {resolved.rate.currency}",
@@ -60,10 +66,20 @@ def run_parameters(resolved: Resolved) -> dict[str, str]:
 def data_tags(data: Data, manifest: DatasetManifest) -> dict[str, str]:
     """Licence and provenance of the text: the job's word, or else that of whoever prepared it."""
     known = {
-        "data.license": data.license or manifest.license,
-        "data.provenance": data.provenance or manifest.provenance,
+        "data.license": data.license or _joined(source.license for source in manifest.sources),
+        "data.provenance": data.provenance or _joined(source.provenance for source in manifest.sources),
     }
     return {name: value for name, value in known.items() if value}
+
+
+def dataset_refs(uri: str, manifest: DatasetManifest) -> tuple[DatasetRef, ...]:
+    """The data as MLflow's inputs of a run; each with a name of its own (see `DatasetRef`)."""
+    return (DatasetRef(name=Path(uri).name, digest=manifest.digest, source=uri),)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Each part that is there, once."""
+    return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:

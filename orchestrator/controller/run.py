@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.decide import Decision, Tally, after_attempt
 from orchestrator.controller.history import History
+from orchestrator.controller.mirroring import Tracking
 from orchestrator.controller.observe import Observation, remark_on
+from orchestrator.controller.pictures import refresh_artifacts
 from orchestrator.controller.record import Record, replace_file
-from orchestrator.controller.report import data_tags, job_status, run_parameters
+from orchestrator.controller.report import job_status
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import OverBudget
 from orchestrator.launch import local
@@ -28,8 +28,6 @@ from orchestrator.launch.evidence import describe
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
-from orchestrator.tracking.artifacts import write_artifacts
-from orchestrator.tracking.mlflow import DatasetRef, RunTracker
 
 POLL_SECONDS = 0.2
 TRACK_SECONDS = 5.0
@@ -72,11 +70,7 @@ class LocalRun:
         self.observation = self.history.observation
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
-        self.tracker = RunTracker(
-            settings.tracking_uri, self.resolved.tracking.experiment, self.folder.root / "tracking.json", say
-        )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tracking")
-        self._pending: Future[object] | None = None
+        self.tracking = Tracking(record, settings, say)
 
     def order_stop(self, reason: str) -> None:
         """First call: checkpoint and end. Second call: end at once. Safe in a signal handler."""
@@ -86,11 +80,10 @@ class LocalRun:
 
     def run(self, show: Callable[[Snapshot], None]) -> Result:
         """Until success, stop or failure. Conflict if another process follows the run already."""
-        with local.hold_lock(self.folder.launcher_lock), self._thread:
+        with local.hold_lock(self.folder.launcher_lock):
             ended = self.observation.ended
             if self._driver is None and ended is not None and ended.outcome == "succeeded":
                 self.say("the run has succeeded already; its record is brought up to date")
-                self._track(partial(self._open_tracking, self.resolved))
                 return self._finish("succeed", ended)
             try:
                 if self._driver is None:
@@ -113,9 +106,7 @@ class LocalRun:
 
     def _abandon(self) -> None:
         """This process fails: training goes on without it if it can, but no MLflow run stays RUNNING for ever."""
-        if self._pending is not None:
-            self._pending.exception()  # waits
-        self.tracker.close("failed")
+        self.tracking.finish()
         self.say(f"follow the run again with `fathom train --resume {self.folder.root}`")
 
     def _attempts(self, show: Callable[[Snapshot], None]) -> Result:
@@ -141,7 +132,7 @@ class LocalRun:
     # ------------------------------------------------------------------ one attempt
     def _attempt(self, show: Callable[[Snapshot], None]) -> Ended:
         driver = self._begin()
-        self._track(partial(self._open_tracking, self.resolved))
+        self.tracking.tick()
         hangs = self._follow(driver, show)
         driver.kill()  # what it started may have outlived it
         self._observe()
@@ -172,9 +163,8 @@ class LocalRun:
             if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
                 driver.kill()
             if time.monotonic() - tracked_at > TRACK_SECONDS:
-                if self._pending is None or self._pending.done():
-                    self._track(partial(self.tracker.replay, list(self.history.events), self.history.spent_at))
                 self._save()
+                self.tracking.tick()
                 tracked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
         return None
@@ -234,43 +224,14 @@ class LocalRun:
         history, ledger = self.history, self.history.ledger(self.resolved.rate)
         self.record.save_held(history.held)
         replace_file(self.folder.ledger, ledger.to_json())
-        run = self.tracker.reference
+        run = self.tracking.reference
         status = job_status(self.resolved, self.observation, history.events, ledger, history.held, run)
         self.record.save_status(status)
 
-    def _track(self, task: Callable[[], object]) -> None:
-        """MLflow is spoken to in another thread, one task at a time: training's display never waits for it."""
-        self._pending = self._thread.submit(task)
-
-    def _open_tracking(self, resolved: Resolved) -> None:
-        from model.dataset import read_manifest
-
-        job, data = self.record.job, resolved.recipe.data
-        manifest = read_manifest(data)
-        self.tracker.open(
-            job={"name": job.metadata.name, "namespace": job.metadata.namespace, "uid": self.record.uid},
-            params=run_parameters(resolved),
-            attempt=resolved.attempt,
-            dataset=DatasetRef(name=Path(data).name, digest=manifest.digest, source=data),
-            tags=data_tags(job.spec.data, manifest) | resolved.tracking.tags,
-        )
-
     def _finish(self, decision: Decision, ended: Ended) -> Result:
         ledger = self.history.ledger(self.resolved.rate)
-        load = self.folder.artifacts / "expert_load.json"
-        write_artifacts(
-            self.folder.artifacts,
-            self.history.events,
-            ledger,
-            self.resolved.model_dump_json(indent=1),
-            load.read_text() if load.exists() else None,
-            spent_at=self.history.spent_at,
-        )
-        if self._pending is not None:
-            self._pending.result()
-        self.tracker.replay(self.history.events, self.history.spent_at)
-        self.tracker.log_artifacts(self.folder.artifacts)
-        outcome = {"succeed": "succeeded", "stop": "stopped"}.get(decision, "failed")
-        self.tracker.close(outcome, ledger)  # type: ignore[arg-type]
         self._save()
+        refresh_artifacts(self.record, self.history)
+        self.tracking.finish()
+        self._save()  # with where it is in MLflow
         return Result(decision, ended, self.observation, self.resolved, ledger)

@@ -20,7 +20,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass, Progress, Started
+from orchestrator.launch.events import (
+    CheckpointCommitted,
+    Ended,
+    Evaluated,
+    Event,
+    FailureClass,
+    MachineLoad,
+    Progress,
+    Started,
+)
 
 TimeClass = Literal["starting", "productive", "checkpoint", "recovering", "lost", "idle"]
 
@@ -77,10 +86,13 @@ def _microseconds(seconds: float) -> int:
 def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
     """(time, event) with time running forward in each attempt.
 
-    What an older incarnation says after a newer one has spoken is left out, and so is what was posted twice.
+    What an older incarnation says after a newer one has spoken is left out, and so is what was posted twice. So are
+    the kinds that say nothing of training: others write them, by clocks of their own and at any later time.
     """
     groups: dict[tuple[int, str], dict[int, Event]] = {}
     for event in events:
+        if isinstance(event, MachineLoad | Evaluated):
+            continue
         groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
     sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]
     sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time))

@@ -55,6 +55,16 @@ class RunFolder:
         return self.root / "artifacts"
 
     @property
+    def tracking(self) -> Path:
+        """What of all this has reached MLflow."""
+        return self.root / "tracking.json"
+
+    @property
+    def tracking_lock(self) -> Path:
+        """Held by the process that is sending to MLflow."""
+        return self.root / "tracking.lock"
+
+    @property
     def ledger(self) -> Path:
         """Where each second and dollar went."""
         return self.root / "ledger" / "ledger.json"

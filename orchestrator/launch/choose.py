@@ -18,8 +18,10 @@ from pydantic import ValidationError
 from model.config import ModelConfig
 from model.dataset import DatasetManifest, read_manifest
 from model.presets import preset
+from model.ramp import BatchSchedule
 from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, Recipe, Schedule
 from orchestrator.errors import InvalidJob, Problem
+from orchestrator.launch.batches import choose_batches, choose_mixture
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan.hardware import accelerator
@@ -60,16 +62,20 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     _check_lengths(sequence, config, manifest)
     precision = _precision(job, choose)
     layout = choose_layout(job, config, sequence, choose, precision=precision)
-    batch = layout.world_size * layout.micro_batch * layout.accumulation * sequence
-    steps = math.ceil(spec.training.tokens / batch)
-    every, tokens = _evaluation(job, steps, manifest.splits.heldout.tokens, choose)
+    stages = choose_batches(job, layout, sequence, choose)
+    steps = BatchSchedule.of(stages).steps_for(math.ceil(spec.training.tokens / sequence))
+    every, tokens = _evaluation(job, steps, manifest.tokens("heldout"), choose)
     on_cpu = spec.compute.accelerator == "cpu"
     return Recipe(
         model=config,
         data=absolute(spec.data.source),
+        mixture=choose_mixture(job, manifest),
+        isolate_documents=spec.data.isolate_documents,
+        end_of_text=manifest.tokenizer.end_of_text,
         seed=spec.training.seed,
         sequence_length=sequence,
         steps=steps,
+        batch_stages=stages if len(stages) > 1 else (),
         precision=precision,
         schedule=_schedule(job, config, steps, choose),
         optimizer=_optimizer(job),
@@ -84,6 +90,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         checkpoint=_checkpointing(job, storage, choose),
         eval_every_steps=every,
         eval_tokens=tokens,
+        eval_tasks=tuple(absolute(task) for task in spec.training.evaluation.tasks),
         sample_tokens=spec.training.sample_tokens,
         device="cpu" if on_cpu else "cuda",
         peak_flops=None if on_cpu else accelerator(spec.compute.accelerator).bf16_flops,
@@ -93,8 +100,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
 def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choices) -> Recipe:
     """The recipe that the run has begun with, on the layout that the job asks for now."""
     _manifest(job, begun.data, begun.model)
-    sequence, batch = begun.sequence_length, begun.batch_tokens
-    layout = choose_layout(job, begun.model, sequence, choose, precision=begun.precision, begun_with=batch)
+    layout = choose_layout(job, begun.model, begun.sequence_length, choose, precision=begun.precision, begun=begun)
     return begun.model_copy(update={"layout": layout, "checkpoint": _checkpointing(job, storage, choose)})
 
 
@@ -200,15 +206,14 @@ def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest
             f"raise model.overrides.maxPositions",
         )
     needed = sequence + 1 + config.num_nextn_predict_layers
-    for side, tokens in (
-        ("training", manifest.splits.train.tokens),
-        ("held-out", manifest.splits.heldout.tokens),
-    ):
+    sides = [(f"training data of {source.name}", source.train.tokens) for source in manifest.sources]
+    sides.append(("held-out data", max(source.heldout.tokens for source in manifest.sources)))
+    for side, tokens in sides:
         if needed > tokens:
             raise refusal(
                 "data.sequenceLength",
                 f"{sequence} needs {needed} tokens (the next and those of multi-token prediction included), "
-                f"the {side} data has {tokens}: shorten it, or prepare more text",
+                f"the {side} has {tokens}: shorten it, or prepare more text",
             )
 
 

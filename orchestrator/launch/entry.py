@@ -19,6 +19,7 @@ from orchestrator.launch.ending import Ending, last_step
 from orchestrator.launch.events import CheckpointAndStop, FailureClass, write_control
 from orchestrator.launch.guard import Guard
 from orchestrator.launch.local import hold_lock
+from orchestrator.launch.machine import LoadMeter
 from orchestrator.launch.reporter import FileReporter
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
@@ -45,6 +46,7 @@ def _attempt(folder: RunFolder, resolved: Resolved, ending: Ending) -> tuple[str
     _obey_sigterm(folder)
     reporter = _reporter(folder, resolved, ending)
     Guard(folder, resolved, reporter, ending).start()
+    LoadMeter(reporter).start()
     error: Exception | None = None
     try:
         _train(resolved, reporter)

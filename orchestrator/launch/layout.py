@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from model.config import ModelConfig
-from model.recipe import Layout
+from model.recipe import Layout, Recipe
 from orchestrator.launch.choices import Choices, refusal
 from orchestrator.launch.limits import Asked, require_possible
 from orchestrator.spec import TrainingJob
@@ -23,9 +24,9 @@ def choose_layout(
     choose: Choices,
     *,
     precision: str,
-    begun_with: int | None = None,
+    begun: Recipe | None = None,
 ) -> Layout:
-    """Expert parallelism, micro-batch and accumulation; `begun_with`: tokens of a batch that must not change."""
+    """Expert parallelism, micro-batch and accumulation; `begun`: a recipe whose batches must not change."""
     parallelism, compute = job.spec.parallelism, job.spec.compute
     world = compute.world_size
     require_possible(
@@ -39,14 +40,16 @@ def choose_layout(
         )
     )
     expert = _expert(job, config, choose)
-    if begun_with is None:
+    if begun is None:
         batch = _batch(job, sequence, choose)
+        common = batch // sequence
     else:
-        batch = begun_with
-        _require_same_batch(job, batch // sequence)
+        batch = begun.batch_tokens
+        common = math.gcd(*begun.batches.sequences)  # what all batches of a ramp are multiples of
+        _require_same_batch(job, common)
     sequences = batch // (world * sequence)
     micro_batch = choose(
-        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(sequences, sequence)
+        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(common // world, sequence)
     )
     return Layout(
         world_size=world,

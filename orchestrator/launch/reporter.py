@@ -73,6 +73,10 @@ class FileReporter:
         """Told by Ray's controller, which starts the workers again."""
         self._append("workers-lost", message=message)
 
+    def machine_load(self, node: str, metrics: dict[str, float]) -> None:
+        """Told by a thread of the driver; see `launch.machine`."""
+        self._append("machine-load", node=node, metrics=metrics)
+
     def warning(self, message: str) -> None:
         """See `Reporter`."""
         self._append("warning", message=message)

@@ -78,7 +78,7 @@ class Watch:
             restarts_allowed=resolved.restarts_without_progress,
             steps=recipe.steps,
             eval_every_steps=recipe.eval_every_steps,
-            eval_steps=recipe.eval_tokens / recipe.batch_tokens,
+            eval_steps=recipe.eval_tokens / (recipe.batches.at(0) * recipe.sequence_length),
         )
 
     def add(self, event: Event) -> None:

@@ -6,10 +6,9 @@ each step appears once, as it finally counted: what a restart repeated replaces 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +17,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.meter import Spent, money, spent
 from orchestrator.launch.events import Event, Progress
 from orchestrator.tracking import names, plots
+from orchestrator.tracking.table import csv_text, surviving
 
 
 def write_artifacts(
@@ -29,7 +29,7 @@ def write_artifacts(
     *,
     spent_at: Callable[[float], Spent] | None = None,
 ) -> list[Path]:
-    """Writes all files and returns their paths; expert_load.png only where there is a load.
+    """Writes all files and returns their paths; the map of the experts only where there is a load.
 
     `spent_at` gives the money spent at a unix time, as for the tracker; without it the ledger's rows give it.
     ValueError if `expert_load_json` has another form than {"step", "layers", "load"}.
@@ -43,7 +43,6 @@ def write_artifacts(
     contents: dict[str, bytes] = {
         "resolved.json": resolved_json.encode(),
         "ledger.json": ledger.to_json().encode(),
-        "metrics.csv": _csv(rows).encode(),
         "loss_vs_tokens.png": plots.loss_against_tokens(
             _curve(rows, names.PROGRESS_TOKENS, "train/loss"),
             _curve(rows, names.PROGRESS_TOKENS, "eval/bits_per_byte"),
@@ -57,22 +56,14 @@ def write_artifacts(
         ),
     }
     if expert_load_json is not None:
-        contents["expert_load.png"] = _expert_load(expert_load_json)
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder / name, data) for name, data in contents.items()]
+        contents |= _expert_load(expert_load_json)
+    contents["metrics.csv"] = _csv(rows).encode()  # the last one: its age tells whether all are up to date
+    return _write_all(folder, contents)
 
 
-def surviving(events: Iterable[Event]) -> list[Progress]:
-    """One progress event for each step, the last that was reported; metrics of one step are put together."""
-    found: dict[int, Progress] = {}
-    for event in events:
-        if not isinstance(event, Progress):
-            continue
-        before = found.get(event.step)
-        if before is not None and _same_work(before, event):
-            event = event.model_copy(update={"metrics": before.metrics | event.metrics})
-        found[event.step] = event
-    return [found[step] for step in sorted(found)]
+def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
+    """Only the map of the experts' load, as a picture and as a table, while the run goes on; ValueError as above."""
+    return _write_all(folder, _expert_load(load_json))
 
 
 def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
@@ -86,12 +77,6 @@ def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
     return at
 
 
-def _same_work(before: Progress, after: Progress) -> bool:
-    return (before.attempt, before.incarnation) == (after.attempt, after.incarnation) and not (
-        before.metrics.keys() & after.metrics.keys()
-    )
-
-
 def _row(event: Progress, used: Spent) -> dict[str, float]:
     own = {"step": event.step, "time": event.time, "attempt": event.attempt}
     progress = {names.PROGRESS_TOKENS: event.tokens} | names.cost_metrics(event.tokens, used)
@@ -99,12 +84,7 @@ def _row(event: Progress, used: Spent) -> dict[str, float]:
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return csv_text(rows, list(dict.fromkeys(name for row in rows for name in row)))
 
 
 def _curve(rows: list[dict[str, float]], x: str, y: str) -> plots.Curve:
@@ -121,7 +101,8 @@ def _subtitle(ledger: Ledger) -> str:
     return names.clipped(", ".join(parts), 110)
 
 
-def _expert_load(text: str | bytes) -> bytes:
+def _expert_load(text: str | bytes) -> dict[str, bytes]:
+    """Files by name; the table has a row for each expert of each layer, with its share of a fair load."""
     try:
         found = json.loads(text)
         layers = [str(layer) for layer in found["layers"]]
@@ -129,11 +110,22 @@ def _expert_load(text: str | bytes) -> bytes:
         step = int(found["step"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expert load must be {{step, layers, load}}: {error!r}") from error
-    return plots.expert_load(layers, load, step=step)
+    lines = ["step,layer,expert,tokens,load_over_fair"]
+    for layer, row in zip(layers, load, strict=False):  # the picture refuses what does not fit
+        fair = sum(row) / len(row) if row else 0.0
+        for expert, tokens in enumerate(row):
+            lines.append(f"{step},{layer},{expert},{tokens:.15g},{tokens / fair if fair else 1.0:.6g}")
+    picture = plots.expert_load(layers, load, step=step)
+    return {"expert_load.csv": ("\n".join(lines) + "\n").encode(), "expert_load.png": picture}
+
+
+def _write_all(folder: Path, contents: dict[str, bytes]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(folder / name, data) for name, data in contents.items()]
 
 
 def _write(path: Path, data: bytes) -> Path:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     fresh.write_bytes(data)
     os.replace(fresh, path)
     return path

@@ -21,6 +21,13 @@ COST_HOURS = "cost/hours"
 CHECKPOINT_SECONDS = "checkpoint/seconds"
 CHECKPOINT_BYTES = "checkpoint/size_bytes"
 
+BY = {"train/loss": "loss_by", "eval/bits_per_byte": "bits_per_byte_by"}
+"""Metrics that are also shown against what they cost, with that as MLflow's step: `loss_by/tokens`."""
+SYSTEM = "system/"
+"""MLflow shows what begins so on a page of its own."""
+BEST_BITS = "best/bits_per_byte"
+BEST_STEP = "best/step"
+
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages those of model training rather than of language-model applications."""
 
@@ -30,6 +37,11 @@ TAG_ROLE = "fathom.role"
 """`job` on the parent run, `attempt` on its children."""
 TAG_ATTEMPT = "fathom.attempt"
 TAG_OUTCOME = "fathom.outcome"
+TAG_FAILURE = "fathom.failure"
+TAG_ATTEMPTS = "fathom.attempts"
+TAG_RESUMED = "fathom.resumed"
+TAG_CONFIG = "fathom.config"
+"""Digest of the parameters: runs that share it differ in nothing but their fate."""
 RESERVED = ("mlflow.", "fathom.")
 """Users' tags may not begin with these."""
 
@@ -39,6 +51,8 @@ MAX_KEY = 250
 MAX_PARAM_VALUE = 6000
 MAX_TAG_VALUE = 8000
 MAX_DIGEST = 36
+MAX_BODY = 900_000
+"""Bytes of a request; MLflow refuses a batch of more than a million."""
 
 _ALLOWED = re.compile(r"[\w.\- :/]+")
 
@@ -58,6 +72,14 @@ def cost_metrics(tokens: int, spent: Spent) -> dict[str, float]:
     }
     if tokens > 0:
         found[f"{name}_per_billion_tokens"] = float(spent.amount * 10**9 / tokens)
+    return found
+
+
+def axes(tokens: int, spent: Spent, flops_per_token: float | None) -> dict[str, int]:
+    """What was used up so far, in whole numbers, because MLflow's steps are."""
+    found = {"tokens": tokens, f"micro_{spent.currency.lower()}": int(spent.amount * 1_000_000)}
+    if flops_per_token is not None:
+        found["gflop"] = int(tokens * flops_per_token / 1e9)
     return found
 
 

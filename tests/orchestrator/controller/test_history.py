@@ -9,7 +9,7 @@ from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import UsageError
-from orchestrator.launch.events import Ended, Event, EventLog, FailureClass, Progress
+from orchestrator.launch.events import Ended, Evaluated, Event, EventLog, FailureClass, Progress
 
 
 @pytest.fixture
@@ -52,6 +52,48 @@ def test_a_driver_that_went_on_alone_is_paid_until_its_last_word(record: Record)
     assert History(record).held == [Held(1, 0.0, 50.0)]
     assert History(record).last_word(1) == 50.0
     assert History(record).last_word(2) is None
+
+
+def load(time: float, attempt: int = 1) -> Event:
+    return event("machine-load", time, attempt=attempt, node="n", metrics={"cpu_utilization_percentage": 5.0})
+
+
+def evaluated(time: float, step: int, attempt: int = 1) -> Event:
+    return event("evaluated", time, attempt=attempt, step=step, tokens=step, metrics={"eval/loss": 2.0})
+
+
+def test_a_driver_is_paid_while_it_tells_the_load_of_its_machine(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0)])
+    write(record, progress(50.0, 3), load(55.0))
+    history = History(record)
+    assert history.held == [Held(1, 0.0, 55.0)]
+    classes = history.ledger(history.rate(1)).totals.seconds_by_class
+    assert (classes["starting"], classes["idle"]) == (50, 5), "it held its devices, and trained nothing"
+
+
+@pytest.mark.parametrize("incarnation", ["i1", "later"])
+def test_an_evaluation_costs_nothing_and_reopens_nothing(record: Record, incarnation: str) -> None:
+    record.save_held([Held(1, 0.0, 10.0)])
+    end = event("ended", 10.0, outcome="stopped", failure_class="interrupted", step=3)
+    write(record, event("started", 1.0, step=0, tokens=0, world_size=2), progress(9.0, 3), end)
+    before = History(record)
+    write(record, evaluated(1e6, 3).model_copy(update={"incarnation": incarnation}))
+    after = History(record)
+    assert isinstance(after.events[-1], Evaluated)
+    assert after.held == before.held == [Held(1, 0.0, 10.0)]
+    assert after.last_word(1) == 10.0
+    assert after.paid() == before.paid() == 10
+    assert after.ledger(after.rate(1)) == before.ledger(before.rate(1))
+    assert after.observation == before.observation
+    assert after.has_ended(1)
+
+
+def test_an_evaluation_of_an_earlier_attempt_is_kept_and_that_of_an_unknown_one_begins_none(record: Record) -> None:
+    history = History(record)
+    write(record, progress(1.0, 1), progress(2.0, 2, attempt=2), evaluated(3.0, 1), evaluated(4.0, 1, attempt=3))
+    write(record, load(5.0), progress(6.0, 3, attempt=2))
+    assert [e.time for e in history.read()] == [1.0, 2.0, 3.0, 4.0, 6.0], "the first attempt's driver is a zombie"
+    assert (history.observation.attempt, history.observation.step) == (2, 3)
 
 
 def test_late_words_of_an_earlier_attempt_do_not_count(record: Record) -> None:

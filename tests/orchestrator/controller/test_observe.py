@@ -36,6 +36,20 @@ def test_a_run_with_a_worker_restart_and_a_second_attempt() -> None:
     assert seen.from_step == {1: 0, 2: 2}
 
 
+def test_machines_and_later_evaluations_are_no_news_of_training() -> None:
+    seen = Observation(steps=10)
+    seen.add(event("machine-load", node="n", metrics={"cpu_utilization_percentage": 5.0}))
+    assert (seen.attempt, seen.running, seen.metrics) == (1, False, {}), "its driver lives, its workers not yet"
+    seen.add(event("started", step=0, tokens=0, world_size=2))
+    seen.add(event("progress", step=3, tokens=150, metrics={"eval/loss": 2.0}))
+    seen.add(event("ended", outcome="stopped", failure_class="interrupted"))
+    before = repr(seen)
+    seen.add(event("machine-load", node="n", metrics={"cpu_utilization_percentage": 5.0}))
+    for attempt in (1, 2):
+        seen.add(event("evaluated", attempt, step=9, tokens=450, metrics={"eval/loss": 1.0}))
+    assert repr(seen) == before, "nothing goes on, and nothing begins"
+
+
 def test_what_people_are_told_at_once() -> None:
     seen = Observation(steps=10)
     seen.add(event("started", step=0, tokens=0, world_size=2))

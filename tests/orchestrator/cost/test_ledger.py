@@ -183,6 +183,37 @@ def test_json_there_and_back_and_focus_names() -> None:
         Ledger.from_json("[]")
 
 
+OUTSIDE = st.tuples(
+    st.integers(0, 10),
+    st.floats(0, 2000),
+    st.sampled_from([1, 2]),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["machine-load", "evaluated"]),
+)
+
+
+@given(st.lists(OUTSIDE, max_size=20))
+def test_machines_and_later_evaluations_change_no_class(drawn: list[tuple[int, float, int, str, str]]) -> None:
+    story = Story()
+    story.started(5, 0)
+    story.progress(6, 1)
+    story.saved(8, 1, 1)
+    story.progress(9, 2)
+    story.ended(10, "failed", failure_class="stalled")
+    story.started(105, 1, attempt=2, incarnation="b")
+    story.progress(110, 2, attempt=2, incarnation="b")
+    story.ended(112, "succeeded", attempt=2)
+    held = [Held(1, 0, 30), Held(2, 100, 130)]
+    before = build_ledger(story.events, held, RATE)
+    events = story.events.copy()
+    for place, time, attempt, incarnation, kind in drawn:  # by other clocks, and by anybody
+        fields = {"node": "n"} if kind == "machine-load" else {"step": 50, "tokens": 5000}
+        story.add(kind, time, attempt, incarnation, **fields)
+        events.insert(place, story.events[-1])
+    numbered = [event.model_copy(update={"seq": number}) for number, event in enumerate(events, 1)]
+    assert build_ledger(numbered, held, RATE) == before
+
+
 def test_an_interval_cannot_end_before_it_begins() -> None:
     with pytest.raises(ValueError, match="held until 1, before its start 2"):
         Held(1, 2, 1)

@@ -106,6 +106,8 @@ def test_the_last_step_of_an_attempt(tmp_path: Path) -> None:
         event("progress", 2.0, step=7, tokens=0),
         event("started", 3.0, step=5, tokens=0, world_size=2),
         event("progress", 4.0, attempt=2, step=9, tokens=0),
+        event("evaluated", 5.0, step=8, tokens=0),
+        event("machine-load", 6.0, attempt=2, node="n"),
     ):
         log.append(**one.model_dump(exclude={"seq", "version"}))
     assert last_step(folder, resolved()) == 5, "a restart goes back: what came before no longer counts"

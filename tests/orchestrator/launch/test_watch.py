@@ -126,6 +126,33 @@ def test_a_commit_is_a_sign_of_life_and_a_warning_is_not() -> None:
     assert story.wait(1) is not None
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("machine-load", {"node": "n", "metrics": {"cpu_utilization_percentage": 99.0}}),
+        ("evaluated", {"step": 2, "tokens": 0, "metrics": {"eval/arc/acc": 0.5}}),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_others_than_the_workers_say_is_no_sign_of_life(kind: str, fields: dict[str, Any], begun: bool) -> None:
+    story = Story()
+    if begun:
+        story.started()
+        story.progress(1)
+    limit = story.watch.limit
+    for _ in range(int(limit)):
+        assert story.wait(1) is None
+        story.say(kind, **fields)
+    assert (story.watch.limit, story.watch.step, story.watch.restarts) == (limit, int(begun), 0)
+    verdict = story.wait(1)
+    assert verdict is not None
+    assert verdict.failure is FailureClass.STALLED
+    while not story.watch.driver_hangs():
+        story.say(kind, **fields)
+        assert story.now < 10 * limit
+        story.wait(1)
+
+
 def test_other_attempts_and_incarnations_are_passed_over() -> None:
     story = Story()
     story.started()

@@ -116,6 +116,7 @@ def test_artifacts_of_a_run(tmp_path: Path) -> None:
     load = json.dumps({"step": 2, "layers": ["1", "mtp.0"], "load": [[1, 3], [2, 2]]})
     paths = write_artifacts(tmp_path / "out", events, ledger, '{"a": 1}', load)
     assert sorted(path.name for path in paths) == [
+        "expert_load.csv",
         "expert_load.png",
         "ledger.json",
         "loss_vs_dollars.png",
@@ -126,6 +127,13 @@ def test_artifacts_of_a_run(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
     assert Ledger.from_json((tmp_path / "out/ledger.json").read_bytes()) == ledger
     assert (tmp_path / "out/resolved.json").read_text() == '{"a": 1}'
+    assert (tmp_path / "out/expert_load.csv").read_text().splitlines() == [
+        "step,layer,expert,tokens,load_over_fair",
+        "2,1,0,1,0.5",
+        "2,1,1,3,1.5",
+        "2,mtp.0,0,2,1",
+        "2,mtp.0,1,2,1",
+    ]
     with (tmp_path / "out/metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["step"] for row in rows] == ["1", "2"]

@@ -1,0 +1,88 @@
+"""The output folder: what may be replaced there, and how the finished dataset takes its place."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from model.dataset import (
+    MANIFEST,
+    DatasetDamaged,
+    DatasetManifest,
+    DatasetMissing,
+    is_whole,
+    local_path,
+    read_manifest,
+)
+
+OWN_FILES = re.compile(
+    r"manifest\.json|tokenizer\.json|(train|heldout)-\d{5}\.bin|[a-z0-9][a-z0-9_-]{0,31}(/(train|heldout)-\d{5}\.bin)?"
+)
+
+
+def require_apart(uri: str, out: Path) -> None:
+    """Refuse an output that overlaps with a source of this machine."""
+    path = local_path(uri)
+    if path is None:
+        return
+    source = Path(os.path.realpath(path.expanduser()))
+    if out == source or source in out.parents:
+        raise ValueError(f"the output {out} lies inside the source {source}: choose a folder outside of it")
+    if out in source.parents:
+        raise ValueError(f"the source {source} lies inside the output {out}: choose another output folder")
+
+
+def existing(out: Path, inputs_digest: str, force: bool) -> DatasetManifest | None:
+    """The dataset at `out` if it is whole and has the same inputs, None if `out` may be (re)written.
+
+    FileExistsError for anything else that is there; `force` replaces a dataset, never other files.
+    """
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise FileExistsError(f"{out} exists and is not a folder")
+    names = [str(path.relative_to(out)) for path in out.rglob("*")]
+    if not names:
+        return None
+    if MANIFEST not in names or not all(OWN_FILES.fullmatch(name) for name in names):
+        raise FileExistsError(f"{out} is not empty and not a prepared dataset: choose another output folder")
+    try:
+        manifest = read_manifest(out)
+    except (DatasetDamaged, DatasetMissing):
+        manifest = None
+    if force:
+        return None
+    if manifest is None or manifest.inputs_digest != inputs_digest:
+        raise FileExistsError(
+            f"{out} holds a dataset that was prepared from other files or with other options: "
+            "choose another output folder, or replace it with --force"
+        )
+    return manifest if is_whole(out, manifest) else None
+
+
+def publish(building: Path, out: Path) -> None:
+    """Put the finished folder in the place of `out`, which is absent, empty or a dataset to replace."""
+    for path in (*building.rglob("*"), building):
+        _sync(path)
+    old = building.with_suffix(".old")
+    if out.exists():
+        os.rename(out, old)
+    try:
+        os.rename(building, out)
+    except OSError as error:
+        if old.exists() and not out.exists():
+            os.rename(old, out)
+        raise FileExistsError(f"{out} appeared while the dataset was being prepared ({error})") from error
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Make a file or folder durable before the folder's name says that it is complete."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

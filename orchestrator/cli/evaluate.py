@@ -1,0 +1,168 @@
+"""`fathom evaluate`: held-out text and tasks, on a run's final weights or on one of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import NotFound, RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.controller.record import Record
+    from orchestrator.launch.resolve import Resolved
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found."""
+
+    source: str
+    """The weights that were evaluated."""
+    step: int
+    tokens: int
+    metrics: dict[str, float]
+    examples: dict[str, list[dict[str, Any]]]
+    """By task: what was chosen, and how likely it was."""
+
+
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/mini-20260101-120000.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Take this checkpoint, not the final weights.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A .jsonl or an lm-eval .yaml; repeatable. Left out: the run's own tasks.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=65536, help="Sequences at a time. Left out: as in training.")
+    ] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+) -> None:
+    """Measure a trained model: bits per byte on held-out text, and accuracy on tasks.
+
+    Takes the final weights, or without them the newest checkpoint that verifies. The result becomes part of the run.
+
+    Example: fathom evaluate runs/mini-20260101-120000 --task arc_easy.jsonl
+    """
+    from orchestrator.controller.record import Record
+
+    record = Record.open(run)
+    resolved = _resolved(record)
+    with _talking(), _explained():
+        found = _evaluate(record, resolved, step, task, batch)
+    path = _keep(record, resolved, found)
+    if output is Format.json:
+        content = {name: value for name, value in asdict(found).items() if name != "examples"}
+        typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1))
+    else:
+        _print_table(found)
+    _remark(f"{found.source}; what was chosen for each example: {path}")
+
+
+def _evaluate(
+    record: Record, resolved: Resolved, step: int | None, tasks: Sequence[str] | None, batch: int | None
+) -> Evaluation:
+    from model.tasks.evaluation import prepare_tasks, score_tasks, tables
+    from model.tasks.results import task_metrics
+    from model.tasks.task import load_tasks
+    from orchestrator.cli.evaluated import opened
+
+    recipe = resolved.recipe
+    uris = list(tasks) if tasks else list(getattr(recipe, "eval_tasks", ()))
+    loaded = load_tasks(uris)  # first: mistakes in them should not cost the loading of a model
+    rows = batch or recipe.layout.micro_batch
+    with opened(record, resolved, step, _remark) as model:
+        prepared = prepare_tasks(loaded, model.tokenizer, recipe.sequence_length)
+        metrics = model.heldout(rows)
+        scores = score_tasks(model.engine, prepared, recipe.sequence_length, rows, model.tokenizer.end_of_text)
+    for one, own in zip(prepared, scores, strict=True):
+        metrics |= task_metrics(one.task, own)
+    return Evaluation(model.source, model.step, model.tokens, metrics, tables(prepared, scores))
+
+
+def _resolved(record: Record) -> Resolved:
+    """The newest attempt, which knows the model and where the storage is."""
+    from orchestrator.launch.resolve import read_resolved
+
+    attempt = record.folder.last_attempt()
+    if not attempt:
+        raise NotFound(f"{record.folder.root} has nothing to evaluate: none of its attempts was ever started")
+    return read_resolved(record.folder.resolved(attempt))
+
+
+def _keep(record: Record, resolved: Resolved, found: Evaluation) -> Path:
+    """Into the run's folder: the table of examples, then the event by which everybody else knows."""
+    from orchestrator.controller.record import replace_file
+    from orchestrator.launch.events import shared_log
+
+    path = record.folder.artifacts / f"evaluation-step-{found.step}.json"
+    try:
+        replace_file(path, json.dumps(asdict(found), indent=1, default=str))
+        shared_log(record.folder.events).append(
+            "evaluated",
+            job=record.uid,
+            attempt=resolved.attempt,
+            incarnation=resolved.incarnation,
+            step=found.step,
+            tokens=found.tokens,
+            metrics=found.metrics,
+        )
+    except OSError as error:
+        raise RunFailed(f"the result cannot be written to {record.folder.root}: {error.strerror or error}") from error
+    return path
+
+
+# Talking
+
+
+@contextmanager
+def _talking() -> Iterator[None]:
+    """Whatever libraries print is talk."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Errors of the parts below, as those of the command."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(str(error)) from error
+    except ImportError as error:
+        raise UsageError(f"the package {error.name} is missing: run `pip install 'fathom-train[train]'`") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise RunFailed(f"cannot read what is to be evaluated: {error.strerror or error}") from error
+
+
+def _print_table(found: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("METRIC", "VALUE", "STDERR"):
+        table.add_column(heading, justify="left" if heading == "METRIC" else "right", no_wrap=True)
+    for name, value in found.metrics.items():
+        if not name.endswith("_stderr"):
+            error = found.metrics.get(f"{name}_stderr")
+            table.add_row(name.removeprefix("eval/"), f"{value:.6g}", "" if error is None else f"{error:.3g}")
+    Console(file=sys.stdout).print(table)
+
+
+def _remark(text: str) -> None:
+    typer.echo(text, err=True)
