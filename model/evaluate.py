@@ -51,8 +51,8 @@ def bits_per_byte(sums: Tensor) -> float:
 
 
 def _sums(engine: Engine, windows: NDArray[np.int64], token_bytes: NDArray[np.int64], batch: int, depth: int) -> Tensor:
-    """[4] over all ranks. All ranks make the same number of passes, because experts are reached by collectives: the last
-    passes are filled up with windows of weight 0."""
+    """[4] over all ranks. All ranks make the same number of passes, because experts are reached by collectives: the
+    last passes are filled up with windows of weight 0."""
     passes = math.ceil(len(windows) / (batch * engine.world_size))
     lengths = torch.from_numpy(token_bytes).to(engine.device)
     sums = torch.zeros(4, dtype=torch.float64, device=engine.device)

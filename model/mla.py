@@ -36,8 +36,8 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(heads * c.v_head_dim, c.hidden_size, bias=False)
 
     def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that is
-        less than all before it. Returns [B, S, D]."""
+        """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that
+        is less than all before it. Returns [B, S, D]."""
         c, (batch, length, _) = self.config, x_BSD.shape
         by_head = (batch, length, c.num_attention_heads, -1)
 

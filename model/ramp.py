@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pydantic import Field
 
@@ -40,7 +41,7 @@ class BatchSchedule:
         if not steps or steps[0] != 0 or sorted(set(steps)) != steps:
             raise ValueError(f"batch stages must begin at step 0 and follow each other, got first steps {steps}")
         samples = [0]
-        for before, after in zip(stages, stages[1:], strict=False):
+        for before, after in pairwise(stages):
             samples.append(samples[-1] + (after.first_step - before.first_step) * before.sequences)
         return cls(tuple(steps), tuple(samples), tuple(stage.sequences for stage in stages))
 

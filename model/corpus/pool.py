@@ -56,8 +56,8 @@ class Pool:
                 done(future.result())
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                f"one of the {self.workers} processes died, perhaps for want of memory: run the command again, with fewer "
-                "--workers if it was that; what is done is kept"
+                f"one of the {self.workers} processes died, perhaps for want of memory: run the command again, with "
+                "fewer --workers if it was that; what is done is kept"
             ) from error
         finally:
             for future in futures:

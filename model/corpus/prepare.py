@@ -172,8 +172,8 @@ def _checked(options: Options) -> tuple[Tokenizer | None, float]:
     ready = Tokenizer.load(options.tokenizer)
     if ready.fim is None and rate:
         raise ValueError(
-            f"{ready.name} has no special tokens for fill-in-the-middle (such as {', '.join(FIM)}), so fim_rate must be "
-            f"0, not {rate}"
+            f"{ready.name} has no special tokens for fill-in-the-middle (such as {', '.join(FIM)}), so fim_rate must "
+            f"be 0, not {rate}"
         )
     return ready, (RATE if ready.fim else 0.0) if rate is None else rate
 
@@ -393,7 +393,7 @@ def _assemble(job: _Job, encoded: list[Encoded], dtype: str) -> dict[str, Shard]
 def _extents(
     encoded: list[Encoded], source: int, side: int, item: int, shard: int
 ) -> Iterator[tuple[tuple[int, int, int], ...]]:
-    """For each shard of `shard` bytes (the last may be shorter), the stretches of the buckets' files that make it up."""
+    """For each shard of `shard` bytes (the last may be shorter), the stretches of the buckets' files in it."""
     current: list[tuple[int, int, int]] = []
     free = shard
     for one in encoded:

@@ -70,7 +70,8 @@ def samples(split: TokenSplit, tokenizer: Tokenizer, count: int, seed: int, limi
         tokens = split.read(start, min(start + limit, len(split)))
         ends = np.flatnonzero(tokens == tokenizer.end_of_text)
         body = tokens[: ends[0]] if ends.size else tokens
-        parts, piece = [], []
+        parts: list[str] = []
+        piece: list[int] = []
         for token in body.tolist():
             if token in names:
                 parts += [tokenizer.decode(piece), names[token]]

@@ -23,7 +23,7 @@ from orchestrator.errors import Conflict, FathomError, NotFound, RunFailed, Usag
 if TYPE_CHECKING:
     from model.corpus import Mixture
     from model.data import Audit
-    from model.dataset import DatasetManifest, SourceManifest
+    from model.dataset import DatasetManifest, SourceManifest, SplitName
 
 data_app = typer.Typer(help="Prepare text for training, and look into it.", no_args_is_help=True)
 
@@ -35,6 +35,7 @@ PHASES = {
 }
 REMARKS = {"reused": "already prepared from the same inputs", "resumed": "going on with an interrupted preparation"}
 MIB = 1024 * 1024
+SIDES: tuple[SplitName, ...] = ("train", "heldout")
 
 Progress = Callable[[str, int, int], None]
 
@@ -160,8 +161,9 @@ def describe(out: Path, manifest: DatasetManifest) -> str:
     heldout = manifest.bytes("heldout")
     scope = "held-out text" if base.xz_bytes == heldout else f"xz: first {base.xz_bytes:,} held-out bytes"
     rows = [("dataset", str(out))]
-    for side, title in (("train", "training"), ("heldout", "held out")):
-        counts = (manifest.documents(side), manifest.tokens(side), manifest.bytes(side))  # type: ignore[arg-type]
+    titles: dict[SplitName, str] = {"train": "training", "heldout": "held out"}
+    for side, title in titles.items():
+        counts = (manifest.documents(side), manifest.tokens(side), manifest.bytes(side))
         rows.append((title, "{:,} documents, {:,} tokens, {:,} bytes".format(*counts)))
     if len(manifest.sources) > 1:
         rows += [("source", _source_line(source, manifest)) for source in manifest.sources]
@@ -231,11 +233,11 @@ def _inspection(dataset: Path, count: int, seed: int, verify: bool) -> dict[str,
     sources = []
     for source in manifest.sources:
         sides: dict[str, Any] = {}
-        for side in ("train", "heldout"):
-            split = TokenSplit(dataset, manifest, source, side)  # type: ignore[arg-type]
+        for side in SIDES:
+            split = TokenSplit(dataset, manifest, source, side)
             if verify:
                 split.verify()
-            own, found = source.split(side), lengths(split, tokenizer.end_of_text)  # type: ignore[arg-type]
+            own, found = source.split(side), lengths(split, tokenizer.end_of_text)
             sides[side] = {
                 "documents": own.documents,
                 "tokens": own.tokens,
@@ -321,12 +323,13 @@ def _audited(run: Path) -> Audit:
     from model.dataset import read_manifest
     from orchestrator.controller.history import History
     from orchestrator.controller.record import Record
-    from orchestrator.launch.events import Anomaly, Progress
+    from orchestrator.launch.events import Anomaly
+    from orchestrator.launch.events import Progress as Step
     from orchestrator.launch.resolve import read_resolved
 
     record = Record.open(run)
     events = History(record).events
-    reported = {event.step: event.samples for event in events if isinstance(event, Progress)}
+    reported = {event.step: event.samples for event in events if isinstance(event, Step)}
     if not reported:
         raise NotFound(f"{run} has not reported a step yet")
     recipe = read_resolved(record.folder.resolved(record.folder.last_attempt())).recipe

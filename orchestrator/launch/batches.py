@@ -31,7 +31,7 @@ def choose_batches(job: TrainingJob, layout: Layout, sequence: int, choose: Choi
         raise refusal(
             "training.batchRamp.startTokens",
             f"{tokens} is no multiple of {unit * sequence} ({layout.world_size} workers x {layout.micro_batch} sequences "
-            f"x {sequence} tokens) up to globalBatchTokens {final * sequence}: use {below}",
+            f"of {sequence} tokens) up to globalBatchTokens {final * sequence}: use {below}",
         )
     return ramp(start * unit, final, round(training.tokens * wanted.share / sequence), unit)
 

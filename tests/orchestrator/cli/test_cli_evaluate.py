@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "source").mkdir()
     for number in range(30):
         (folder / "source" / f"{number}.txt").write_text(f"{number} stones lie in the river, {number * 7} in the sea\n" * 4)
-    mixture = Mixture(sources=(Source(uri=str(folder / "source")),))
+    mixture = Mixture(sources=(Source(name="stones", uri=str(folder / "source")),))
     prepare(mixture, folder / "out", Options(vocab_size=MIN_VOCAB, heldout_share=0.2, workers=1))
     return folder / "out"
 

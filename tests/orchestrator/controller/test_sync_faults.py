@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,10 @@ from support.mirrored import DATA, Story, content, runs_of
 from support.mlflow_server import MlflowServer
 
 from orchestrator.controller import sync, wanted
+from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
+from orchestrator.controller.pictures import refresh_artifacts
+from orchestrator.controller.record import Record
 from orchestrator.controller.sync import Mirror, is_settled, sync_run
 from orchestrator.settings import Settings
 
@@ -50,9 +54,24 @@ def settings(proxy: FaultProxy, tmp_path: Path) -> Settings:
     return Settings.load({"FATHOM_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": proxy.uri})
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The story's files for people, drawn once."""
+    story = Story(tmp_path_factory.mktemp("pictures"), "pictures").whole()
+    refresh_artifacts(story.record, History(story.record))
+    return story.record.folder.artifacts
+
+
 @pytest.fixture(autouse=True)
-def data(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> None:
+    """Data that need not exist, and pictures that are not drawn a hundred times."""
+
+    def copied(record: Record, history: History) -> None:
+        for path in pictures.iterdir():
+            shutil.copy(path, record.folder.artifacts)
+
     monkeypatch.setattr(wanted, "_data", lambda *_: ({"data.license": "CC0"}, DATA))
+    monkeypatch.setattr(sync, "refresh_artifacts", copied)
 
 
 class Clock:
