@@ -1,6 +1,6 @@
 """The manifest of a prepared dataset: what is in it, where it came from and how to check it.
 
-Written by `model.prepare`; read by `model.data`, the planner and the command line. Imports neither torch nor
+Written by `model.corpus`; read by `model.data`, the planner and the command line. Imports neither torch nor
 numpy. Invariant: a manifest that `read_manifest` returns names no file outside its own folder.
 """
 

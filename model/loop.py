@@ -286,11 +286,11 @@ class Loop:
                 shutil.rmtree(local, ignore_errors=True)
         self._history = LossHistory(self.recipe.anomalies, state["losses"])
         load = state.get("load")
-        self.load_ME = None if load is None else load.to(self.engine.device)
+        self.load_ME = None if load is None else torch.tensor(load, device=self.engine.device)
         return int(state["step"])
 
     def _state(self, step: int) -> dict[str, object]:
-        load = None if self.load_ME is None else self.load_ME.cpu()
+        load = None if self.load_ME is None else self.load_ME.tolist()
         return {"step": step, "losses": self._history.values(), "load": load}
 
     def _manifest(self, step: int, files: tuple[StoredFile, ...]) -> Manifest:

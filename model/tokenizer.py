@@ -1,6 +1,6 @@
 """Byte-level BPE tokenizers whose every text round-trips exactly, in the format of the `tokenizers` library.
 
-Used by `model.prepare` (training, encoding), evaluation (bytes per token) and generation (decoding).
+Used by `model.corpus` (training, encoding), evaluation (bytes per token) and generation (decoding).
 Invariant: each token stands for a fixed string of bytes, so `decode_bytes(encode(text)) == text.encode()`;
 special tokens stand for no bytes and are never made from text, whatever the text says.
 """

@@ -129,7 +129,7 @@ class Model(_Spec):
 class SourceWeight(_Spec):
     """How much of a source training sees."""
 
-    source: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    source: str = Field(max_length=32, pattern=r"^[a-z0-9][a-z0-9_-]*$")
     """Name of a source of the dataset; `fathom data inspect` lists them."""
     weight: float = Field(gt=0, le=1e9)
     """Share of the training sequences, relative to the other sources'."""

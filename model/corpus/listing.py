@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -67,7 +69,7 @@ def open_member(url: str) -> Any:  # noqa: ANN401 - fsspec is untyped
     path = local_path(url)
     if path is not None:
         return path.open("rb")
-    return fsspec.open(url, "rb").open()
+    return io.BufferedReader(fsspec.open(url, "rb").open())  # not all of fsspec's files can read a line up to a limit
 
 
 def stamp_of(url: str) -> tuple[int, str]:
@@ -78,7 +80,7 @@ def stamp_of(url: str) -> tuple[int, str]:
         return state.st_size, str(state.st_mtime_ns)
     fs, inner = fsspec.core.url_to_fs(url)
     info = fs.info(inner)
-    return int(info["size"]), _version(info)
+    return _size(info, url), _version(info)
 
 
 def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -129,7 +131,11 @@ def _list_local(source: Source, path: Path, skips: Skips) -> Iterator[_Found]:
     elif not real.is_dir():
         raise ValueError(f"{path} is neither a file nor a folder")
     elif names := _datasets_files(str(real), source):
-        yield from (_local(real / name, name) for name in names)
+        for name in names:
+            if (kind := _unusable(real / name, real)) is not None:
+                skips.add(kind, _printable(name))  # type: ignore[arg-type]
+            else:
+                yield _local(real / name, _printable(name))
     else:
         for file, name in _walk(real, source, skips):
             yield _local(file, name)
@@ -187,15 +193,16 @@ def _walk(root: Path, source: Source, skips: Skips) -> Iterator[tuple[Path, str]
 
 
 def _unusable(path: Path, root: Path) -> str | None:
-    """Why a file cannot be read, if it cannot."""
-    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+    """Why a file cannot be read, if it cannot; a link may be any part of its path."""
+    if not Path(os.path.realpath(path)).is_relative_to(root):
         return "symlink"
     return None if path.is_file() and os.access(path, os.R_OK) else "unreadable"
 
 
 def _printable(name: str) -> str:
-    """A name that is not UTF-8 is still a name; it only must be printable."""
-    return os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")
+    """A name that is not UTF-8, or has a line feed in it, is still a name; it only must be printable."""
+    known = os.fsencode(name).decode("utf-8", "replace").replace(os.sep, "/")
+    return "".join(character if character.isprintable() else "\ufffd" for character in known)
 
 
 # ------------------------------------------------------------------ anywhere else
@@ -213,7 +220,7 @@ def _list_remote(source: Source, skips: Skips) -> Iterator[_Found]:
         name = path.rpartition("/")[2]
         if wanted(name, source.include, source.exclude):
             info = fs.info(path)
-            yield name, fs.unstrip_protocol(path), int(info["size"]), _version(info), True
+            yield _printable(name), fs.unstrip_protocol(path), _size(info, source.uri), _version(info), True
         return
     else:
         if names := _datasets_files(fs.unstrip_protocol(path), source):
@@ -229,15 +236,24 @@ def _list_remote(source: Source, skips: Skips) -> Iterator[_Found]:
         if info.get("type") != "file" or not wanted(name, source.include, source.exclude):
             continue
         if ".." in name.split("/"):
-            skips.add("unreadable", name)
+            skips.add("unreadable", _printable(name))
             continue
-        yield name, fs.unstrip_protocol(inner), int(info["size"]), _version(info), False
+        url = fs.unstrip_protocol(inner)
+        yield _printable(name), url, _size(info, url), _version(info), False
+
+
+def _size(info: dict[str, Any], url: str) -> int:
+    if info.get("size") is None:
+        raise ValueError(f"{url} does not tell its size: copy it to this machine first")
+    return int(info["size"])
 
 
 def _version(info: dict[str, Any]) -> str:
-    """Whatever a store tells of a file's version."""
-    known = ("ETag", "etag", "md5Hash", "VersionId", "LastModified", "mtime", "created", "last_modified")
-    return " ".join(str(info[key]) for key in known if info.get(key) is not None)
+    """The best of what a store tells of a file's version; a listing and a look at one file differ in the rest."""
+    for key in ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created", "VersionId"):
+        if (value := info.get(key)) is not None:
+            return str(value.timestamp() if isinstance(value, datetime) else value)
+    return ""
 
 
 # ------------------------------------------------------------------ `datasets` on disk
@@ -249,7 +265,8 @@ def _datasets_files(folder: str, source: Source) -> list[str]:
     splits = _json(f"{folder}/dataset_dict.json")
     if splits is None:
         return _arrow_files(folder, "", source)
-    names = [str(name) for name in splits.get("splits", [])]
+    listed = splits.get("splits")
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
     wanted_split = source.split or "train"
     if wanted_split not in names:
         raise ValueError(f"{source.uri} has no split {wanted_split!r}: choose one of {', '.join(names)} with `split`")
@@ -265,7 +282,10 @@ def _arrow_files(folder: str, prefix: str, source: Source) -> list[str]:
         return []
     if state.get("_indices_data_files"):
         raise ValueError(f"{folder} holds a selection: write it with `flatten_indices().save_to_disk(...)`")
-    names = [str(entry["filename"]) for entry in state["_data_files"]]
+    try:
+        names = [str(entry["filename"]) for entry in state["_data_files"]]
+    except (TypeError, KeyError):
+        raise ValueError(f"{folder}/state.json does not name the dataset's files: write it again") from None
     for name in names:
         _require_plain(name, folder)
     return [prefix + name for name in names]
@@ -277,9 +297,12 @@ def _require_plain(name: str, folder: str) -> None:
 
 
 def _json(url: str) -> dict[str, Any] | None:
+    path = local_path(url)
+    if path is not None and not path.is_file():
+        return None
     try:
         with open_member(url) as file:
             content = json.loads(file.read(1 << 22))
-    except (FileNotFoundError, NotADirectoryError, ValueError, OSError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

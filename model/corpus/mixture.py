@@ -71,13 +71,16 @@ def read_mixture(path: str | Path) -> Mixture:
     Relative paths in it are relative to the file. ValueError names each field that is wrong.
     """
     file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    with file.open("rb") as stream:
+        raw = stream.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise ValueError(f"{file} is larger than {_MAX_BYTES} bytes: no description of a mixture")
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(_MAX_BYTES + 1)
-        if len(raw) > _MAX_BYTES:
-            raise ValueError(f"{file} is larger than {_MAX_BYTES} bytes: no description of a mixture")
         content = yaml.safe_load(raw.decode())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # the last four: PyYAML of values that are not what their tag says
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not isinstance(content.get("sources"), list):
         raise ValueError(f"{file} describes no mixture: it needs `sources:`, a list of sources with `name` and `uri`")

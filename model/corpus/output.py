@@ -46,7 +46,7 @@ def existing(out: Path, inputs_digest: str, force: bool) -> DatasetManifest | No
     names = [str(path.relative_to(out)) for path in out.rglob("*")]
     if not names:
         return None
-    if MANIFEST not in names or not all(OWN_FILES.fullmatch(name) for name in names):
+    if MANIFEST not in names or not all(_is_own(out, name) for name in names):
         raise FileExistsError(f"{out} is not empty and not a prepared dataset: choose another output folder")
     try:
         manifest = read_manifest(out)
@@ -62,12 +62,18 @@ def existing(out: Path, inputs_digest: str, force: bool) -> DatasetManifest | No
     return manifest if is_whole(out, manifest) else None
 
 
+def _is_own(out: Path, name: str) -> bool:
+    """Whether a file or folder in `out` is a dataset's."""
+    return OWN_FILES.fullmatch(name) is not None and (out / name).is_dir() == ("." not in name)
+
+
 def publish(building: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`, which is absent, empty or a dataset to replace."""
     for path in (*building.rglob("*"), building):
         _sync(path)
     old = building.with_suffix(".old")
     if out.exists():
+        shutil.rmtree(old, ignore_errors=True)  # of a call that was interrupted right after this
         os.rename(out, old)
     try:
         os.rename(building, out)

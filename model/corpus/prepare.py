@@ -202,7 +202,7 @@ def _build(job: _Job) -> DatasetManifest:
     content = tokenizer.to_json().encode()
     (job.work.result / TOKENIZER).write_bytes(content)
     dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 65536 else "uint32"
-    shards = _assemble(job, _encode(job, dtype), dtype)
+    shards = _assemble(job, _encode(job, tokenizer.name, dtype), dtype)
     sources = _sources(job, shards)
     sha256 = _sha256(content)
     manifest = DatasetManifest(
@@ -274,14 +274,14 @@ def _limits(job: _Job, threshold: bytes) -> tuple[bytes, ...]:
     That choice does not depend on other documents, except that the document with the smallest (largest) hash makes sure
     that neither side of a source is empty, where it has two documents. ValueError where there is too little text.
     """
-    limits = []
+    limits, held = [], 0
     for index, source in enumerate(job.mixture.sources):
         train = sum(one.documents[index][0] for one in job.selections)
         heldout = sum(one.documents[index][1] for one in job.selections)
         lowest = next((one.lowest[index] for one in job.selections if one.lowest[index]), None)
         highest = next((one.highest[index] for one in reversed(job.selections) if one.highest[index]), None)
         if train + heldout < 1 or (len(job.mixture.sources) == 1 and train + heldout < 2):
-            needed = "at least 2 are needed (one to train on, one held out)" if len(job.limits) < 2 else "1 is needed"
+            needed = "at least 2 are needed (one to train on, one held out)" if len(job.mixture.sources) < 2 else "1 is needed"
             raise ValueError(
                 f"{source.uri} has {train + heldout} usable document(s), {needed}; skipped: "
                 f"{job.skips.get(index, Skips())}{_advice(job, index)}"
@@ -290,10 +290,13 @@ def _limits(job: _Job, threshold: bytes) -> tuple[bytes, ...]:
         assert highest is not None
         limit = threshold
         if heldout == 0 and train > 1:
-            limit = (int(lowest, 16) + 1).to_bytes(32, "big")
+            limit, heldout = (int(lowest, 16) + 1).to_bytes(32, "big"), 1
         elif train == 0:
-            limit = bytes.fromhex(highest)
+            limit, heldout = bytes.fromhex(highest), heldout - 1
         limits.append(limit)
+        held += heldout
+    if not held:
+        raise ValueError("no document is held out: at least one source needs 2 documents (one to train on, one held out)")
     return tuple(limits)
 
 
@@ -350,7 +353,7 @@ def _learn(job: _Job) -> Tokenizer:
     return tokenizer
 
 
-def _encode(job: _Job, dtype: str) -> list[Encoded]:
+def _encode(job: _Job, name: str, dtype: str) -> list[Encoded]:
     size, done, found = sum(sum(map(sum, one.bytes)) for one in job.selections), 0, []
     job.progress("encoding", 0, size)
 
@@ -362,7 +365,8 @@ def _encode(job: _Job, dtype: str) -> list[Encoded]:
 
     where = job.work.result / TOKENIZER
     pieces = [
-        Encoding(bucket, job.runs, job.limits, where, dtype, job.fim_rate, job.work) for bucket in range(job.buckets)
+        Encoding(bucket, job.runs, job.limits, where, name, dtype, job.fim_rate, job.work)
+        for bucket in range(job.buckets)
     ]
     job.pool.map(encode, pieces, took)
     return sorted(found, key=lambda one: one.bucket)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,8 @@ PIECE_BYTES = (1024, 64 * 1024)
 BORDER = 128 * 1024
 """How far to look for a blank line where a long text is divided among units."""
 BOM = b"\xef\xbb\xbf"
+STRAY = re.compile(rb"[\x80-\xbf]{4,}")
+"""Never in UTF-8: a character has at most three such bytes."""
 TRUNCATED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
@@ -70,7 +74,7 @@ def _opened(member: Member) -> Iterator[Any]:
         elif member.compression == "zstd":
             import pyarrow
 
-            yield pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd")
+            yield io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
         else:
             openers: dict[str, Any] = {"gzip": gzip.GzipFile, "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
             if member.compression == "gzip":
@@ -108,12 +112,17 @@ def _text(file: Any, part: Part, max_document_bytes: int, aim: int) -> Iterator[
     while raw:
         # all but the last piece are final: what follows cannot change where they end
         more = _read(file, BLOCK)
-        *final, last = pieces(raw, aim)
+        *final, last = _pieces(raw, aim)
         for start, stop in final if more else [*final, last]:
             yield checked(place + start, raw[start:stop], max_document_bytes)
         if not more:
             return
         place, raw = place + last[0], raw[last[0] :] + more
+
+
+def _pieces(raw: bytes, aim: int) -> Iterator[tuple[int, int]]:
+    """As `pieces`, for bytes that need not be UTF-8: a place between two characters is always in reach."""
+    return pieces(STRAY.sub(lambda run: b"\xff" * len(run[0]), raw), aim)
 
 
 def _read(file: Any, size: int) -> bytes:  # noqa: ANN401
@@ -131,7 +140,7 @@ def _cut_range(file: Any, part: Part, size: int, aim: int) -> Iterator[Record]: 
     file.seek(start)
     raw = _read(file, stop - start)
     if raw:
-        for first, last in pieces(raw, aim):
+        for first, last in _pieces(raw, aim):
             yield checked(start + first, raw[first:last], 2 * aim + BORDER)
 
 
@@ -154,23 +163,24 @@ def _jsonl(file: Any, start: int, stop: int | None, field: str, limit: int) -> I
     place = start
     if start:
         file.seek(start - 1)
-        place += _skip_line(file) - 1
+        place += _skip_line(file, stop) - 1
     while stop is None or place < stop:
         line = file.readline(longest)
         if not line:
             return
         first, place = place, place + len(line)
         if len(line) >= longest and not line.endswith(b"\n"):
-            place += _skip_line(file)
+            place += _skip_line(file, stop)
             yield Record(first, None, "too_large")
         elif line.strip(b" \t\r\n"):
             yield _json_record(first, line.removeprefix(BOM) if first == 0 else line, field, limit)
 
 
-def _skip_line(file: Any) -> int:  # noqa: ANN401
-    """Read to the end of a line in small parts; -> how many bytes that were."""
+def _skip_line(file: Any, stop: int | None = None) -> int:  # noqa: ANN401
+    """Read to the end of a line in small parts, not much beyond `stop`; -> how many bytes that were."""
     read = 0
-    while part := file.readline(MIB):
+    left = None if stop is None else stop - file.tell()
+    while (left is None or read <= left) and (part := file.readline(MIB)):
         read += len(part)
         if part.endswith(b"\n"):
             break
@@ -199,6 +209,14 @@ def _text_record(place: int, value: object, limit: int) -> Record:
 
 
 # ------------------------------------------------------------------ tables
+def _cell_record(row: int, value: Any, limit: int) -> Record:  # noqa: ANN401
+    try:
+        text = value.as_py()
+    except UnicodeDecodeError:
+        return Record(row, None, "undecodable")
+    return _text_record(row, text, limit)
+
+
 def _parquet(file: Any, part: Part, field: str, limit: int) -> Iterator[Record]:  # noqa: ANN401
     import pyarrow
     import pyarrow.parquet as parquet
@@ -214,7 +232,7 @@ def _parquet(file: Any, part: Part, field: str, limit: int) -> Iterator[Record]:
         groups = list(range(part.start, part.stop))
         for batch in table.iter_batches(batch_size=256, row_groups=groups, columns=[field], use_threads=False):
             for value in batch.column(0):
-                yield _text_record(row, value.as_py(), limit)
+                yield _cell_record(row, value, limit)
                 row += 1
     except (pyarrow.ArrowException, ValueError):
         yield Record(-1, None, "damaged")
@@ -232,7 +250,7 @@ def _arrow(file: Any, field: str, limit: int) -> Iterator[Record]:  # noqa: ANN4
                 row += batch.num_rows
                 continue
             for value in batch.column(batch.schema.names.index(field)):
-                yield _text_record(row, value.as_py(), limit)
+                yield _cell_record(row, value, limit)
                 row += 1
     except (pyarrow.ArrowException, ValueError):
         yield Record(-1, None, "damaged")

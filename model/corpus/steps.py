@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from model.corpus.fim import divide, is_rearranged
 from model.corpus.listing import Member, stamp_of
 from model.corpus.records import read_part
-from model.corpus.runs import Index, RunWriter, Texts, batches, bucket_rows, hashes
+from model.corpus.runs import INDEX, Index, RunWriter, Texts, batches, bucket_rows, hashes
 from model.corpus.skips import Skips
 from model.corpus.units import Unit
 from model.corpus.workspace import Workspace, read_marker, write_marker
@@ -79,7 +79,8 @@ def read(job: Reading) -> Read:
     writer.flush()
     names = tuple(f"{stem}.{number}" for number in range(writer.runs))
     result = Read(job.unit.number, job.unit.size, names, documents, size, skips)
-    write_marker(marker, {**vars(result), "skips": {source: vars(one) for source, one in skips.items()}})
+    files = [job.work.runs / f"{name}.{ending}" for name in names for ending in ("txt", "idx")]
+    write_marker(marker, {**vars(result), "skips": {source: vars(one) for source, one in skips.items()}}, files)
     return result
 
 
@@ -139,7 +140,8 @@ def select(job: Selecting) -> Selected:
         rows = bucket_rows(job.work.runs / f"{name}.idx", job.bucket, job.buckets)
         parts.append(rows)
         numbers.append(np.full(len(rows), number, dtype=np.uint32))
-    index, run = np.concatenate(parts), np.concatenate(numbers)
+    index = np.concatenate(parts) if parts else np.empty(0, INDEX)
+    run = np.concatenate(numbers) if numbers else np.empty(0, np.uint32)
     order = np.lexsort((index["place"], index["member"], index["source"], index["sha"]))
     index, run = index[order], run[order]
     first = np.ones(len(index), dtype=bool)
@@ -148,10 +150,11 @@ def select(job: Selecting) -> Selected:
     for name in ("sha", "source", "offset", "length"):
         chosen[name] = index[name][first]
     chosen["run"] = run[first]
-    with (job.work.selected / f"bucket-{job.bucket:05d}.idx").open("wb") as file:
+    path = marker.with_suffix(".idx")
+    with path.open("wb") as file:
         chosen.tofile(file)
     result = _counted(job, chosen, index[~first])
-    write_marker(marker, vars(result))
+    write_marker(marker, vars(result), [path])
     return result
 
 
@@ -198,6 +201,8 @@ class Encoding:
     limits: tuple[bytes, ...]
     """Hashes below are held out, by source."""
     tokenizer: Path
+    tokenizer_name: str
+    """For errors: the file that the user gave."""
     dtype: str
     fim_rate: float
     work: Workspace
@@ -217,7 +222,7 @@ def encode(job: Encoding) -> Encoded:
     marker = job.work.encoded / f"bucket-{job.bucket:05d}.json"
     if (found := read_marker(marker)) is not None:
         return Encoded(**{key: _tuples(value) for key, value in found.items()})
-    tokenizer = _tokenizer(job.tokenizer)
+    tokenizer = _tokenizer(job.tokenizer, job.tokenizer_name)
     rows = selected_rows(job.work, job.bucket)
     sides = sides_of(rows, job.limits)
     parts: list[tuple[list[Any], list[Any]]] = [([], []) for _ in job.limits]
@@ -230,14 +235,15 @@ def encode(job: Encoding) -> Encoded:
             documents = [(shas[number].tobytes(), raw) for number, raw in batch]
             for (number, _), tokens in zip(batch, _encode_batch(tokenizer, documents, rates), strict=True):
                 parts[rows["source"][number]][sides[number]].append(np.array(tokens, dtype=LITTLE_ENDIAN[job.dtype]))
-    with (job.work.encoded / f"bucket-{job.bucket:05d}.bin").open("wb") as file:
+    path = marker.with_suffix(".bin")
+    with path.open("wb") as file:
         for pair in parts:
             for side in pair:
                 for tokens in side:
                     file.write(tokens)
     counts = tuple((sum(map(len, train)), sum(map(len, heldout))) for train, heldout in parts)
     result = Encoded(job.bucket, int(rows["length"].sum()), counts)
-    write_marker(marker, vars(result))
+    write_marker(marker, vars(result), [path])
     return result
 
 
@@ -274,13 +280,13 @@ def _texts(sha: bytes, raw: bytes, rate: float) -> tuple[list[str], bool]:
 
 
 def _inexact(raw: bytes, tokenizer: Tokenizer) -> str:
-    start = raw[:60].decode("utf-8", "replace")
+    start = raw[:60].decode("utf-8", "ignore")
     return f"the document that begins {start!r} does not come back exactly from {tokenizer.name}: use another tokenizer"
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(path: Path) -> Tokenizer:
-    return Tokenizer.load(path)
+def _tokenizer(path: Path, name: str) -> Tokenizer:
+    return Tokenizer.from_json(path.read_text(encoding="utf-8"), name)
 
 
 # ------------------------------------------------------------------ assemble

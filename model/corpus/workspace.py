@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Workspace:
         known = self.folder / "inputs"
         same = known.exists() and known.read_text() == digest
         if not same:
+            known.unlink(missing_ok=True)  # first: what is left of an interrupted removal belongs to nothing
             for old in (self.runs, self.selected, self.encoded, self.result):
                 shutil.rmtree(old, ignore_errors=True)
         for folder in (self.runs, self.selected, self.encoded, self.result):
@@ -59,17 +60,20 @@ def workspace(out: Path) -> Iterator[Workspace]:
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:
-    """What a finished piece says of itself; None if it is not finished."""
+    """What a finished piece says of itself; None if it is not finished, or its files are not what they were."""
     try:
         content = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        sizes = content.pop("files")
+        whole = all((path.parent / name).stat().st_size == size for name, size in sizes.items())
+    except (FileNotFoundError, ValueError, LookupError, AttributeError):
         return None
-    return content if isinstance(content, dict) else None
+    return content if whole else None
 
 
-def write_marker(path: Path, content: dict[str, Any]) -> None:
-    """Say that a piece is finished."""
-    write_whole(path, json.dumps(content).encode())
+def write_marker(path: Path, content: dict[str, Any], files: Iterable[Path] = ()) -> None:
+    """Say that a piece is finished, whose files lie beside the marker."""
+    sizes = {file.name: file.stat().st_size for file in files}
+    write_whole(path, json.dumps({**content, "files": sizes}).encode())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -116,7 +116,7 @@ class _ShardFile:
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
-            raise DatasetMissing(str(self.path.parent)) from None
+            raise DatasetMissing(str(self.path.parent.parent)) from None
         self._descriptor, self._close = descriptor, weakref.finalize(self, os.close, descriptor)
         size, expected = os.fstat(descriptor).st_size, self.tokens * self._item_bytes
         if size != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def from_checkpoint(recipe: Recipe, store: Store, found: Found) -> Iterator[Zero
         )
     from model.engine.zero import ZeroEngine  # late: DeepSpeed takes seconds
 
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it even where the group is there
     engine = ZeroEngine(one)
     try:
         with tempfile.TemporaryDirectory(prefix="fathom-evaluate-") as scratch:

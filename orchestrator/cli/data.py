@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,11 +144,17 @@ def prepare(
 
 def _mixture(source: str, single: dict[str, Any]) -> Mixture:
     """The mixture that a file describes, or one of a single source."""
+    from pydantic import ValidationError
+
     from model.corpus import Mixture, Source, read_mixture
     from model.corpus.mixture import is_mixture, source_name
 
     if not is_mixture(source):
-        return Mixture(sources=(Source(name=source_name(source), uri=source, **single),))
+        try:
+            return Mixture(sources=(Source(name=source_name(source), uri=source, **single),))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UsageError(f"{first['loc'][0]} of the source: {first['msg']}") from None
     defaults = {"format": "auto", "text_field": "text"}
     if given := [name for name, value in single.items() if value and value != defaults.get(name)]:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
@@ -226,10 +233,12 @@ def _inspection(dataset: Path, count: int, seed: int, verify: bool) -> dict[str,
     from model.data import TokenSplit
     from model.data.inspect import lengths
     from model.data.inspect import samples as drawn
-    from model.dataset import read_manifest
+    from model.dataset import TOKENIZER, read_manifest
     from model.tokenizer import Tokenizer
 
     manifest, tokenizer = read_manifest(dataset), Tokenizer.load(dataset)
+    if verify and sha256((dataset / TOKENIZER).read_bytes()).hexdigest() != manifest.tokenizer.sha256:
+        raise UsageError(f"{dataset / TOKENIZER} is not what the manifest says: prepare the dataset again with --force")
     sources = []
     for source in manifest.sources:
         sides: dict[str, Any] = {}

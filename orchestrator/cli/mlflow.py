@@ -36,7 +36,7 @@ def mlflow_command(
     server.database.parent.mkdir(parents=True, exist_ok=True)
     typer.echo(f"MLflow: {server.url} (Ctrl-C ends it)")
     for number, name in experiments(server.database):
-        for charts in (False, True):
-            typer.echo(f"  {name}, {'charts' if charts else 'table'}: {runs_url(server.url, number, charts=charts)}")
+        for words, as_charts in (("table", False), ("charts", True)):
+            typer.echo(f"  {name}, {words}: {runs_url(server.url, number, as_charts=as_charts)}")
     # The same process goes on as the server: nothing is left behind, and Ctrl-C goes to uvicorn itself.
     os.execve(server.argv[0], list(server.argv), dict(server.env))

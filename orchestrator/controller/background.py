@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+
+_LOOK_SECONDS = 0.2
 
 
 class Background:
@@ -26,8 +29,9 @@ class Background:
         self._thread.start()
         return True
 
-    def wait(self, seconds: float) -> bool:
-        """Whether nothing is running any more, after so many seconds at most."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+    def wait(self, seconds: float, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """Whether nothing is running any more, after so many seconds at most, or fewer if a person has had enough."""
+        deadline = time.monotonic() + seconds
+        while self._thread is not None and self.busy and not give_up() and time.monotonic() < deadline:
+            self._thread.join(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
         return not self.busy

@@ -52,15 +52,18 @@ class Tracking:
         """Begin to send what is new, unless that is going on already."""
         self._thread.start(self._live)
 
-    def finish(self) -> bool:
-        """This process adds nothing to the run any more: whether MLflow knows all of it now. Says so if not."""
+    def finish(self, give_up: Callable[[], bool] = lambda: False) -> bool:
+        """This process adds nothing to the run any more: whether MLflow knows all of it now. Says so if not.
+
+        `give_up`: whether to wait no longer.
+        """
         deadline = self._clock() + self._patience
         self._hurry.set()
-        in_time = self._thread.wait(self._patience)
+        in_time = self._thread.wait(self._patience, give_up)
         if in_time:
             rest = max(1.0, deadline - self._clock())
-            self._thread.start(partial(self._mirror.finish, rest))
-            in_time = self._thread.wait(rest)
+            self._thread.start(partial(self._mirror.finish, rest, give_up))
+            in_time = self._thread.wait(rest, give_up)
         if in_time and self._mirror.behind is None:
             return True
         why = self._mirror.behind or "it does not answer"

@@ -232,6 +232,6 @@ class LocalRun:
         ledger = self.history.ledger(self.resolved.rate)
         self._save()
         refresh_artifacts(self.record, self.history)
-        self.tracking.finish()
+        self.tracking.finish(lambda: self._kill)
         self._save()  # with where it is in MLflow
         return Result(decision, ended, self.observation, self.resolved, ledger)

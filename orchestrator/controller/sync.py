@@ -23,9 +23,10 @@ from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.settings import Settings
 from orchestrator.tracking import client as requests
-from orchestrator.tracking.mlflow import Interrupted, Mirroring, Reference, Spool, reference, target
+from orchestrator.tracking.mlflow import MadeWay, Mirroring, Reference, reference, target
 from orchestrator.tracking.points import Fold
 from orchestrator.tracking.reached import Reached
+from orchestrator.tracking.spool import Spool
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,28 +69,27 @@ class Mirror:
         """Send what is missing; whether nothing is any more. After a failure only `now` tries at once."""
         if not now and self._clock() < self._not_before:
             return False
-        with _lock(self.record.folder.tracking_lock) as mine:
-            if not mine:
-                self.behind = "another process is sending"
-                return False
-            try:
-                self._reach(live=live)
-                self.behind, self._told = None, False
-            except Interrupted:
-                self.behind = "not all is sent yet"
-            except FathomError as error:
-                self._fail(str(error))
-            # The edge to MLflow: it raises anything from requests to sqlalchemy errors, and its trouble must not
-            # stop a training run or its budget control. What is missing is found again by the next call.
-            except Exception as error:  # noqa: BLE001
-                self._fail(requests.complaint(self._uri, error))
+        try:
+            with _lock(self.record.folder.tracking_lock) as mine:
+                if mine:
+                    self._reach(live=live)
+            self.behind = None if mine else "another process is sending"
+            self._told = self._told and not mine
+        except MadeWay:
+            self.behind = "not all is sent yet"
+        except FathomError as error:
+            self._fail(str(error))
+        # The edge to MLflow: it raises anything from requests to sqlalchemy errors, and its trouble must not stop a
+        # training run or its budget control. What is missing is found again by the next call.
+        except Exception as error:  # noqa: BLE001
+            self._fail(requests.complaint(self._uri, error))
         return self.behind is None
 
-    def finish(self, patience: float) -> bool:
+    def finish(self, patience: float, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Nobody adds to the run any more: try until nothing is missing, for so many seconds."""
         deadline = self._clock() + patience
         while not self.sync(live=False, now=True):
-            if self._clock() + 1.0 >= deadline:
+            if self._clock() + 1.0 >= deadline or give_up():
                 return False
             self._sleep(1.0)
         return True
@@ -133,7 +133,7 @@ class Mirror:
             self._wanted = Wanted(self.record, history)
         wanted = self._wanted.now(live=live)
         if self._spool is None or not self._spool.knows(reached):
-            self._spool = Spool(Fold(wanted.spent_at, self._wanted.flops_per_token, self._say))
+            self._spool = Spool(Fold(wanted.spent_at, self._wanted.flops_per_token), self._say)
         path = self.record.folder.tracking
         Mirroring(
             self._client, self._uri, wanted, reached, self._spool, lambda: reached.save(path), self._give_way
@@ -177,15 +177,18 @@ def leftovers(settings: Settings, *, but: Path) -> Iterator[Record]:
     """Runs of this home that belong into this MLflow, are not all there, and are nobody's."""
     for path in sorted(settings.home.glob("*/job.json")):
         folder = RunFolder(path.parent)
-        reached = Reached.peek(folder.tracking)
-        here = reached is not None and reached.target == target(settings.tracking_uri)
-        if folder.root == but or not here or is_settled(folder, settings):
-            continue
         try:
-            if not is_followed(folder) and not driver_lives(folder):
+            if folder.root != but and _is_left(folder, settings):
                 yield Record.open(folder.root)
-        except FathomError:
+        except (FathomError, OSError):
             continue  # whoever asks for that run is told what is wrong with it
+
+
+def _is_left(folder: RunFolder, settings: Settings) -> bool:
+    reached = Reached.peek(folder.tracking)
+    if reached is None or reached.target != target(settings.tracking_uri) or is_settled(folder, settings):
+        return False
+    return not is_followed(folder) and not driver_lives(folder)
 
 
 def is_followed(folder: RunFolder) -> bool:

@@ -30,8 +30,8 @@ def choose_batches(job: TrainingJob, layout: Layout, sequence: int, choose: Choi
         below = min(max(1, start), layout.accumulation) * unit * sequence
         raise refusal(
             "training.batchRamp.startTokens",
-            f"{tokens} is no multiple of {unit * sequence} ({layout.world_size} workers x {layout.micro_batch} sequences "
-            f"of {sequence} tokens) up to globalBatchTokens {final * sequence}: use {below}",
+            f"{tokens} is no multiple of {unit * sequence} ({layout.world_size} workers x {layout.micro_batch} of "
+            f"{sequence} tokens) up to globalBatchTokens {final * sequence}: use {below}",
         )
     return ramp(start * unit, final, round(training.tokens * wanted.share / sequence), unit)
 

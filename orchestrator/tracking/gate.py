@@ -2,7 +2,8 @@
 
 Loaded by uvicorn in a process of its own, with the environment that `tracking.server` made. Switched off are the
 parts that make the server call other machines or start programs: webhooks (MLflow has no switch for them), jobs,
-the gateway to language models, and the assistant. Requests that change something must come from our own page.
+the gateway to language models, and the assistant; and MLflow's demo, which fills the database. Requests that
+change something must come from our own page.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OFF = frozenset({"webhooks", "jobs", "prompt-optimization", "gateway", "gateway-proxy", "assistant", "scorer"})
+_OFF = frozenset({"webhooks", "jobs", "prompt-optimization", "gateway", "gateway-proxy", "assistant", "scorer", "demo"})
 _NOT_HERE = {
     # Both would let whoever reaches this server read and write the files of whoever started it.
     "experiments/create": "experiments are made by training, not here: their files could lie anywhere",
@@ -80,10 +81,14 @@ def api_path(path: str) -> list[str]:
 def create() -> Gate:
     """The application that uvicorn serves; its settings are in the environment, as for MLflow's own."""
     warnings.simplefilter("ignore")  # deprecations inside MLflow are not the reader's concern
+    from mlflow.exceptions import MlflowException
     from mlflow.server import handlers
 
     uri, root = os.environ["_MLFLOW_SERVER_FILE_STORE"], os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"]
-    handlers.initialize_backend_stores(uri, uri, root)
+    try:
+        handlers.initialize_backend_stores(uri, uri, root)
+    except MlflowException as error:
+        raise SystemExit(f"error: {uri} cannot be served: {error}") from None
     return Gate(_with_login() if "MLFLOW_AUTH_CONFIG_PATH" in os.environ else _without_login(), read_only=_read_only())
 
 

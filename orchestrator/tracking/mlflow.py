@@ -8,28 +8,26 @@ was sent without being written down is sent again, and does no harm (see `client
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.launch.events import Event
 from orchestrator.tracking import client as requests
 from orchestrator.tracking import names, view
 from orchestrator.tracking.describe import run_tags
 from orchestrator.tracking.desired import Attempt, Desired, Outcome
-from orchestrator.tracking.points import Fold, Point, final_points
+from orchestrator.tracking.points import final_points
 from orchestrator.tracking.reached import Reached, without_credentials
+from orchestrator.tracking.spool import Spool, source
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _STATUS: dict[Outcome, str] = {"succeeded": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-_EVENTS_AT_ONCE = 200
 
 
-class Interrupted(Exception):
+class MadeWay(Exception):
     """The caller has something better to do; the next call goes on."""
 
 
@@ -57,47 +55,6 @@ def target(uri: str) -> str:
     return without_credentials(uri)
 
 
-class Spool:
-    """Points of the events of one job that are still to be sent. Kept from call to call: each event is folded once."""
-
-    def __init__(self, fold: Fold) -> None:
-        self.fold = fold
-        self._taken = 0
-        self._waiting: deque[tuple[Event, dict[int | None, list[Point]]]] = deque()
-        self._dropped: dict[str, int] = {}
-
-    def knows(self, reached: Reached) -> bool:
-        """False if what was dropped here as sent is missing there: then a new spool has to be filled."""
-        return all(reached.seen.get(source, 0) >= seq for source, seq in self._dropped.items())
-
-    def fill(self, events: Sequence[Event]) -> None:
-        """Take in what is new; `events` only ever grows."""
-        for event in events[self._taken :]:
-            self._waiting.append((event, self.fold.add(event)))
-        self._taken = len(events)
-
-    def next(self, reached: Reached) -> list[tuple[Event, dict[int | None, list[Point]]]]:
-        """Some that are not sent yet; empty if all are."""
-        while self._waiting and self._is_sent(self._waiting[0][0], reached):
-            self.drop(1)
-        some = [self._waiting[at] for at in range(min(_EVENTS_AT_ONCE, len(self._waiting)))]
-        return [one for one in some if not self._is_sent(one[0], reached)]
-
-    def drop(self, count: int) -> None:
-        """The first ones are sent."""
-        for _ in range(count):
-            event, _points = self._waiting.popleft()
-            self._dropped[source(event)] = max(event.seq, self._dropped.get(source(event), 0))
-
-    def _is_sent(self, event: Event, reached: Reached) -> bool:
-        return event.seq <= reached.seen.get(source(event), 0)
-
-
-def source(event: Event) -> str:
-    """Within which `seq` increases."""
-    return f"{event.attempt}/{event.incarnation}"
-
-
 @dataclass
 class Mirroring:
     """One call: a client, what is wanted, what is reached."""
@@ -111,8 +68,8 @@ class Mirroring:
     give_way: Callable[[], bool]
 
     def reach(self) -> None:
-        """Send all that is missing; raises whatever mlflow raises, and Interrupted."""
-        self.spool.fill(self.wanted.events)
+        """Send all that is missing; raises whatever mlflow raises, and MadeWay."""
+        self.spool.fill(self.wanted.events, self.reached)
         runs = self._runs()
         for run, attempt in runs.items():
             self._begin(run, attempt or self.wanted.attempts[0])
@@ -197,7 +154,7 @@ class Mirroring:
         reached = self.reached
         while some := self.spool.next(reached):
             if self.give_way():
-                raise Interrupted
+                raise MadeWay
             for number, run in [(None, reached.parent), *reached.children.items()]:
                 points = [point for _, found in some for point in found.get(number, [])]
                 if run is not None and points:

@@ -59,14 +59,14 @@ class Fold:
         self,
         spent_at: Callable[[float], Spent],
         flops_per_token: Callable[[int], float | None],
-        remark: Callable[[str], None],
     ) -> None:
-        """`remark` hears what a person should know of a point that is left out."""
-        self._spent_at, self._flops, self._remark = spent_at, flops_per_token, remark
+        self._spent_at, self._flops = spent_at, flops_per_token
         self._marks: dict[int | None, _Marks] = {}
         self._began: float | None = None
         self._nodes: dict[int, set[str]] = {}
         self._refused: set[str] = set()
+        self.remarks: list[str] = []
+        """What a person should know of points that the last event would have given."""
         self.newest: dict[str, float] = {}
         """Last value of each training metric."""
         self.best: tuple[float, int] | None = None
@@ -74,6 +74,7 @@ class Fold:
 
     def add(self, event: Event) -> dict[int | None, list[Point]]:
         """Points of the parent (None) and of the event's attempt."""
+        self.remarks = []
         self._began = event.time if self._began is None else self._began
         time = round(min(event.time, _LATEST) * 1000)
         found: dict[int | None, list[Point]] = {}
@@ -82,7 +83,7 @@ class Fold:
                 if self._marks.setdefault(run, _Marks()).take(name, step):
                     found.setdefault(run, []).append(Point(name, value, time, step))
                 elif run is None and isinstance(event, Evaluated):
-                    self._remark(f"step {step} has been evaluated before: MLflow keeps the first {name}")
+                    self.remarks.append(f"step {step} has been evaluated before: MLflow keeps the first {name}")
         for point in found.get(None, []):
             if point.name == _BITS and (self.best is None or point.value < self.best[0]):
                 self.best = point.value, point.step
@@ -125,7 +126,7 @@ class Fold:
         for name in metrics:
             if not names.is_metric_name(name) and name not in self._refused:
                 self._refused.add(name)
-                self._remark(f"MLflow takes no metric named {name!r}; it is left out")
+                self.remarks.append(f"MLflow takes no metric named {name!r}; it is left out")
         return {name: value for name, value in metrics.items() if name not in self._refused}
 
 

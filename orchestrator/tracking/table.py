@@ -142,8 +142,8 @@ def as_json(table: Table) -> bytes:
 
 def as_parquet(table: Table) -> bytes:
     """Typed columns; the file's metadata says whose numbers these are. ImportError without pyarrow."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     types = dict.fromkeys(_WHOLE, pa.int64()) | {"time": pa.timestamp("us", tz="UTC")}
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in table.columns])

@@ -12,35 +12,43 @@ from model.dataset import DatasetDamaged, DatasetMissing, Shard, content_digest,
 SHA = "ab" * 32
 
 
+def source(name: str, /, **changes: object) -> dict[str, Any]:
+    """A valid source as plain data."""
+    return {
+        "name": name,
+        "uri": "/texts",
+        "train": {
+            "documents": 2,
+            "tokens": 7,
+            "bytes": 20,
+            "shards": [
+                {"name": f"{name}/train-00000.bin", "tokens": 4, "sha256": SHA},
+                {"name": f"{name}/train-00001.bin", "tokens": 3, "sha256": SHA},
+            ],
+        },
+        "heldout": {
+            "documents": 1,
+            "tokens": 2,
+            "bytes": 5,
+            "shards": [{"name": f"{name}/heldout-00000.bin", "tokens": 2, "sha256": SHA}],
+        },
+    } | changes
+
+
 def manifest(**changes: object) -> dict[str, Any]:
     """A valid manifest as plain data, with some keys changed and the digest made to fit."""
     value: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "inputs_digest": SHA,
         "tokenizer": {"file": "tokenizer.json", "sha256": SHA, "vocab_size": 300, "end_of_text": 0},
         "dtype": "uint16",
-        "splits": {
-            "train": {
-                "documents": 2,
-                "tokens": 7,
-                "bytes": 20,
-                "shards": [
-                    {"name": "train-00000.bin", "tokens": 4, "sha256": SHA},
-                    {"name": "train-00001.bin", "tokens": 3, "sha256": SHA},
-                ],
-            },
-            "heldout": {
-                "documents": 1,
-                "tokens": 2,
-                "bytes": 5,
-                "shards": [{"name": "heldout-00000.bin", "tokens": 2, "sha256": SHA}],
-            },
-        },
-        "source": "/texts",
+        "sources": [source("text", weight=None)],
         "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 2.0, "xz_bytes": 5},
     }
     value |= changes
-    shards = [Shard(**shard) for side in ("train", "heldout") for shard in value["splits"][side]["shards"]]
+    shards = [
+        Shard(**shard) for one in value["sources"] for side in ("train", "heldout") for shard in one[side]["shards"]
+    ]
     value.setdefault("digest", content_digest(value["tokenizer"]["sha256"], shards))
     return value
 
@@ -55,8 +63,7 @@ def test_reads_a_manifest_by_path_file_url_and_remote_url(tmp_path: Path) -> Non
 
     write(tmp_path, manifest())
     found = read_manifest(tmp_path)
-    assert found.splits.train.tokens == 7
-    assert found.split("heldout").bytes == 5
+    assert (found.tokens("train"), found.documents("train"), found.bytes("heldout")) == (7, 2, 5)
     assert found.bytes_per_token == pytest.approx(20 / 7)
     assert read_manifest(f"file://{tmp_path}") == found
     with fsspec.open("memory://corpus/manifest.json", "w") as file:
@@ -85,8 +92,10 @@ def test_corrupt_json_names_the_file(tmp_path: Path, raw: str) -> None:
 
 
 def test_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
-    with pytest.raises(DatasetDamaged, match=r"version 2, this program reads up to 1"):
-        read_manifest(write(tmp_path, {"version": 2, "what": "ever"}))
+    with pytest.raises(DatasetDamaged, match=r"version 3, this program reads up to 2"):
+        read_manifest(write(tmp_path, {"version": 3, "what": "ever"}))
+    with pytest.raises(DatasetDamaged, match=r"version 1, this program reads 2: prepare it again with --force"):
+        read_manifest(write(tmp_path, {"version": 1, "what": "ever"}))
 
 
 def test_unknown_urls_are_explained() -> None:
@@ -95,8 +104,11 @@ def test_unknown_urls_are_explained() -> None:
 
 
 def with_train(**changes: object) -> dict[str, Any]:
-    splits = manifest()["splits"]
-    return manifest(splits=splits | {"train": splits["train"] | changes})
+    one = source("text")
+    return manifest(sources=[one | {"train": one["train"] | changes}])
+
+
+NOTHING = {"documents": 0, "tokens": 0, "bytes": 0, "shards": []}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +118,18 @@ def with_train(**changes: object) -> dict[str, Any]:
         (manifest(extra=1), "extra: "),
         (with_train(tokens=8), "7 tokens together, but the split says 8"),
         (manifest(digest="cd" * 32), "digest is cdcd"),
+        (manifest(sources=[source("a"), source("a")]), "sources must have different names, got a, a"),
+        (manifest(sources=[source("a", weight=1.0), source("b")]), "either all sources have a weight or none has"),
+        (manifest(sources=[source("a", weight=0)]), "greater than 0"),
+        (manifest(sources=[source("a", weight="inf")]), "weight"),
+        (manifest(sources=[source("a", train=NOTHING)]), "a has nothing to train on"),
+        (manifest(sources=[source("a", heldout=NOTHING)]), "no document is held out"),
+        (manifest(sources=[source("text", name="../a")]), "name"),
+        (manifest(sources=[]), "sources"),
+        (
+            manifest(tokenizer={"sha256": SHA, "vocab_size": 300, "end_of_text": 0, "fim": [1, 2, 300]}),
+            r"fim \(300\) is not below",
+        ),
         (
             manifest(tokenizer={"sha256": SHA, "vocab_size": 300, "end_of_text": 300}),
             r"end_of_text \(300\) is not below",
@@ -130,19 +154,18 @@ def test_a_manifest_that_does_not_hold_together_is_refused(tmp_path: Path, value
     [
         "../../etc/passwd",
         "/etc/passwd",
-        "train-00000.bin\n",
-        "train-1.bin",
-        "heldout-00000.bin",
-        "train-00001.bin",
+        "text/train-00000.bin\n",
+        "text/train-1.bin",
+        "text/../train-00000.bin",
+        "other/train-00000.bin",
+        "text/heldout-00000.bin",
+        "text/train-00001.bin",
     ],
 )
 def test_shards_cannot_point_elsewhere(tmp_path: Path, name: str) -> None:
     value = manifest()
-    value["splits"]["train"]["shards"][0]["name"] = name
-    with pytest.raises(
-        DatasetDamaged,
-        match=r"splits\.train" if name[0] in "./" or "\n" in name or "-1." in name else "in order",
-    ):
+    value["sources"][0]["train"]["shards"][0]["name"] = name
+    with pytest.raises(DatasetDamaged, match=r"sources\.0\.train|in order"):
         read_manifest(write(tmp_path, value))
 
 
@@ -151,7 +174,8 @@ def test_whole_means_all_files_in_their_sizes(tmp_path: Path) -> None:
     value = manifest(tokenizer={"sha256": hashlib.sha256(tokenizer).hexdigest(), "vocab_size": 300, "end_of_text": 0})
     found = read_manifest(write(tmp_path, value))
     (tmp_path / "tokenizer.json").write_bytes(tokenizer)
-    for shard in found.splits.train.shards + found.splits.heldout.shards:
+    (tmp_path / "text").mkdir()
+    for shard in found.shards():
         assert not is_whole(tmp_path, found)
         (tmp_path / shard.name).write_bytes(bytes(2 * shard.tokens))
     assert is_whole(tmp_path, found)

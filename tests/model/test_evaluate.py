@@ -57,7 +57,7 @@ def direct(windows: NDArray[np.int64]) -> dict[str, float]:
 @pytest.mark.parametrize(("batch", "passes"), [(1, 7), (3, 3), (7, 1), (16, 1)])  # 7 windows: 3 + 3 + 1
 def test_bits_per_byte_is_the_direct_one_whatever_the_batch(batch: int, passes: int) -> None:
     engine = Scorer()
-    result = evaluate(engine, WINDOWS, TOKEN_BYTES, batch, DEPTH)  # type: ignore[arg-type]
+    result = evaluate(engine, {"text": WINDOWS}, TOKEN_BYTES, batch, DEPTH)  # type: ignore[arg-type]
     expected = direct(WINDOWS)
     assert result.keys() == expected.keys()
     assert result == pytest.approx(expected, rel=1e-5)
@@ -67,7 +67,7 @@ def test_bits_per_byte_is_the_direct_one_whatever_the_batch(batch: int, passes: 
 @pytest.mark.usefixtures("process_group")
 def test_without_prediction_modules_there_is_no_accuracy() -> None:
     windows = WINDOWS[:, :-DEPTH]
-    result = evaluate(Scorer(), windows, TOKEN_BYTES, 4, 0)  # type: ignore[arg-type]
+    result = evaluate(Scorer(), {"text": windows}, TOKEN_BYTES, 4, 0)  # type: ignore[arg-type]
     expected = direct(WINDOWS)
     assert set(result) == {"eval/loss", "eval/bits_per_byte"}
     assert result["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-5)
@@ -79,9 +79,19 @@ def test_scores_that_are_known() -> None:
     engine = Scorer()
     with torch.no_grad():
         engine.model.lm_head.weight.zero_()
-    result = evaluate(engine, WINDOWS, np.full(TINY.vocab_size, 3), 2, DEPTH)  # type: ignore[arg-type]
+    result = evaluate(engine, {"text": WINDOWS}, np.full(TINY.vocab_size, 3), 2, DEPTH)  # type: ignore[arg-type]
     assert result["eval/bits_per_byte"] == pytest.approx(6 / 3)
     assert result["eval/loss"] == pytest.approx(math.log(64))
+
+
+@pytest.mark.usefixtures("process_group")
+def test_each_source_has_its_score_and_all_together_one() -> None:
+    parts = {"prose": WINDOWS[:2], "code": WINDOWS[2:]}
+    result = evaluate(Scorer(), parts, TOKEN_BYTES, 3, DEPTH)  # type: ignore[arg-type]
+    for name, windows in parts.items():
+        own = result.pop(f"eval/bits_per_byte/{name}")
+        assert own == pytest.approx(direct(windows)["eval/bits_per_byte"], rel=1e-5)
+    assert result == pytest.approx(direct(WINDOWS), rel=1e-5)
 
 
 def share(rank: int, folder: str) -> None:
@@ -89,7 +99,7 @@ def share(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     engine = Scorer(rank, 2)
-    result = evaluate(engine, WINDOWS, TOKEN_BYTES, 3, DEPTH)  # type: ignore[arg-type]
+    result = evaluate(engine, {"text": WINDOWS}, TOKEN_BYTES, 3, DEPTH)  # type: ignore[arg-type]
     torch.save(result | {"passes": engine.passes}, f"{folder}/{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

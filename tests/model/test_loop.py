@@ -3,6 +3,7 @@
 Checkpoints and their thread are in `test_loop_checkpoints`, anomalies in `test_loop_anomalies`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from support.plain_loop import (
 from model.anomaly import LossHistory
 from model.checkpoint import CheckpointError, Fenced
 from model.loop import Loop, RolledBack, recipe_digest
-from model.recipe import Anomalies, Checkpointing, Layout
+from model.ramp import ramp
+from model.recipe import Anomalies, Checkpointing, Layout, SourceWeight
 from model.schedule import learning_rate
 
 
@@ -66,7 +68,51 @@ def test_a_run_from_start_to_end(bench: Bench) -> None:
     assert size == sum(p.stat().st_size for p in files.iterdir())
     assert loop.load_ME is not None  # every token visits two experts in each of three layers
     assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 3
+    load = json.loads(reporter.artifacts.pop("expert_load.json"))
+    assert load == {"step": 8, "layers": ["1", "2", "mtp.0"], "load": loop.load_ME.tolist()}
     assert (reporter.warnings, reporter.anomalies, reporter.artifacts) == ([], [], {})
+
+
+def test_batches_that_grow_are_the_same_run_over_a_resume(bench: Bench) -> None:
+    stages = ramp(4, 12, 16, 4)
+    assert [stage.first_step for stage in stages] == [0, 2, 3]
+    layout = Layout(world_size=1, expert_parallel=1, micro_batch=4, accumulation=3)
+    recipe = bench.recipe(batch_stages=stages, layout=layout)
+    whole, parts = Recorder(), Recorder(stop_at=2)
+    straight = bench.loop(whole, recipe)
+    assert straight.run() == 8
+    assert whole.tokens[:4] == [16 * 4, 16 * 8, 16 * 16, 16 * 28]
+    assert recipe.total_tokens == whole.tokens[-1] == (2 * 4 + 8 + 5 * 12) * 16
+    _, losses = bench.written_out(recipe, list(range(8)))
+    assert [metrics["train/loss"] for metrics in whole.steps.values()] == pytest.approx(losses)
+    bench.storage = bench.storage.with_name("again")
+    recipe = bench.recipe(batch_stages=stages, layout=layout)
+    bench.loop(parts, recipe).run()
+    rest = Recorder()
+    again = bench.loop(rest, recipe, attempt=2)
+    assert again.run() == 8
+    assert {step: rest.samples[step] for step in range(3, 9)} == {step: whole.samples[step] for step in range(3, 9)}
+    assert_same_weights(again, straight)
+
+
+def test_tasks_are_scored_with_every_evaluation_and_told_one_by_one(bench: Bench) -> None:
+    reporter, alive = Recorder(), []
+    loop = bench.loop(reporter)
+    loop.alive = lambda: alive.append(reporter.last)
+    loop.tasks = (lambda: {"eval/one/acc": 0.5}, lambda: {"eval/two/acc": 0.25})
+    loop.run()
+    assert {step for step, metrics in reporter.steps.items() if "eval/one/acc" in metrics} == {4, 8}
+    assert reporter.steps[8]["eval/two/acc"] == 0.25
+    assert "train/loss" in reporter.steps[8]
+    assert len(alive) == 8 + 2 * 2
+
+
+def test_the_load_of_experts_is_that_of_the_whole_run(bench: Bench) -> None:
+    bench.loop(Recorder(stop_at=5)).run()
+    loop = bench.loop(Recorder(), attempt=2)
+    loop.run()
+    assert loop.load_ME is not None
+    assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 3
 
 
 def test_every_step_begins_with_a_sign_of_life(bench: Bench) -> None:
@@ -89,7 +135,7 @@ def test_training_equals_the_steps_written_out(bench: Bench) -> None:
     loop.run()
     recipe = loop.recipe
     assert recipe.multi_token.switch_step < recipe.steps > recipe.balance.bias_stop_step  # both are crossed
-    engine, losses = bench.written_out(recipe, list(range(8)))
+    _, losses = bench.written_out(recipe, list(range(8)))
     assert [m["train/loss"] for m in reporter.steps.values()] == pytest.approx(losses, rel=1e-6)
     assert_same_weights(loop, engine)
 
@@ -152,7 +198,15 @@ def test_going_on_is_bitwise_the_same_run(bench: Bench, stops: list[int], tmp_pa
     biases = [tensor for name, tensor in weights(loop).items() if name.endswith("e_score_correction_bias")]
     assert all(bias.abs().max() > 0 for bias in biases), "a zero bias could not show that it was restored"
     losses = [metrics["train/loss"] for metrics in expected.steps.values()]
-    assert bench.saved(8)["state"] == elsewhere.saved(8)["state"] == {"step": 8, "losses": losses}
+    assert (
+        bench.saved(8)["state"]
+        == elsewhere.saved(8)["state"]
+        == {
+            "step": 8,
+            "losses": losses,
+            "load": loop.load_ME.tolist() if loop.load_ME is not None else None,
+        }
+    )
 
 
 def test_a_resumed_run_keeps_only_as_many_losses_as_it_judges_by(bench: Bench) -> None:
@@ -216,6 +270,7 @@ def test_what_the_digest_of_a_recipe_covers(bench: Bench) -> None:
         "data": "moved",
         "eval_every_steps": 1,
         "eval_tokens": 64,
+        "eval_tasks": ("tasks.jsonl",),
         "sample_tokens": 5,
         "peak_flops": 1e12,
         "anomalies": Anomalies(action="warn", threshold=3),
@@ -243,6 +298,10 @@ def test_what_the_digest_of_a_recipe_covers(bench: Bench) -> None:
         "balance": recipe.balance.model_copy(update={"aux_loss_alpha": 0.0}),
         "multi_token": recipe.multi_token.model_copy(update={"weight": 0.1}),
         "layout": recipe.layout.model_copy(update={"micro_batch": 8}),
+        "mixture": (SourceWeight(source="numbers", weight=1.0),),
+        "isolate_documents": True,
+        "end_of_text": 1,
+        "batch_stages": ramp(4, 8, 16, 4),
     }
     for name, value in different.items():
         assert recipe_digest(recipe.model_copy(update={name: value})) != recipe_digest(recipe), name

@@ -7,12 +7,12 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 import model.prepare
+import pytest
+from model.prepare import prepare, wanted
+
 from model.data import TokenSplit
 from model.dataset import DatasetManifest, read_manifest
-from model.prepare import prepare, wanted
 from model.tokenizer import Tokenizer
 
 WORDS = ["stone", "river", "cloud", "ember", "north", "hollow", "quiet", "copper", "größe", "漢字"]

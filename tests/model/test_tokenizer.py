@@ -73,7 +73,7 @@ def test_parts_of_a_character() -> None:
 
 def test_batches_equal_single_texts() -> None:
     texts = ["left + right", "", END_OF_TEXT, "漢字"]
-    assert [list(part) for part in TRAINED.encode_batch(texts)] == [TRAINED.encode(text) for text in texts]
+    assert list(TRAINED.encode_lists(texts)) == [TRAINED.encode(text) for text in texts]
 
 
 def test_loads_what_it_saved_from_file_folder_and_url(tmp_path: Path) -> None:

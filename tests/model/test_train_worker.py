@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from support import tokens
 from support.plain_loop import Inline, PlainEngine, Recorder, one_thread
 from support.recipes import TINY, tiny_recipe
 
@@ -16,7 +18,6 @@ from model.checkpoint import CheckpointError, Fenced, Identity
 from model.dataset import DatasetManifest
 from model.loop import RolledBack
 from model.metrics import NotFinite
-from model.prepare import prepare
 from model.recipe import Checkpointing, Recipe
 from model.tokenizer import MIN_VOCAB, Tokenizer
 from model.weights import read_model
@@ -45,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetMan
     source.mkdir()
     for number in range(30):
         (source / f"{number}.txt").write_text(f"{number} stones lie in the river, and {number * 7} in the sea\n" * 4)
-    return out, prepare(source, out, vocab_size=MIN_VOCAB, heldout_share=0.2)
+    return out, tokens.prepared(source, out, vocab_size=MIN_VOCAB, heldout_share=0.2)
 
 
 class Worker:
@@ -156,10 +157,8 @@ def test_no_sample_if_none_is_asked_for_or_the_model_is_large(worker: Worker, mo
 
 def test_a_damaged_dataset_is_found_before_training(worker: Worker, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in worker.data.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    shard = next(path for path in copy.iterdir() if path.name.startswith("train"))
+    shutil.copytree(worker.data, copy)
+    shard = next(copy.glob("text/train-*"))
     content = bytearray(shard.read_bytes())
     content[10] ^= 1
     shard.write_bytes(content)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.recipes import TINY
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from model.config import ModelConfig, Yarn
-from model.transformer import CausalLM
+from model.transformer import CausalLM, documents_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 
@@ -190,3 +191,66 @@ def _small(**changes: object) -> ModelConfig:
         topk_group=2,
     )
     return base.replace(**changes)
+
+
+# ------------------------------------------------------------------- documents that share a sequence
+END = 5
+
+
+def packed(lengths: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Documents one after the other, each ended by END; -> [1, S], and each by itself."""
+    generator = torch.Generator().manual_seed(1)
+    parts = []
+    for length in lengths:
+        body = torch.randint(6, TINY.vocab_size, (1, length - 1), generator=generator)
+        parts.append(torch.cat((body, torch.tensor([[END]])), dim=1))
+    return torch.cat(parts, dim=1), parts
+
+
+def test_numbers_of_documents_by_hand() -> None:
+    tokens = torch.tensor([[9, 8, END, 7, END, END, 6], [END, 1, 2, 3, 4, 6, END]])
+    assert documents_of(tokens, END).tolist() == [[0, 0, 0, 1, 1, 2, 3], [0, 1, 1, 1, 1, 1, 1]]
+
+
+def test_isolated_documents_give_what_each_gives_alone() -> None:
+    model = CausalLM(TINY)
+    model.initialise(3)
+    model.eval()
+    tokens, parts = packed([7, 1, 12, 5])
+    with torch.no_grad():
+        together = model(tokens, 0, documents_of(tokens, END)).logits[0]
+        mixed = model(tokens).logits[0]
+        alone = torch.cat([model(part).logits[0] for part in parts], dim=1)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert (mixed - alone)[0, 7:].abs().max() > 1e-3, "without isolation there is a difference to see"
+
+
+def test_nothing_flows_back_into_another_document() -> None:
+    model = CausalLM(TINY)
+    model.initialise(3)
+    tokens, _ = packed([7, 12, 5])
+    embedded: list[torch.Tensor] = []
+    model.model.embed_tokens.register_forward_hook(lambda m, i, out: embedded.append(out) or out.retain_grad())
+    logits = model(tokens, 0, documents_of(tokens, END)).logits[0]
+    logits[0, 7:19].square().sum().backward()
+    gradient = embedded[0].grad
+    assert gradient is not None
+    touched = gradient[0].abs().sum(-1) > 0
+    assert touched.nonzero().flatten().tolist() == list(range(7, 19))
+
+
+def test_isolation_with_recomputation_and_prediction_modules() -> None:
+    tokens, _ = packed([9, 8])
+    losses = []
+    for recompute in (False, True):
+        model = CausalLM(TINY)
+        model.initialise(3)
+        model.train()
+        for block in model.blocks().values():
+            block.recompute = recompute
+        output = model(tokens, 1, documents_of(tokens, END))
+        loss = sum((z.float().square().mean() for z in output.logits), torch.zeros(()))
+        loss.backward()
+        head = model.model.layers[0].self_attn.o_proj.weight.grad
+        losses.append((loss.item(), head.norm().item()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -76,7 +76,7 @@ def windows(recipe: Recipe, step: int) -> Tensor:
     length = recipe.sequence_length + 1 + c.num_nextn_predict_layers
     generator = torch.Generator().manual_seed(1000 + step)
     # squared: a skewed distribution of tokens, so that routing and balance have something to do
-    noise = torch.rand(recipe.batch_sequences, length, generator=generator) ** 2
+    noise = torch.rand(recipe.batches.at(step), length, generator=generator) ** 2
     return (noise * c.vocab_size).long()
 
 
@@ -167,10 +167,11 @@ def _load(engine: Any, folder: Path, case: Case) -> int:  # noqa: ANN401
 
 def _micro_steps(engine: Any, recipe: Recipe, step: int) -> float:  # noqa: ANN401
     """Forward and backward of the whole step; -> the mean loss over all processes."""
-    batch = windows(recipe, step).chunk(engine.world_size)[engine.rank].chunk(recipe.layout.accumulation)
+    batch = windows(recipe, step).chunk(engine.world_size)[engine.rank].split(recipe.layout.micro_batch)
     weight, total = multi_token_weight(step, recipe.multi_token), torch.zeros(())
     for window in batch:
-        losses = engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha)
+        alpha = recipe.balance.aux_loss_alpha
+        losses = engine.micro_step(window, ahead_weight=weight, alpha=alpha, passes=len(batch))
         total += losses.total.detach() / len(batch)
     torch.distributed.all_reduce(total)
     return float(total) / engine.world_size

@@ -10,7 +10,9 @@ from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import EventLog
 from orchestrator.launch.resolve import TrackingTarget
 from orchestrator.tracking import names
+from orchestrator.tracking.client import connect
 from orchestrator.tracking.desired import DatasetRef
+from support.mlflow_server import MlflowServer
 from support.runs import resolved, tiny_job
 
 if TYPE_CHECKING:
@@ -96,11 +98,21 @@ def runs_of(client: MlflowClient, experiment: str) -> list[Run]:
     return sorted(runs, key=lambda run: int(run.data.tags.get(names.TAG_ATTEMPT, "0")))
 
 
-def content(client: MlflowClient, experiment: str) -> list[dict[str, Any]]:
+def content(server: MlflowServer, experiment: str) -> list[dict[str, Any]]:
     """All that is shown of each run, without the ids that a server makes up."""
+    client = connect(server.database)
     runs = runs_of(client, experiment)
     ids = {run.info.run_id: f"run {at}" for at, run in enumerate(runs)}
-    return [_content(client, run, ids) for run in runs]
+    artifacts = [server.artifacts(run.info.experiment_id, run.info.run_id) for run in runs]
+    return [_content(client, run, ids) | {"artifacts": names} for run, names in zip(runs, artifacts, strict=True)]
+
+
+def close_databases() -> None:
+    """Those that mlflow keeps open for the life of the process."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
 
 
 def _content(client: MlflowClient, run: Run, ids: dict[str, str]) -> dict[str, Any]:
@@ -118,5 +130,4 @@ def _content(client: MlflowClient, run: Run, ids: dict[str, str]) -> dict[str, A
         "params": run.data.params,
         "metrics": {name: sorted(points) for name, points in histories.items()},
         "inputs": sorted((i.dataset.name, i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs),
-        "artifacts": sorted(f.path for f in client.list_artifacts(info.run_id)),
     }

@@ -27,11 +27,21 @@ class MlflowServer:
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def database(self) -> str:
+        """URI for whoever reads past the server, which is quicker."""
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    def artifacts(self, experiment_id: str, run_id: str) -> list[str]:
+        """Names of a run's files."""
+        root = self.folder / "artifacts" / experiment_id / run_id / "artifacts"
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
-            *("--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--workers", "1"),
+            *("--backend-store-uri", self.database, "--workers", "1"),
             *("--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"),
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {

@@ -17,9 +17,10 @@ from model.checkpoint import Topology
 from model.engine.base import topology_of
 from model.loss import training_losses
 from model.optim import build_optimizer, parameter_groups
+from model.ramp import BatchStage
 from model.recipe import Layout, Recipe, Schedule
 from model.schedule import bias_speed, learning_rate, multi_token_weight
-from model.transformer import CausalLM
+from model.transformer import CausalLM, documents_of
 from support.engine_worker import STEPS, Case, Outcome, sgd, windows
 from support.recipes import tiny_recipe
 
@@ -70,6 +71,13 @@ def matrix(world: int) -> list[Case]:
     return cases
 
 
+def growing(of: Layout) -> Recipe:
+    """Batches that grow, of sequences in which documents are isolated."""
+    stages = (BatchStage(first_step=0, sequences=BATCH // 2), BatchStage(first_step=2, sequences=BATCH))
+    ours = recipe(of, steep=True)
+    return ours.model_copy(update={"batch_stages": stages, "isolate_documents": True, "end_of_text": 3})
+
+
 def topology(of: Layout) -> Topology:
     """As an engine of this layout gives it."""
     return topology_of(recipe(of))
@@ -87,7 +95,9 @@ def one_process(of: Recipe, *, by_sgd: bool = False, steps: int = STEPS) -> Outc
     for step in range(steps):
         window = windows(of, step)
         weight = multi_token_weight(step, of.multi_token)
-        output = model(window[:, :-1], of.model.num_nextn_predict_layers)
+        tokens = window[:, :-1]
+        documents = documents_of(tokens, of.end_of_text) if of.isolate_documents else None
+        output = model(tokens, of.model.num_nextn_predict_layers, documents)
         losses = training_losses(output, window, ahead_weight=weight, alpha=of.balance.aux_loss_alpha)
         optimizer.zero_grad()
         losses.total.backward()

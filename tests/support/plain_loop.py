@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.anomaly import Incident
 from model.balance import collect_loads, update_biases
 from model.checkpoint import Identity, Store, Topology
-from model.data import ShardWriter, TokenSplit, TrainingBatches, Windows, sample_checksum
-from model.dataset import Baselines, DatasetManifest, Split, SplitName, Splits, TokenizerFile, content_digest
+from model.data import TrainingBatches, TrainingWindows, heldout_windows, sample_checksum
+from model.dataset import DatasetManifest
 from model.engine.base import Engine, topology_of
 from model.engine.universal import require_loadable
 from model.loop import Loop, RolledBack
@@ -38,6 +39,7 @@ from model.router import Routing
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.transformer import CausalLM
 from support.recipes import tiny_recipe
+from support.tokens import write_tokens
 
 PATIENCE = 60.0
 """Seconds after which a test that waits for another thread or process has failed."""
@@ -129,12 +131,12 @@ class PlainEngine:
         """Called when the file lies in the folder, in the saver's thread."""
         self.updates = 0
 
-    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
+    def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float, passes: int) -> Losses:
         output = self.model(window_BL[:, :-1], self.recipe.model.num_nextn_predict_layers)
         losses = training_losses(output, window_BL, ahead_weight=ahead_weight, alpha=alpha)
         factor = self.disturb(window_BL)
         losses = losses if factor == 1.0 else Losses(*(part * factor for part in losses))
-        (losses.total / self.recipe.layout.accumulation).backward()  # type: ignore[no-untyped-call]
+        (losses.total / passes).backward()  # type: ignore[no-untyped-call]
         return losses
 
     def step(self, learning_rate: float) -> float:
@@ -236,8 +238,9 @@ class Recorder:
         self.last = step
 
     def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:
-        assert step not in self.steps
-        self.steps[step], self.samples[step], self.last = metrics, samples, step
+        known = self.steps.get(step, {})
+        assert not known.keys() & metrics.keys(), "a step told twice"
+        self.steps[step], self.samples[step], self.last = known | metrics, samples, step
         self.tokens.append(tokens)
         self.after(step)
 
@@ -281,28 +284,11 @@ class Recorder:
 # ------------------------------------------------------------------- data and attempts
 def write_data(folder: Path) -> Data:
     """Skewed tokens with some order in them, so that there is something to learn and to balance."""
-    sha, vocabulary = "ab" * 32, 64
+    vocabulary = 64
     draw = np.random.default_rng(0)
     tokens = (draw.random(3000) ** 2 * vocabulary).astype(np.int64)
     tokens[1::2] = (tokens[::2] * 5 + 1) % vocabulary
-    sides: dict[str, Split] = {}
-    names: tuple[SplitName, SplitName] = ("train", "heldout")
-    for name in names:
-        part = tokens[:2500] if name == "train" else tokens[2500:]
-        writer = ShardWriter(folder, name, "uint16", 1000)
-        writer.write(part)
-        sides[name] = Split(documents=1, tokens=len(part), bytes=len(part), shards=writer.close())
-    splits = Splits(train=sides["train"], heldout=sides["heldout"])
-    manifest = DatasetManifest(
-        digest=content_digest(sha, splits.train.shards + splits.heldout.shards),
-        inputs_digest=sha,
-        tokenizer=TokenizerFile(sha256=sha, vocab_size=257, end_of_text=0),
-        dtype="uint16",
-        splits=splits,
-        source="numbers",
-        baselines=Baselines(order0_bits_per_byte=1, xz_bits_per_byte=1, xz_bytes=1),
-    )
-    return folder, manifest
+    return folder, write_tokens(folder, {"numbers": (tokens[:2500].tolist(), tokens[2500:].tolist())})
 
 
 @dataclass
@@ -323,17 +309,17 @@ class Bench:
         kept = Checkpointing(uri=str(self.storage), interval_seconds=1e-9, keep=keep)
         return self.recipe(**({"checkpoint": kept} | changes))
 
-    def windows(self, recipe: Recipe, split: SplitName) -> Windows:
+    def heldout(self, recipe: Recipe) -> dict[str, NDArray[np.int64]]:
         extra = 1 + recipe.model.num_nextn_predict_layers
-        return Windows(TokenSplit(*self.data, split), recipe.sequence_length, extra)
+        return heldout_windows(*self.data, recipe.sequence_length, extra, recipe.eval_tokens)
 
     def batches(self, recipe: Recipe) -> TrainingBatches:
         return TrainingBatches(
-            windows=self.windows(recipe, "train"),
+            windows=TrainingWindows(*self.data, recipe.sequence_length, 1 + recipe.model.num_nextn_predict_layers),
             seed=recipe.seed,
             world_size=recipe.layout.world_size,
             micro_batch=recipe.layout.micro_batch,
-            accumulation=recipe.layout.accumulation,
+            schedule=recipe.batches,
         )
 
     def loop(
@@ -350,7 +336,7 @@ class Bench:
             engine=engine,
             recipe=recipe,
             batches=self.batches(recipe),
-            heldout=self.windows(recipe, "heldout").heldout_windows(recipe.eval_tokens),
+            heldout=self.heldout(recipe),
             token_bytes=np.ones(64, dtype=np.int64),
             data_digest=digest,
             store=self.store(attempt, incarnation),
@@ -391,12 +377,13 @@ class Bench:
         """The mathematics of a run without the loop, on the given steps of the data; -> engine, losses."""
         engine, batches, losses = PlainEngine(recipe), self.batches(recipe), []
         for step, data_step in enumerate(data_steps):
-            mean = 0.0
-            for k in range(recipe.layout.accumulation):
+            mean, passes = 0.0, batches.passes(data_step)
+            for k in range(passes):
                 window = torch.from_numpy(batches.batch_for(data_step, 0, k))
                 weight = multi_token_weight(step, recipe.multi_token)
-                loss = engine.micro_step(window, ahead_weight=weight, alpha=recipe.balance.aux_loss_alpha).next_token
-                mean += loss.item() / recipe.layout.accumulation
+                alpha = recipe.balance.aux_loss_alpha
+                losses_of = engine.micro_step(window, ahead_weight=weight, alpha=alpha, passes=passes)
+                mean += losses_of.next_token.item() / passes
             engine.step(learning_rate(step, recipe.schedule))
             loads = collect_loads(engine.routings())
             update_biases(engine.routing_biases(), loads, bias_speed(step, recipe.balance))
@@ -405,9 +392,9 @@ class Bench:
 
     def samples(self, recipe: Recipe, data_step: int) -> int:
         """Checksum of the whole batch of a data step, in one piece."""
-        whole = Layout(world_size=1, expert_parallel=1, micro_batch=recipe.batch_sequences, accumulation=1)
-        batches = self.batches(recipe.model_copy(update={"layout": whole}))
-        return sample_checksum(batches.numbers_for(data_step, 0, 0), batches.batch_for(data_step, 0, 0))
+        batches = self.batches(recipe)
+        numbers = batches.numbers(data_step)
+        return sample_checksum(numbers, batches.windows.read(numbers))
 
     def of_data_step(self, recipe: Recipe, data_step: int) -> Callable[[Tensor], bool]:
         """Whether a micro-batch belongs to it."""
@@ -415,7 +402,7 @@ class Bench:
         rows = {
             row.tobytes()
             for rank in range(recipe.layout.world_size)
-            for k in range(recipe.layout.accumulation)
+            for k in range(batches.passes(data_step))
             for row in batches.batch_for(data_step, rank, k)
         }
         return lambda window: all(row.tobytes() in rows for row in window.numpy())

@@ -68,7 +68,7 @@ def tiny_job(source: str = "data", **metadata: str) -> TrainingJob:
 
 
 def _side(name: str, tokens: int) -> dict[str, Any]:
-    shards = [{"name": f"{name}-00000.bin", "tokens": tokens, "sha256": hashlib.sha256(name.encode()).hexdigest()}]
+    shards = [{"name": f"text/{name}-00000.bin", "tokens": tokens, "sha256": hashlib.sha256(name.encode()).hexdigest()}]
     return {"documents": 3, "tokens": tokens, "bytes": 3 * tokens, "shards": shards}
 
 
@@ -76,13 +76,12 @@ def dataset(folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, voca
     """A prepared dataset without its shards: its manifest is all that resolving may read."""
     splits = {"train": _side("train", train), "heldout": _side("heldout", heldout)}
     manifest = {
-        "version": 1,
+        "version": 2,
         "digest": "0" * 64,
         "inputs_digest": "1" * 64,
         "tokenizer": {"sha256": "2" * 64, "vocab_size": vocabulary, "end_of_text": 0},
         "dtype": "uint32",
-        "splits": splits,
-        "source": "text",
+        "sources": [{"name": "text", "uri": "text"} | splits],
         "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 1.5, "xz_bytes": 60_000},
     }
     lines = [f"{'2' * 64} 0 tokenizer.json\n"]

@@ -1,14 +1,15 @@
-"""Prepared datasets made straight from token numbers."""
+"""Prepared datasets for tests: from text, or straight from token numbers."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from model.corpus import Mixture, Options, Source, prepare
 from model.data.shards import LITTLE_ENDIAN
 from model.dataset import (
     Baselines,
@@ -65,3 +66,8 @@ def _split(folder: Path, source: str, side: SplitName, tokens: Sequence[int], li
         (folder / name).write_bytes(part.tobytes())
         shards.append(Shard(name=name, tokens=part.size, sha256=hashlib.sha256(part.tobytes()).hexdigest()))
     return Split(documents=len(tokens) > 0, tokens=len(tokens), bytes=len(tokens), shards=tuple(shards))
+
+
+def prepared(source: Path, out: Path, **options: Any) -> DatasetManifest:  # noqa: ANN401 - fields of Options
+    """A dataset made from a file or folder of text."""
+    return prepare(Mixture(sources=(Source(name="text", uri=str(source)),)), out, Options(workers=1, **options))

@@ -65,6 +65,25 @@ def test_our_router_and_experts_run_inside_autoep(results: dict[int, Matrix], wo
             assert outcome.expert_calls == [passes * (2 if "recompute" in name else 1)] * 3, name
 
 
+def test_growing_batches_of_isolated_documents_equal_one_process(tmp_path: Path) -> None:
+    """One pass in the first steps, two in the later ones."""
+    layouts = [
+        Layout(world_size=2, expert_parallel=2, zero_stage=stage, micro_batch=2, accumulation=2)
+        for stage in parity.STAGES
+    ]
+    cases = [Case(f"z{of.zero_stage}", parity.growing(of), sgd=True) for of in layouts]
+    whole = Layout(world_size=1, expert_parallel=1, zero_stage=0, micro_batch=2, accumulation=4)
+    expected = parity.one_process(parity.growing(whole), by_sgd=True)
+    without = parity.growing(whole).model_copy(update={"isolate_documents": False})
+    assert parity.one_process(without, by_sgd=True).losses != expected.losses
+    for name, ranks in run(tmp_path, 2, cases).items():
+        case = next(case for case in cases if case.name == name)
+        far = parity.distance(case, ranks, expected)
+        assert max(far.loss, far.norm) < 1e-5, name
+        assert max(far.gradient, far.weight) < 1e-6, name
+        assert far.loads_equal, name
+
+
 def test_bf16_stays_close_to_fp32(tmp_path: Path) -> None:
     layouts = [
         Layout(world_size=2, expert_parallel=2, zero_stage=stage, micro_batch=4, accumulation=1) for stage in (1, 2, 3)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import typer
+from support.checkpoints import save
 from support.recipes import TINY, tiny_recipe
 from support.runs import resolved, tiny_job
 
@@ -19,12 +22,12 @@ from model.checkpoint import Identity, Manifest, Store
 from model.corpus.mixture import Mixture, Source
 from model.corpus.prepare import Options, prepare
 from model.recipe import Checkpointing, Layout, Recipe
-from model.tasks.evaluation import evaluate_tasks
 from model.tasks.engines import PlainEngine
+from model.tasks.evaluation import evaluate_tasks
 from model.tasks.task import load_tasks
 from model.tokenizer import MIN_VOCAB, Tokenizer
 from model.transformer import CausalLM
-from model.weights import load_weights, write_weights
+from model.weights import write_weights
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.controller.record import Record
 from orchestrator.errors import NotFound, UsageError
@@ -47,7 +50,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     (folder / "source").mkdir()
     for number in range(30):
-        (folder / "source" / f"{number}.txt").write_text(f"{number} stones lie in the river, {number * 7} in the sea\n" * 4)
+        (folder / "source" / f"{number}.txt").write_text(
+            f"{number} stones lie in the river, {number * 7} in the sea\n" * 4
+        )
     mixture = Mixture(sources=(Source(name="stones", uri=str(folder / "source")),))
     prepare(mixture, folder / "out", Options(vocab_size=MIN_VOCAB, heldout_share=0.2, workers=1))
     return folder / "out"
@@ -177,13 +182,14 @@ def test_what_is_not_there(cli: Cli, record: Record, data: Path) -> None:
     Settings.load().signing_key()
     with pytest.raises(NotFound, match="neither final weights nor a checkpoint"):
         cli(record.folder.root)
-    with pytest.raises(NotFound, match="no checkpoint of step 7 .*there are: none"):
+    with pytest.raises(NotFound, match=r"no checkpoint of step 7 .*there are: none"):
         cli(record.folder.root, "--step", 7)
 
 
 # ------------------------------------------------------------------- checkpoints
-def write_checkpoint(rank: int, recipe: Recipe, meeting: str, store: Store) -> None:
-    """One of two processes: a checkpoint after one step, and the same state as whole weights."""
+def write_checkpoint(rank: int, recipe: Recipe, meeting: str, store: Store, tasks: str) -> None:
+    """One of two processes: a checkpoint after one step, what the engine scores, and the state as whole weights."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     from model.engine.zero import ZeroEngine
@@ -206,21 +212,23 @@ def write_checkpoint(rank: int, recipe: Recipe, meeting: str, store: Store) -> N
             topology=engine.topology(), code_version="0", created=1.5, files=tuple(everybodys[0] + everybodys[1]),
         )  # fmt: skip
         store.publish(manifest)
-    tokenizer = Tokenizer.load(recipe.data).to_json()
-    write_weights(f"{meeting}-weights", MODEL, engine.full_weights(), tokenizer, write=rank == 0)
+    tokenizer = Tokenizer.load(recipe.data)
+    metrics = evaluate_tasks(engine, load_tasks([tasks]), tokenizer, LENGTH, 2)  # as in training
+    torch.save(metrics, f"{meeting}-metrics-{rank}")
+    write_weights(f"{meeting}-weights", MODEL, engine.full_weights(), tokenizer.to_json(), write=rank == 0)
     torch.distributed.barrier()
     engine.close()
     torch.distributed.destroy_process_group()
 
 
-def with_checkpoint(record: Record, data: Path, stage: int, folder: Path) -> tuple[Recipe, Path]:
+def with_checkpoint(record: Record, data: Path, stage: int, folder: Path, tasks: Path) -> tuple[Recipe, Path]:
     """-> the recipe, and whole weights that are the same state."""
     layout = Layout(world_size=2, expert_parallel=2, zero_stage=stage, micro_batch=2, accumulation=1)
     recipe = started(record, data, layout=layout)
     identity = Identity(job=record.uid, attempt=1, incarnation="i1")
     store = Store(str(record.folder.root), identity, Settings.load().signing_key())
     store.claim()
-    mp.spawn(write_checkpoint, (recipe, str(folder / "meeting"), store), nprocs=2)
+    mp.spawn(write_checkpoint, (recipe, str(folder / "meeting"), store, str(tasks)), nprocs=2)
     return recipe, folder / "meeting-weights"
 
 
@@ -233,28 +241,50 @@ def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_checkpoint_of_two_processes(record: Record, data: Path, tasks: Path, tmp_path: Path, stage: int) -> None:
-    recipe, weights = with_checkpoint(record, data, stage, tmp_path)
+def test_a_checkpoint_says_what_the_same_weights_say(
+    cli: Cli, record: Record, data: Path, tasks: Path, tmp_path: Path, stage: int
+) -> None:
+    _, weights = with_checkpoint(record, data, stage, tmp_path, tasks)
     done = in_process(record.folder.root, "--task", tasks, "-o", "json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)  # nothing else was printed there
     assert (found["step"], found["tokens"]) == (STEP, 999)
-    model = CausalLM(MODEL)
-    load_weights(model, str(weights))
-    plain = PlainEngine(model, recipe)
-    expected = evaluate_tasks(plain, load_tasks([str(tasks)]), Tokenizer.load(data), LENGTH, 2)
-    assert {name: found["metrics"][name] for name in expected} == pytest.approx(expected)
-    rows = json.loads(Path(found["artifact"]).read_text())["examples"]["stones"]
-    scored = [value for row in rows for value in row["logprobs"]]
-    model.initialise(recipe.seed)  # what an engine that had loaded nothing would say
-    assert evaluate_tasks(plain, load_tasks([str(tasks)]), Tokenizer.load(data), LENGTH, 2) is not None
-    assert len(scored) == 7
-    assert [event.step for event in events(record)] == [STEP]
+    for rank in range(2):  # the ranks that shared the experts said so too
+        shared = torch.load(tmp_path / f"meeting-metrics-{rank}")
+        assert {name: found["metrics"][name] for name in shared} == pytest.approx(shared, rel=1e-5)
+    shutil.copytree(weights, record.folder.root / "weights")
+    whole = json.loads(cli(record.folder.root, "--task", tasks, "-o", "json")[0])
+    assert found["metrics"] == pytest.approx(whole["metrics"], rel=1e-5)
+    here, there = (logprobs(Path(one["artifact"])) for one in (found, whole))
+    assert here == pytest.approx(there, rel=1e-5)
+    assert [event.step for event in events(record)] == [STEP, 8]
+    finished(record, data)  # other weights: the comparison sees a difference
+    fresh = json.loads(cli(record.folder.root, "--task", tasks, "-o", "json")[0])
+    assert logprobs(Path(fresh["artifact"])) != pytest.approx(here, rel=1e-2)
+
+
+def logprobs(artifact: Path) -> list[float]:
+    rows = json.loads(artifact.read_text())["examples"]["stones"]
+    return [value for row in rows for value in row["logprobs"]]
+
+
+def test_a_damaged_checkpoint_is_not_unpickled(cli: Cli, record: Record, data: Path) -> None:
+    started(record, data)
+    identity = Identity(job=record.uid, attempt=1, incarnation="i1")
+    store = Store(str(record.folder.root), identity, Settings.load().signing_key())
+    store.claim()
+    save(store, 5)
+    [file] = record.folder.root.glob("checkpoints/step-5/*/rank-0.pt")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(UsageError, match=r"rank-0\.pt"):
+        cli(record.folder.root, "--step", 5)
+    with pytest.raises(NotFound, match="neither final weights"):
+        cli(record.folder.root)
 
 
 @pytest.mark.processes
-def test_zero_0_is_refused_with_the_reason(record: Record, data: Path, tmp_path: Path) -> None:
-    with_checkpoint(record, data, 0, tmp_path)
+def test_zero_0_is_refused_with_the_reason(record: Record, data: Path, tasks: Path, tmp_path: Path) -> None:
+    with_checkpoint(record, data, 0, tmp_path, tasks)
     done = in_process(record.folder.root, "--step", STEP)
     assert done.returncode != 0
     assert "cannot be loaded by one process: checkpoints of ZeRO stage 0" in done.stderr

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 from support.recipes import tiny_recipe
 from support.runs import RATE, event, resolved, tiny_job
+from support.tokens import prepared
 
 from model.dataset import DatasetManifest
-from model.prepare import prepare
 from orchestrator.cli.summary import summary, summary_table
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record
@@ -34,7 +34,7 @@ METRICS = {
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetManifest]:
     root = tmp_path_factory.mktemp("summary")
     (root / "text.txt").write_text("\n\n".join(f"def f{i}():\n    return {i} * {i}" for i in range(400)))
-    return root / "data", prepare(root / "text.txt", root / "data", vocab_size=300, heldout_share=0.3)
+    return root / "data", prepared(root / "text.txt", root / "data", vocab_size=300, heldout_share=0.3)
 
 
 def content(

@@ -96,6 +96,21 @@ def test_an_evaluation_of_an_earlier_attempt_is_kept_and_that_of_an_unknown_one_
     assert (history.observation.attempt, history.observation.step) == (2, 3)
 
 
+def test_what_another_process_writes_is_taken_in(record: Record) -> None:
+    history = History(record)
+    record.save_held([Held(1, 0.0, 10.0)])
+    write(record, progress(12.0, 3))
+    history.refresh()
+    assert history.held == [Held(1, 0.0, 12.0)]
+    assert history.spent_at(12.0).amount == 12
+    assert history.end_of(1) is None
+    write(record, event("ended", 13.0, outcome="succeeded", step=3))
+    history.refresh()
+    ended = history.end_of(1)
+    assert ended is not None
+    assert ended.outcome == "succeeded"
+
+
 def test_late_words_of_an_earlier_attempt_do_not_count(record: Record) -> None:
     history = History(record)
     write(record, progress(1.0, 1), progress(2.0, 1, attempt=2), progress(3.0, 9))

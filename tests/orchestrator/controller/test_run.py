@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mirrored import close_databases, runs_of
 from support.runs import dataset, tiny_job
 
+from orchestrator.controller import mirroring
 from orchestrator.controller import run as run_module
 from orchestrator.controller.record import Record
 from orchestrator.controller.run import LocalRun, Result
+from orchestrator.controller.sync import is_settled
 from orchestrator.cost.timeline import Held
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
@@ -19,6 +22,7 @@ from orchestrator.launch.events import Ended, EventLog, FailureClass, read
 from orchestrator.launch.resolve import Resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
+from orchestrator.tracking.client import connect
 
 SETTINGS = Settings.load({"FATHOM_HOME": "/nowhere"})
 
@@ -67,7 +71,7 @@ class Tracking:
 
     def tick(self) -> None: ...
 
-    def finish(self) -> bool:
+    def finish(self, *_: object) -> bool:
         return True
 
 
@@ -273,3 +277,22 @@ def test_a_damaged_status_is_written_anew(stage: Stage) -> None:
     stage.record.folder.status.write_text("{")
     stage.run(works)
     assert stage.record.status() is not None
+
+
+def test_what_mlflow_is_told(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher with a real MLflow, in SQLite."""
+    monkeypatch.setattr(run_module, "Tracking", mirroring.Tracking)
+    settings = Settings.load({"FATHOM_HOME": str(tmp_path / "home")})
+    stage.stories += [stalls, works]
+    result = LocalRun(stage.record, settings, stage.said.append).run(lambda snapshot: None)
+    assert result.decision == "succeed"
+    assert is_settled(stage.record.folder, settings)
+    runs = runs_of(connect(settings.tracking_uri), "tiny")
+    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
+    assert runs[0].data.metrics["progress/tokens"] == 8
+    status = stage.record.status()
+    assert status is not None
+    assert status.mlflow is not None
+    assert status.mlflow.run_id == runs[0].info.run_id
+    assert not any("MLflow" in words for words in stage.said)
+    close_databases()

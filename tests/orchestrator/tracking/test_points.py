@@ -24,11 +24,12 @@ class Folded:
 
     def __init__(self, *events: Event, flops: float | None = 2e9) -> None:
         self.said: list[str] = []
-        self.fold = Fold(spent_at, lambda attempt: flops, self.said.append)
+        self.fold = Fold(spent_at, lambda attempt: flops)
         self.points: dict[int | None, list[Point]] = {}
         for one in events:
             for run, points in self.fold.add(one).items():
                 self.points.setdefault(run, []).extend(points)
+            self.said += self.fold.remarks
 
     def of(self, name: str, run: int | None = None) -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in self.points.get(run, []) if point.name == name]
@@ -115,5 +116,5 @@ def test_totals_have_the_attempt_as_their_step_and_a_time_of_their_own() -> None
 
 @pytest.mark.parametrize("time", [1e11, 1e300])
 def test_a_mad_clock_stays_in_the_range_of_the_database(time: float) -> None:
-    fold = Fold(lambda moment: spent(1.0, RATE), lambda attempt: None, print)
+    fold = Fold(lambda moment: spent(1.0, RATE), lambda attempt: None)
     assert fold.add(progress(1, 1).model_copy(update={"time": time}))[None][0].time == 10**14
