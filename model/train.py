@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from model.metrics import NotFinite
 from model.recipe import Recipe
 from model.reporting import Reporter
 from model.stall import StackDump
+from model.tasks.evaluation import evaluate_prepared, prepare_tasks
+from model.tasks.task import load_tasks
 from model.tokenizer import Tokenizer
 from model.transformer import CausalLM
 from model.weights import load_weights, write_weights
@@ -118,7 +121,15 @@ def _loop(
         store=_store(assignment),
         reporter=assignment.reporter,
         alive=alive,
+        tasks=_tasks(recipe, engine, tokenizer),
     )
+
+
+def _tasks(recipe: Recipe, engine: ZeroEngine, tokenizer: Tokenizer) -> list[Callable[[], dict[str, float]]]:
+    """What scores each task of an evaluation."""
+    prepared = prepare_tasks(load_tasks(recipe.eval_tasks), tokenizer, recipe.sequence_length)
+    sizes = (recipe.sequence_length, recipe.layout.micro_batch, tokenizer.end_of_text)
+    return [partial(evaluate_prepared, engine, [one], *sizes) for one in prepared]
 
 
 def _store(assignment: Assignment) -> Store:

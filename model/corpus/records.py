@@ -153,7 +153,7 @@ def _border(file: Any, place: int, size: int) -> int:  # noqa: ANN401
     for mark in (b"\n\n", b"\n"):
         if (found := near.find(mark)) >= 0:
             return place + found + len(mark)
-    return place + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), 0)
+    return place + next((i for i, byte in enumerate(near) if byte & 0xC0 != 0x80), len(near))
 
 
 # ------------------------------------------------------------------ JSON lines

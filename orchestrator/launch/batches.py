@@ -1,11 +1,14 @@
-"""Chooses how batches grow and what they are mixed from. Called by `orchestrator.launch.choose` only."""
+"""Chooses how batches grow, what they are mixed from, and what is asked of the model on the way.
+
+Called by `orchestrator.launch.choose` only.
+"""
 
 from __future__ import annotations
 
 from model.dataset import DatasetManifest
 from model.ramp import BatchStage, ramp
 from model.recipe import Layout, SourceWeight
-from orchestrator.launch.choices import Choices, refusal
+from orchestrator.launch.choices import Choices, absolute, refusal
 from orchestrator.spec import TrainingJob
 
 _START_SHARE = 5
@@ -50,3 +53,17 @@ def choose_mixture(job: TrainingJob, manifest: DatasetManifest) -> tuple[SourceW
         )
     weights = {one.source: one.weight for one in wanted}
     return tuple(SourceWeight(source=name, weight=weights[name]) for name in names)
+
+
+def choose_tasks(job: TrainingJob) -> tuple[str, ...]:
+    """Files of evaluation tasks, each read now: what is wrong with one shows before anything starts."""
+    files = tuple(absolute(task) for task in job.spec.training.evaluation.tasks)
+    try:
+        from model.tasks.task import load_tasks  # needs jinja2, which a controller's image may lack
+
+        load_tasks(files)
+    except ImportError:
+        pass  # the workers will read them
+    except (ValueError, OSError) as error:
+        raise refusal("training.evaluation.tasks", str(error)) from None
+    return files

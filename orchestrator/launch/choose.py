@@ -21,7 +21,7 @@ from model.presets import preset
 from model.ramp import BatchSchedule
 from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, Recipe, Schedule
 from orchestrator.errors import InvalidJob, Problem
-from orchestrator.launch.batches import choose_batches, choose_mixture
+from orchestrator.launch.batches import choose_batches, choose_mixture, choose_tasks
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan.hardware import accelerator
@@ -90,7 +90,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         checkpoint=_checkpointing(job, storage, choose),
         eval_every_steps=every,
         eval_tokens=tokens,
-        eval_tasks=tuple(absolute(task) for task in spec.training.evaluation.tasks),
+        eval_tasks=choose_tasks(job),
         sample_tokens=spec.training.sample_tokens,
         device="cpu" if on_cpu else "cuda",
         peak_flops=None if on_cpu else accelerator(spec.compute.accelerator).bf16_flops,

@@ -135,7 +135,7 @@ def test_training_equals_the_steps_written_out(bench: Bench) -> None:
     loop.run()
     recipe = loop.recipe
     assert recipe.multi_token.switch_step < recipe.steps > recipe.balance.bias_stop_step  # both are crossed
-    _, losses = bench.written_out(recipe, list(range(8)))
+    engine, losses = bench.written_out(recipe, list(range(8)))
     assert [m["train/loss"] for m in reporter.steps.values()] == pytest.approx(losses, rel=1e-6)
     assert_same_weights(loop, engine)
 
