@@ -5,14 +5,14 @@
 Reads JSON lines, drops equal documents, holds out a share by hash, tokenizes with one tokenizer (learned before, not
 timed), and writes shards, with two processes each. Every run is a process of its own, in turns, with fresh folders:
 tokens per CPU second (all processes, imports included) and peak memory (PSS summed over the processes every 50 ms; also
-what of it is anonymous, since mapped files can be dropped from memory). Ratios are medians over the pairs; above 1 ours is
-quicker or larger. Both must write the same number of tokens.
+what of it is anonymous, since mapped files can be dropped from memory). Ratios, ours to theirs, are medians over the
+pairs. All must write the same number of tokens.
 
 Three ways: `fathom`; `datasets`, as one usually does it; `datasets-checked`, which also does what ours does besides:
 decode every document and compare, hash the shards, the baselines of the held-out text.
 
-Without CORPUS the text is the Python files of this interpreter's libraries, again with another first line until there is
-enough. `--write FILE` only writes that corpus.
+Without CORPUS the text is the Python files of this interpreter's libraries, again with another first line until there
+is enough. `--write FILE` only writes that corpus.
 """
 
 from __future__ import annotations

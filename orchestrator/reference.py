@@ -39,6 +39,7 @@ def _rows(path: str, schema: dict[str, Any]) -> list[str]:
             continue
         default = "required" if name in required else _default(field)
         rows.append(f"| {where} | {_kind(field)} | {default} | {_text(field)} |")
+        rows += _rows(f"{where}[]", field.get("items", {}))
     return rows
 
 
@@ -48,7 +49,8 @@ def _kind(field: dict[str, Any]) -> str:
         return " \\| ".join(f"`{value}`" for value in field["enum"])
     low, high = field.get("minimum"), field.get("maximum")
     bounds = f" {low if low is not None else ''} to {high if high is not None else ''}" if low is not None else ""
-    return f"{field['type']}{bounds}"
+    items = f" of {field['items']['type']}s" if "items" in field else ""
+    return f"{field['type']}{items}{bounds}"
 
 
 def _default(field: dict[str, Any]) -> str:

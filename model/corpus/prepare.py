@@ -281,7 +281,11 @@ def _limits(job: _Job, threshold: bytes) -> tuple[bytes, ...]:
         lowest = next((one.lowest[index] for one in job.selections if one.lowest[index]), None)
         highest = next((one.highest[index] for one in reversed(job.selections) if one.highest[index]), None)
         if train + heldout < 1 or (len(job.mixture.sources) == 1 and train + heldout < 2):
-            needed = "at least 2 are needed (one to train on, one held out)" if len(job.mixture.sources) < 2 else "1 is needed"
+            needed = (
+                "at least 2 are needed (one to train on, one held out)"
+                if len(job.mixture.sources) < 2
+                else "1 is needed"
+            )
             raise ValueError(
                 f"{source.uri} has {train + heldout} usable document(s), {needed}; skipped: "
                 f"{job.skips.get(index, Skips())}{_advice(job, index)}"
@@ -296,7 +300,9 @@ def _limits(job: _Job, threshold: bytes) -> tuple[bytes, ...]:
         limits.append(limit)
         held += heldout
     if not held:
-        raise ValueError("no document is held out: at least one source needs 2 documents (one to train on, one held out)")
+        raise ValueError(
+            "no document is held out: at least one source needs 2 documents (one to train on, one held out)"
+        )
     return tuple(limits)
 
 
@@ -364,8 +370,9 @@ def _encode(job: _Job, name: str, dtype: str) -> list[Encoded]:
         job.progress("encoding", done, size)
 
     where = job.work.result / TOKENIZER
+    sha256 = _sha256(where.read_bytes())
     pieces = [
-        Encoding(bucket, job.runs, job.limits, where, name, dtype, job.fim_rate, job.work)
+        Encoding(bucket, job.runs, job.limits, where, sha256, name, dtype, job.fim_rate, job.work)
         for bucket in range(job.buckets)
     ]
     job.pool.map(encode, pieces, took)

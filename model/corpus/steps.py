@@ -201,6 +201,7 @@ class Encoding:
     limits: tuple[bytes, ...]
     """Hashes below are held out, by source."""
     tokenizer: Path
+    tokenizer_sha256: str
     tokenizer_name: str
     """For errors: the file that the user gave."""
     dtype: str
@@ -222,7 +223,7 @@ def encode(job: Encoding) -> Encoded:
     marker = job.work.encoded / f"bucket-{job.bucket:05d}.json"
     if (found := read_marker(marker)) is not None:
         return Encoded(**{key: _tuples(value) for key, value in found.items()})
-    tokenizer = _tokenizer(job.tokenizer, job.tokenizer_name)
+    tokenizer = _tokenizer(job.tokenizer, job.tokenizer_sha256, job.tokenizer_name)
     rows = selected_rows(job.work, job.bucket)
     sides = sides_of(rows, job.limits)
     parts: list[tuple[list[Any], list[Any]]] = [([], []) for _ in job.limits]
@@ -285,7 +286,8 @@ def _inexact(raw: bytes, tokenizer: Tokenizer) -> str:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(path: Path, name: str) -> Tokenizer:
+def _tokenizer(path: Path, sha256: str, name: str) -> Tokenizer:
+    """`sha256` tells apart the files that have been at the same path."""
     return Tokenizer.from_json(path.read_text(encoding="utf-8"), name)
 
 

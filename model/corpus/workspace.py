@@ -65,7 +65,7 @@ def read_marker(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text())
         sizes = content.pop("files")
         whole = all((path.parent / name).stat().st_size == size for name, size in sizes.items())
-    except (FileNotFoundError, ValueError, LookupError, AttributeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return content if whole else None
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ class Order:
     """Sequences 0..sum(counts)-1, those of each source after each other, in the order of training.
 
     Without weights all sequences are shuffled together: every source is seen once an epoch. With weights each block of
-    BLOCK samples takes from every source by its share, in an order of its own, and each source has its own epochs.
+    BLOCK samples takes from every source by its share, in an order of its own, and each source has its own epochs: none
+    of its sequences is seen again before all of them were.
     """
 
     counts: tuple[int, ...]
@@ -46,11 +48,8 @@ class Order:
         numbers = np.arange(first, first + count, dtype=np.int64)
         if self.weights is None:
             return _shuffled(numbers, f"fathom sample order 1 {seed}", sum(self.counts))
-        slots = _shuffled(numbers, f"fathom mixture 1 {seed}", BLOCK)
-        quotas = np.array(shares(self.weights))
-        ends, offsets = np.cumsum(quotas), np.cumsum((0, *self.counts[:-1]))
-        source = np.searchsorted(ends, slots, side="right")
-        nth = numbers // BLOCK * quotas[source] + slots - (ends - quotas)[source]  # of this source, from 0
+        source, nth = _sources(numbers, seed, shares(self.weights))
+        offsets = np.cumsum((0, *self.counts[:-1]))
         out = np.empty_like(numbers)
         for index in np.unique(source):
             mine = source == index
@@ -76,6 +75,31 @@ def shares(weights: Sequence[float]) -> tuple[int, ...]:
     for index in order[: BLOCK - sum(found)]:
         found[index] += 1
     return tuple(found)
+
+
+def _sources(
+    numbers: NDArray[np.int64], seed: int, quotas: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each sample the source, and how many samples of that source come before it."""
+    source, nth = np.empty_like(numbers), np.empty_like(numbers)
+    blocks, places = np.divmod(numbers, BLOCK)
+    for block in np.unique(blocks):
+        mine = blocks == block
+        order, before = _block(seed, int(block), quotas)
+        source[mine] = order[places[mine]]
+        nth[mine] = before[places[mine]] + block * np.array(quotas)[source[mine]]
+    return source, nth
+
+
+@lru_cache(maxsize=16)
+def _block(seed: int, block: int, quotas: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[BLOCK] source of each sample of a block, and how many of the same source come before it in the block."""
+    slots = _permute(np.arange(BLOCK, dtype=np.uint64), f"fathom mixture 1 {seed} {block}", BLOCK)
+    source = np.searchsorted(np.cumsum(quotas), slots, side="right")
+    before = np.empty_like(source)
+    for index, quota in enumerate(quotas):
+        before[source == index] = np.arange(quota)
+    return source, before
 
 
 def _shuffled(numbers: NDArray[np.int64], key: str, size: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.dataset import local_path
 from model.tasks.example import METRICS, Kind, Templates
 from model.tasks.reading import kind_of, read_yaml_text
-from model.tasks.render import check_template
+from model.tasks.templates import check_template
 
 _KINDS: Mapping[str, Kind] = {"multiple_choice": "multiple_choice", "loglikelihood": "completion"}
 _REFUSED = {

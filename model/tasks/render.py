@@ -7,23 +7,11 @@ the number of a choice. Where the choices are contexts, the text is such a numbe
 from __future__ import annotations
 
 import ast
-import re
-from functools import lru_cache
 from typing import Any
-
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 
 from model.tasks.example import Example, Templates
 from model.tasks.reading import Row, kind_of
-
-
-def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) -> str:
-    return re.sub(pattern, replacement, text, count=count)
-
-
-_JINJA = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-_JINJA.filters["regex_replace"] = _regex_replace  # lm-eval has it too
+from model.tasks.templates import compiled
 
 
 def render(row: Row, templates: Templates) -> Example:
@@ -120,28 +108,15 @@ def _value(row: Row, name: str, template: str | int, *, numbers: bool) -> Any:  
 
 def _rendered(row: Row, name: str, template: str) -> str:
     try:
-        return _compiled(template).render(row.fields)
+        return compiled(template).render(row.fields)
     except Exception as error:  # noqa: BLE001 - a template may do anything to a document that it does not fit
         have = ", ".join(sorted(row.fields)) or "none"
         raise ValueError(f"{row.where}: {name} cannot be made: {error}; the line's fields are: {have}") from None
 
 
-@lru_cache(maxsize=256)
-def _compiled(template: str) -> Template:
-    return _JINJA.from_string(template)
-
-
 def gives_number(row: Row, templates: Templates) -> bool:
     """Whether doc_to_text gives the number of a choice, by which lm-eval knows that the choices are contexts."""
     return isinstance(_value(row, "doc_to_text", templates.text, numbers=True), int)
-
-
-def check_template(name: str, template: str) -> None:
-    """ValueError for a template that does not parse."""
-    try:
-        _compiled(template)
-    except TemplateError as error:
-        raise ValueError(f"{name} is not a Jinja2 template: {error}") from None
 
 
 def _description(row: Row, templates: Templates) -> str:

@@ -226,7 +226,8 @@ def inspect(
         return
     from rich.console import Console
 
-    _show(Console(file=sys.stdout), content)
+    console = Console(file=sys.stdout)
+    _show(console if console.is_terminal else Console(file=sys.stdout, width=120), content)
 
 
 def _inspection(dataset: Path, count: int, seed: int, verify: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -39,6 +40,11 @@ class Evaluation:
     examples: dict[str, list[dict[str, Any]]]
     """By task: what was chosen, and how likely it was."""
 
+    def content(self) -> dict[str, Any]:
+        """For JSON, which has no infinities: null stands for what is not a finite number."""
+        finite = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        return asdict(self) | {"metrics": finite}
+
 
 def evaluate_command(
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/mini-20260101-120000.")],
@@ -65,8 +71,8 @@ def evaluate_command(
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
     if output is Format.json:
-        content = {name: value for name, value in asdict(found).items() if name != "examples"}
-        typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1))
+        content = {name: value for name, value in found.content().items() if name != "examples"}
+        typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1, allow_nan=False))
     else:
         _print_table(found)
     _remark(f"{found.source}; what was chosen for each example: {path}")
@@ -110,7 +116,7 @@ def _keep(record: Record, resolved: Resolved, found: Evaluation) -> Path:
 
     path = record.folder.artifacts / f"evaluation-step-{found.step}.json"
     try:
-        replace_file(path, json.dumps(asdict(found), indent=1, default=str))
+        replace_file(path, json.dumps(found.content(), indent=1, allow_nan=False))
         shared_log(record.folder.events).append(
             "evaluated",
             job=record.uid,

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from model.dataset import DatasetManifest
+from model.dataset import DatasetManifest, content_digest
 from model.flops import count, flops_per_token
 from model.recipe import Recipe
 from orchestrator.controller.observe import Observation
@@ -73,8 +73,15 @@ def data_tags(data: Data, manifest: DatasetManifest) -> dict[str, str]:
 
 
 def dataset_refs(uri: str, manifest: DatasetManifest) -> tuple[DatasetRef, ...]:
-    """The data as MLflow's inputs of a run; each with a name of its own (see `DatasetRef`)."""
-    return (DatasetRef(name=Path(uri).name, digest=manifest.digest, source=uri),)
+    """The data as MLflow's inputs of a run, one for each source and one for what is held out; each with a name of its
+    own (see `DatasetRef`)."""
+    name, sha256 = Path(uri).name, manifest.tokenizer.sha256
+    parts = [
+        DatasetRef(f"{name}-{source.name}", content_digest(sha256, source.train.shards), source.uri)
+        for source in manifest.sources
+    ]
+    heldout = [shard for source in manifest.sources for shard in source.heldout.shards]
+    return (*parts, DatasetRef(f"{name}-heldout", content_digest(sha256, heldout), uri, "evaluation"))
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ def test_what_unpacks_to_very_much_is_not_held_in_memory(
     manifest = made(source, tmp_path / "out", max_document_bytes=MIB, include=["*0.txt", f"0-{name}", f"1-{name}"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 40 * MIB
+    assert peak < 60 * MIB
     assert set(skipped(manifest)) <= {"binary", "duplicate", "too_large"}
     assert skipped(manifest)
 

@@ -151,6 +151,20 @@ def test_for_people(cli: Cli, record: Record, data: Path, tasks: Path) -> None:
     assert len(next(line for line in lines if line[0] == "stones/acc")) == 3
 
 
+def test_what_is_not_finite_is_null_for_programs(
+    cli: Cli, record: Record, data: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(record, data)
+    endless = {"eval/stones/perplexity": math.inf, "eval/stones/acc": math.nan}
+    monkeypatch.setattr("model.tasks.results.task_metrics", lambda task, scores: endless)
+    found = json.loads(cli(record.folder.root, "--task", tasks, "-o", "json")[0], parse_constant=pytest.fail)
+    assert (found["metrics"]["eval/stones/perplexity"], found["metrics"]["eval/stones/acc"]) == (None, None)
+    json.loads(Path(found["artifact"]).read_text(), parse_constant=pytest.fail)
+    [event] = events(record)
+    assert "eval/loss" in event.metrics
+    assert not endless.keys() & event.metrics.keys()
+
+
 def test_the_runs_own_tasks_are_the_default(cli: Cli, record: Record, data: Path, tasks: Path) -> None:
     finished(record, data, eval_tasks=(str(tasks),))
     out, _ = cli(record.folder.root, "-o", "json")
