@@ -23,6 +23,8 @@ class Observation:
     """The newest facts of a job, from its events."""
 
     steps: int
+    total_tokens: int = 0
+    """Of the whole run."""
     step: int = 0
     tokens: int = 0
     attempt: int = 0
@@ -73,7 +75,7 @@ class Observation:
         speed = self.tokens_per_second
         if not speed or not self.step:
             return None
-        return (self.steps - self.step) * (self.tokens / self.step) / speed
+        return max(0, self.total_tokens - self.tokens) / speed
 
 
 def remark_on(event: Event) -> str | None:

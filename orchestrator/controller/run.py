@@ -70,6 +70,7 @@ class LocalRun:
         self.observation = self.history.observation
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
+        self.observation.total_tokens = self.resolved.recipe.total_tokens
         self.tracking = Tracking(record, settings, say)
 
     def order_stop(self, reason: str) -> None:

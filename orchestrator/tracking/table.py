@@ -93,13 +93,13 @@ def surviving(events: Iterable[Event]) -> list[Progress]:
 
 
 def evaluated(events: Iterable[Event]) -> dict[int, dict[str, float]]:
-    """By step, what was measured outside of training; the newest value counts, and none of a state that is lost."""
+    """By step, what was measured outside of training; the first value stays (as in MLflow), none of a lost state."""
     found: dict[int, dict[str, float]] = {}
     for event in events:
         if isinstance(event, Started):
             found = {step: kept for step, kept in found.items() if step <= event.step}
         elif isinstance(event, Evaluated):
-            found[event.step] = found.get(event.step, {}) | event.metrics
+            found[event.step] = event.metrics | found.get(event.step, {})
     return found
 
 
@@ -113,7 +113,7 @@ def _row(event: Progress, used: Spent, evaluation: Mapping[str, float]) -> Row:
     """A metric that has the name of a fixed column must not stand in its place."""
     fixed = {"step": event.step, "time": event.time, "attempt": event.attempt, "tokens": event.tokens}
     fixed |= {"hours": float(used.seconds / 3600), "cost": float(used.amount)}
-    return fixed | {n: v for n, v in (event.metrics | dict(evaluation)).items() if n not in fixed}
+    return fixed | {n: v for n, v in (dict(evaluation) | event.metrics).items() if n not in fixed}
 
 
 # Files

@@ -37,7 +37,9 @@ def test_a_duplicate_belongs_to_the_first_source(tmp_path: Path) -> None:
 
 def test_weights_licences_and_provenance_are_in_the_manifest(tmp_path: Path) -> None:
     fields = {"license": "MIT", "provenance": "a dump", "weight": 3}
-    found = made(mixture(tmp_path, web=(texts(9), fields), code=(texts(9, first=50), {"weight": 0.5})), tmp_path / "out")
+    found = made(
+        mixture(tmp_path, web=(texts(9), fields), code=(texts(9, first=50), {"weight": 0.5})), tmp_path / "out"
+    )
     web, code = found.sources
     assert (web.weight, code.weight) == (3, 0.5)
     assert (web.license, web.provenance, code.license) == ("MIT", "a dump", "")
@@ -47,9 +49,7 @@ def test_weights_licences_and_provenance_are_in_the_manifest(tmp_path: Path) -> 
 
 
 def test_every_source_with_two_documents_holds_one_out(tmp_path: Path) -> None:
-    sources = mixture(
-        tmp_path, many=(texts(40), {}), two=(texts(2, first=100), {}), single=(texts(1, first=200), {})
-    )
+    sources = mixture(tmp_path, many=(texts(40), {}), two=(texts(2, first=100), {}), single=(texts(1, first=200), {}))
     found = made(sources, tmp_path / "out", heldout_share=1e-9)
     assert [source.heldout.documents for source in found.sources] == [1, 1, 0]
     assert [source.train.documents for source in found.sources] == [39, 1, 1]

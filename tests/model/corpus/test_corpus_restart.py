@@ -3,6 +3,7 @@
 import errno
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import model.corpus.runs
 import model.corpus.units
 import model.corpus.workspace
 from model.corpus import steps
+from model.corpus.listing import Member
+from model.corpus.prepare import Progress
+from model.corpus.records import Record
+from model.corpus.runs import RunWriter
+from model.corpus.units import Part
 from model.corpus.workspace import workspace
 
 STEPS = ("read", "select", "encode", "assemble")
@@ -38,15 +44,15 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     before = steps.write_marker
 
-    def count(path: Path, *rest: Any) -> None:
-        before(path, *rest)
+    def count(path: Path, content: dict[str, Any], files: Iterable[Path] = ()) -> None:
+        before(path, content, files)
         counts[path.parent.name + ("/shard" if path.name.startswith("shard") else "")] += 1
 
     monkeypatch.setattr(steps, "write_marker", count)
     return counts
 
 
-def stop_at(phase: str, number: int) -> Any:
+def stop_at(phase: str, number: int) -> Progress:
     """A progress that raises at the n-th call of a phase."""
     seen: Counter[str] = Counter()
 
@@ -63,9 +69,7 @@ PIECES += [("encoding", n) for n in (1, 2, 4)] + [("assembling", n) for n in (1,
 
 
 @pytest.mark.parametrize(("phase", "number"), PIECES)
-def test_stopped_at_any_piece(
-    corpus: Path, tmp_path: Path, done: Counter[str], phase: str, number: int
-) -> None:
+def test_stopped_at_any_piece(corpus: Path, tmp_path: Path, done: Counter[str], phase: str, number: int) -> None:
     options = {"shard_tokens": 700}
     whole = made(corpus, tmp_path / "whole", **options)
     once = Counter(done)
@@ -118,7 +122,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(
     whole = made(corpus, tmp_path / "whole")
     before = model.corpus.runs.RunWriter.flush
 
-    def half(self: Any) -> None:
+    def half(self: RunWriter) -> None:
         before(self)
         if self.stem == "unit-000002":
             path = self.folder / f"{self.stem}.0.txt"
@@ -196,8 +200,8 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
 ) -> None:
     before = steps.read_part
 
-    def change(member: Any, *rest: Any) -> Any:
-        yield from before(member, *rest)
+    def change(member: Member, part: Part, field: str, limit: int) -> Iterator[Record]:
+        yield from before(member, part, field, limit)
         if member.name == "sub/7.txt":
             (source / "sub" / "7.txt").write_text("replaced")
 
@@ -207,7 +211,10 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(
 
 
 def test_a_second_one_at_the_same_time_is_refused(corpus: Path, tmp_path: Path) -> None:
-    with workspace(tmp_path / "out"), pytest.raises(FileExistsError, match="another process is preparing .*/out: wait"):
+    with (
+        workspace(tmp_path / "out"),
+        pytest.raises(FileExistsError, match=r"another process is preparing .*/out: wait"),
+    ):
         made(corpus, tmp_path / "out")
     made(corpus, tmp_path / "out")
 
@@ -220,7 +227,7 @@ def test_an_interrupted_start_anew_takes_nothing_up(
     with pytest.raises(Stopped):
         made(corpus, tmp_path / "out", progress=stop_at("encoding", 3))
 
-    def stop(path: Path, **_: Any) -> None:
+    def stop(path: Path, **_: object) -> None:
         for file in path.glob("*.0.*"):
             file.unlink()
         raise Stopped

@@ -22,7 +22,7 @@ METRICS = {
 
 
 def snapshot(step: int = 4, *, stopping: bool = False, metrics: dict[str, float] | None = None) -> Snapshot:
-    seen = Observation(steps=8)
+    seen = Observation(steps=8, total_tokens=512)
     if step:
         seen.add(event("started", 0.0, step=0, tokens=0, world_size=2))
         told = METRICS if metrics is None else metrics

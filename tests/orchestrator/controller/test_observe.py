@@ -14,7 +14,7 @@ def event(kind: str, attempt: int = 1, **fields: Any) -> Event:  # noqa: ANN401 
 
 
 def test_a_run_with_a_worker_restart_and_a_second_attempt() -> None:
-    seen = Observation(steps=10)
+    seen = Observation(steps=10, total_tokens=500)
     seen.add(event("started", step=0, tokens=0, world_size=2))
     assert seen.seconds_left is None
     for step in (1, 2, 3):

@@ -22,7 +22,7 @@ SAVED = event("checkpoint-committed", 13.0, step=2, uri="x", size_bytes=1, secon
 
 def status(events: Sequence[Event], held: Sequence[Held], **changes: Any) -> JobStatus:  # noqa: ANN401 - fields
     plan = resolved(attempt=held[-1].attempt, **changes)
-    seen = Observation(steps=8)
+    seen = Observation(steps=8, total_tokens=8 * 64)
     for one in events:
         seen.add(one)
     run = Reference("3", "abc", None)
@@ -122,7 +122,7 @@ def test_a_speed_beyond_all_bounds_does_not_end_the_launcher(speed: float) -> No
 
 def test_without_a_record_of_held_time_there_is_still_a_status() -> None:
     events = [UP, STEP, event("ended", 15.0, outcome="succeeded", step=8)]
-    seen = Observation(steps=8)
+    seen = Observation(steps=8, total_tokens=8 * 64)
     for one in events:
         seen.add(one)
     found = job_status(resolved(), seen, events, build_ledger(events, [], RATE), [], None)

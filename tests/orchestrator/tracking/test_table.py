@@ -87,11 +87,11 @@ def test_rows_are_those_of_the_last_way_to_each_step(drawn: list[tuple[bool, int
     assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
 
 
-def test_evaluations_join_the_row_of_their_step_and_the_newest_counts() -> None:
+def test_evaluations_join_the_row_of_their_step_and_the_first_stays() -> None:
     story = [started(0.0), done(1.0, 1, **{"eval/loss": 3.0}), done(2.0, 2)]
     story += [judged(8.0, 1, **{"eval/loss": 2.0, "eval/a": 1.0}), judged(9.0, 1, **{"eval/a": 2.0})]
     first, second = table(*story).rows
-    assert (first["eval/loss"], first["eval/a"]) == (2.0, 2.0)
+    assert (first["eval/loss"], first["eval/a"]) == (3.0, 1.0)
     assert not second.keys() - set(FIXED)
 
 
