@@ -113,7 +113,8 @@ def _row(event: Progress, used: Spent, evaluation: Mapping[str, float]) -> Row:
     """A metric that has the name of a fixed column must not stand in its place."""
     fixed = {"step": event.step, "time": event.time, "attempt": event.attempt, "tokens": event.tokens}
     fixed |= {"hours": float(used.seconds / 3600), "cost": float(used.amount)}
-    return fixed | {n: v for n, v in (dict(evaluation) | event.metrics).items() if n not in fixed}
+    found = event.metrics | {name: value for name, value in evaluation.items() if name not in event.metrics}
+    return fixed | {name: value for name, value in found.items() if name not in fixed}
 
 
 # Files
