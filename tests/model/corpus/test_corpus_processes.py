@@ -93,7 +93,7 @@ def die(number: int) -> int:
 
 
 def test_a_process_that_dies_is_told() -> None:
-    with Pool(2) as pool, pytest.raises(ChildProcessError, match="one of the 2 processes died.*fewer --workers"):
+    with Pool(2) as pool, pytest.raises(ChildProcessError, match=r"one of the 2 processes died.*fewer --workers"):
         pool.map(die, list(range(20)), lambda result: None)
 
 
