@@ -6,12 +6,14 @@ file (a pipe would wait for ever). The listing is sorted, so that the same files
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -51,7 +53,12 @@ class Member:
 def list_source(index: int, source: Source, skips: Skips) -> list[Member]:
     """All files of a source that are to be read; FileNotFoundError or ValueError where there is none."""
     path = local_path(source.uri)
-    found = _list_local(source, path.expanduser(), skips) if path is not None else _list_remote(source, skips)
+    with client_errors(source.uri):
+        found = list(
+            _list_local(source, Path(os.path.expanduser(path)), skips)
+            if path is not None
+            else _list_remote(source, skips)
+        )
     members: list[Member] = []
     for name, url, size, stamp, alone in found:
         if name.lower().endswith(ARCHIVES):
@@ -78,9 +85,23 @@ def stamp_of(url: str) -> tuple[int, str]:
     if path is not None:
         state = path.stat()
         return state.st_size, str(state.st_mtime_ns)
-    fs, inner = fsspec.core.url_to_fs(url)
-    info = fs.info(inner)
+    with client_errors(url):
+        fs, inner = fsspec.core.url_to_fs(url)
+        info = fs.info(inner)
     return _size(info, url), _version(info)
+
+
+@contextmanager
+def client_errors(url: str) -> Iterator[None]:
+    """OSError for what client libraries raise when a server does not answer, or refuses; not for this machine."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:
+        if local_path(url) is not None:
+            raise
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", url) from error
 
 
 def wanted(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -55,9 +55,10 @@ class Mixture(Frozen):
 
 def source_name(uri: str) -> str:
     """A name for a source that has none: the last part of its address that can be one."""
-    parts = [re.sub(r"[^a-z0-9_-]+", "-", part.lower()).strip("-_") for part in re.split(r"[/\\]", uri)]
-    usable = [part[:32].strip("-_") for part in parts if part and part not in ("jsonl", "parquet")]
-    return usable[-1] if usable else "text"
+    plain = [part.lower() for part in re.split(r"[/\\]", uri) if not re.search(r"[*?\[\]]", part)]
+    stems = [re.sub(r"(\.(txt|md|jsonl|ndjson|json|parquet|arrow|gz|bz2|xz|zst))+$", "", part) for part in plain]
+    names = [re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:32].strip("-_") for stem in stems]
+    return next((name for name in reversed(names) if name), "text")
 
 
 def is_mixture(uri: str) -> bool:

@@ -27,7 +27,7 @@ def require_apart(uri: str, out: Path) -> None:
     path = local_path(uri)
     if path is None:
         return
-    source = Path(os.path.realpath(path.expanduser()))
+    source = Path(os.path.realpath(os.path.expanduser(path)))
     if out == source or source in out.parents:
         raise ValueError(f"the output {out} lies inside the source {source}: choose a folder outside of it")
     if out in source.parents:

@@ -129,7 +129,7 @@ def prepare(
     Raises FileNotFoundError (no source), FileExistsError (`out` holds something else, or another process is at it;
     `force` replaces a dataset, never other files) and ValueError (everything else that the caller can mend).
     """
-    out = Path(os.path.realpath(Path(out).expanduser()))
+    out = Path(os.path.realpath(os.path.expanduser(out)))
     ready, fim_rate = _checked(options)
     skips: dict[int, Skips] = {}
     members: list[Member] = []

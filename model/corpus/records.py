@@ -20,6 +20,7 @@ from typing import Any
 from model.corpus.listing import Member, open_member
 from model.corpus.skips import Kind
 from model.corpus.units import Part
+from model.dataset import local_path
 from model.tokenizer import pieces
 
 MIB = 1024 * 1024
@@ -63,6 +64,9 @@ def read_part(member: Member, part: Part, text_field: str, max_document_bytes: i
         yield Record(-1, None, "damaged")
     except OSError as error:
         # gzip, bz2 and pyarrow say so of damaged content too; a file system's errors have a number
+        silent = isinstance(error, TimeoutError | ConnectionError)
+        if silent or (local_path(member.url) is None and error.errno and not isinstance(error, PermissionError)):
+            raise  # not what the file holds: a server that does not answer now
         yield Record(-1, None, "damaged" if error.errno is None else "unreadable")
 
 

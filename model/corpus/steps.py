@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.corpus.fim import divide, is_rearranged
-from model.corpus.listing import Member, stamp_of
+from model.corpus.listing import Member, client_errors, stamp_of
 from model.corpus.records import read_part
 from model.corpus.runs import INDEX, Index, RunWriter, Texts, batches, bucket_rows, hashes
 from model.corpus.skips import Skips
@@ -68,13 +68,14 @@ def read(job: Reading) -> Read:
     for part, member in zip(job.unit.parts, job.members, strict=True):
         _require_unchanged(member)
         own = skips.setdefault(member.source, Skips())
-        for record in read_part(member, part, job.fields[member.source], job.max_document_bytes):
-            if record.text is None:
-                assert record.skip is not None
-                own.add(record.skip, label(member, record.place))
-            else:
-                writer.add(member.source, part.member, record.place, record.text)
-                documents, size = documents + 1, size + len(record.text)
+        with client_errors(member.url):
+            for record in read_part(member, part, job.fields[member.source], job.max_document_bytes):
+                if record.text is None:
+                    assert record.skip is not None
+                    own.add(record.skip, label(member, record.place))
+                else:
+                    writer.add(member.source, part.member, record.place, record.text)
+                    documents, size = documents + 1, size + len(record.text)
         _require_unchanged(member)
     writer.flush()
     names = tuple(f"{stem}.{number}" for number in range(writer.runs))
@@ -93,7 +94,7 @@ def label(member: Member, place: int) -> str:
 def _require_unchanged(member: Member) -> None:
     try:
         now = stamp_of(member.url)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{member.url} was there a moment ago: {error}; run the command again") from None
     if now != (member.size, member.stamp):
         raise ValueError(f"{member.url} changed while it was being prepared: run the command again")

@@ -75,7 +75,7 @@ def _parts(number: int, member: Member, max_document_bytes: int, skips: Skips) -
     try:
         with open_member(member.url) as file:
             binary = b"\0" in file.read(HEAD)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         skips.add("unreadable", member.name)
         return []
     if binary:  # a film, for one: not to be read to its end

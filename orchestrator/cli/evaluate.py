@@ -70,6 +70,7 @@ def evaluate_command(
     with _talking(), _explained():
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
+    _tell_mlflow(record)
     if output is Format.json:
         content = {name: value for name, value in found.content().items() if name != "examples"}
         typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1, allow_nan=False))
@@ -87,7 +88,7 @@ def _evaluate(
     from orchestrator.cli.evaluated import opened
 
     recipe = resolved.recipe
-    uris = list(tasks) if tasks else list(getattr(recipe, "eval_tasks", ()))
+    uris = list(tasks) if tasks else list(recipe.eval_tasks)
     loaded = load_tasks(uris)  # first: mistakes in them should not cost the loading of a model
     rows = batch or recipe.layout.micro_batch
     with opened(record, resolved, step, _remark) as model:
@@ -129,6 +130,23 @@ def _keep(record: Record, resolved: Resolved, found: Evaluation) -> Path:
     except OSError as error:
         raise RunFailed(f"the result cannot be written to {record.folder.root}: {error.strerror or error}") from error
     return path
+
+
+def _tell_mlflow(record: Record) -> None:
+    """Unless another process follows the run: it will."""
+    from importlib.util import find_spec
+
+    if find_spec("mlflow") is None:
+        return
+    from orchestrator.controller.sync import is_followed, sync_run
+    from orchestrator.settings import Settings
+
+    if is_followed(record.folder):
+        return
+    with _talking():
+        why = sync_run(record, Settings.load(), _remark)
+    if why is not None:
+        _remark(f"MLflow is behind ({why}): `fathom sync {record.folder.root}` sends what is missing")
 
 
 # Talking

@@ -11,6 +11,7 @@ import typer
 
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.data import data_app
+from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.generate import generate_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
 app.command("generate")(generate_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)

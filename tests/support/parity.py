@@ -71,6 +71,16 @@ def matrix(world: int) -> list[Case]:
     return cases
 
 
+def sample(world: int) -> list[Case]:
+    """What the tests run: all of two processes, and of four each stage and each expert size once. `make trust` runs the
+    whole matrix."""
+    kept = {(0, 4), (1, 2), (2, 1), (3, 4)}
+    cases = matrix(world)
+    if world == 2:
+        return cases
+    return [c for c in cases if (c.recipe.layout.zero_stage, c.recipe.layout.expert_parallel) in kept]
+
+
 def growing(of: Layout) -> Recipe:
     """Batches that grow, of sequences in which documents are isolated."""
     stages = (BatchStage(first_step=0, sequences=BATCH // 2), BatchStage(first_step=2, sequences=BATCH))

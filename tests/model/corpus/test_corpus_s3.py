@@ -84,6 +84,22 @@ def test_an_object_that_changes_meanwhile_is_noticed(bucket: str, tmp_path: Path
         made(f"{bucket}/meanwhile", tmp_path / "out", progress=change)
 
 
+@pytest.mark.parametrize("place", ["text", "text/0.txt", "jsonl/*.gz"])
+def test_without_credentials_or_server_it_says_so(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(OSError, match="connect"):
+        made(f"{bucket}/{place}", tmp_path / "out")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(OSError, match="credentials"):
+        made(f"{bucket}/{place}", tmp_path / "out")
+
+
 def test_a_missing_bucket(bucket: str, tmp_path: Path) -> None:
     for uri in ("s3://no-such-bucket/x", "s3://no-such-bucket/*.txt", f"{bucket}/absent", f"{bucket}/absent/*.txt"):
         with pytest.raises(FileNotFoundError):

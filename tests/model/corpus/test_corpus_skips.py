@@ -159,6 +159,8 @@ def test_an_archive_is_no_source(tmp_path: Path, name: str) -> None:
 def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         made(tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no file or folder ~no-such-user/x"):
+        made("~no-such-user/x", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no file matches"):
         made(tmp_path / "*.txt", tmp_path / "out")
     with pytest.raises(ValueError, match="neither a file nor a folder"):

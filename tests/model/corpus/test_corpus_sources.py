@@ -10,6 +10,10 @@ import fsspec
 import pytest
 from corpora import everything, json_lines, made, skipped, texts, write_folder
 
+import model.corpus.records
+import model.corpus.units
+from model.corpus.listing import open_member
+
 DOCUMENTS = [*texts(30), "a\r\nb\n\n c\u2028d \ufeff", "  spaces and \t tabs  ", '{"text": "quoted"} \\u0041 \x1b[0m']
 OPTIONS = {"heldout_share": 0.2, "vocab_size": 300}
 
@@ -151,6 +155,33 @@ def test_any_file_system_of_fsspec(memory: str, tmp_path: Path, expected: str) -
         assert skipped(manifest) == ({"archive": 1} if place == "jsonl" else {})
     some = made(f"{memory}/text", tmp_path / "some", include=["sub/1?.txt"], exclude=["sub/11.txt"], **OPTIONS)
     assert everything(tmp_path / "some", some) == sorted(DOCUMENTS[10:11] + DOCUMENTS[12:20])
+
+
+class NoAnswer(Exception):
+    """As the errors of client libraries: none of Python's."""
+
+
+@pytest.mark.parametrize("error", [NoAnswer("later"), TimeoutError("later"), OSError(5, "later")])
+def test_a_server_that_does_not_answer_costs_no_document(
+    memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    """The call ends, and the next one goes on."""
+    fsspec.filesystem("memory").pipe_file("/corpus/a.jsonl", json_lines(DOCUMENTS[:20]))
+    fsspec.filesystem("memory").pipe_file("/corpus/b.jsonl", json_lines(DOCUMENTS[20:]))
+    monkeypatch.setattr(model.corpus.units, "UNIT_BYTES", 1000)
+
+    def fail(url: str) -> object:
+        if url.endswith("b.jsonl"):
+            raise error
+        return open_member(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.corpus.records, "open_member", fail)
+        with pytest.raises(OSError, match="later"):
+            made(memory, tmp_path / "out", **OPTIONS)
+    phases: list[str] = []
+    assert made(memory, tmp_path / "out", progress=lambda *step: phases.append(step[0]), **OPTIONS).digest == expected
+    assert phases[0] == "resumed"
 
 
 def test_a_store_that_does_not_tell_sizes(memory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Task files: what each known shape and an lm-eval YAML become, and what is refused with which words."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,22 @@ def test_bad_files(tmp_path: Path, content: bytes, words: str) -> None:
         load_tasks([str(tmp_path / "t.jsonl")])
 
 
+class Endless(io.BytesIO):
+    """A line without an end."""
+
+    def readline(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        assert 0 < size < 1000
+        return b"x" * size
+
+
 def test_a_long_line_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reading.MAX_LINE_BYTES == 16 * 2**20
     monkeypatch.setattr(reading, "MAX_LINE_BYTES", 50)
     line = json.dumps({"text": "x" * 37}) + "\n"
     assert len(line) == 50
+    with pytest.raises(ValueError, match="longer than 50 bytes"):
+        next(reading._lines(Endless(), "t"))
     (tmp_path / "t.jsonl").write_text(line + line.replace("x", "xx", 1))
     with pytest.raises(ValueError, match=r"t\.jsonl:2: the line is longer than 50 bytes"):
         load_tasks([str(tmp_path / "t.jsonl")])

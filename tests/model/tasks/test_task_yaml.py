@@ -70,6 +70,17 @@ def test_choices_as_contexts(tmp_path: Path) -> None:
     assert first.solved == 'it\'s "not" deep!\n\n'
 
 
+def test_a_target_of_digits_after_contexts_stays_as_it_is(tmp_path: Path) -> None:
+    task = load(tmp_path, doc_to_text="{{right}}", doc_to_target="007")
+    assert task.examples[0].continuations == (" 007", " 007")
+
+
+def test_a_negative_number_is_no_choice(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "t.jsonl").write_text(json.dumps(DOCS[0] | {"right": -1}) + "\n")
+    with pytest.raises(ValueError, match="the label is '-1'"):
+        load(tmp_path, doc_to_target="right")
+
+
 def test_completion_gets_no_delimiter(tmp_path: Path) -> None:
     task = load(tmp_path, output_type="loglikelihood", doc_to_choice=None, doc_to_target="{{a}}")
     assert (task.kind, task.metrics) == ("completion", ("perplexity", "acc"))
