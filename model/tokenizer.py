@@ -178,8 +178,8 @@ def pieces(raw: bytes, aim: int) -> Iterator[tuple[int, int]]:
                 stop = found + len(mark)
                 break
         else:
-            while raw[stop] & 0xC0 == 0x80:  # not within a character
-                stop -= 1
+            back = next((n for n in range(4) if raw[stop - n] & 0xC0 != 0x80), 0)  # not within a character
+            stop -= back if back < 2 * aim else 0
         yield start, stop
         start = stop
     yield start, len(raw)

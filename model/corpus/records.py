@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import lzma
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +29,6 @@ PIECE_BYTES = (1024, 64 * 1024)
 BORDER = 128 * 1024
 """How far to look for a blank line where a long text is divided among units."""
 BOM = b"\xef\xbb\xbf"
-STRAY = re.compile(rb"[\x80-\xbf]{4,}")
-"""Never in UTF-8: a character has at most three such bytes."""
 TRUNCATED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
@@ -116,17 +113,12 @@ def _text(file: Any, part: Part, max_document_bytes: int, aim: int) -> Iterator[
     while raw:
         # all but the last piece are final: what follows cannot change where they end
         more = _read(file, BLOCK)
-        *final, last = _pieces(raw, aim)
+        *final, last = pieces(raw, aim)
         for start, stop in final if more else [*final, last]:
             yield checked(place + start, raw[start:stop], max_document_bytes)
         if not more:
             return
         place, raw = place + last[0], raw[last[0] :] + more
-
-
-def _pieces(raw: bytes, aim: int) -> Iterator[tuple[int, int]]:
-    """As `pieces`, for bytes that need not be UTF-8: a place between two characters is always in reach."""
-    return pieces(STRAY.sub(lambda run: b"\xff" * len(run[0]), raw), aim)
 
 
 def _read(file: Any, size: int) -> bytes:  # noqa: ANN401
@@ -144,7 +136,7 @@ def _cut_range(file: Any, part: Part, size: int, aim: int) -> Iterator[Record]: 
     file.seek(start)
     raw = _read(file, stop - start)
     if raw:
-        for first, last in _pieces(raw, aim):
+        for first, last in pieces(raw, aim):
             yield checked(start + first, raw[first:last], 2 * aim + BORDER)
 
 

@@ -60,7 +60,9 @@ def run_parameters(resolved: Resolved) -> dict[str, str]:
         "price_source": f"{resolved.rate.source} ({resolved.rate.date})",
         "workers": resolved.workers,
     }
-    return _flat(recipe.model_dump(mode="json", exclude_none=True)) | {k: str(v) for k, v in own.items()}
+    # where a run lies differs always, and says nothing when runs are compared
+    decided = recipe.model_dump(mode="json", exclude_none=True, exclude={"checkpoint": {"uri"}})
+    return _flat(decided) | {k: str(v) for k, v in own.items()}
 
 
 def data_tags(data: Data, manifest: DatasetManifest) -> dict[str, str]:
