@@ -7,9 +7,11 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.context import SpawnContext
 from types import TracebackType
 from typing import TypeVar
 
@@ -46,28 +48,57 @@ class Pool:
             for piece in pieces:
                 done(work(piece))
             return
-        if self._executor is None:
-            # spawned, not forked: the tokenizer's threads and a progress bar's must not be copied
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.workers, context, initializer=_begin)
-        futures = [self._executor.submit(work, piece) for piece in pieces]
+        futures = [self._started().submit(work, piece) for piece in pieces]
         try:
-            for future in as_completed(futures):
-                done(future.result())
+            with self._explained():
+                for future in as_completed(futures):
+                    done(future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def start(self, work: Callable[[T], R], piece: T) -> Callable[[], R]:
+        """Do one piece beside what follows; the result, when it is asked for."""
+        if self.workers == 1:
+            return lambda: work(piece)
+        future = self._started().submit(work, piece)
+
+        def result() -> R:
+            with self._explained():
+                return future.result()
+
+        return result
+
+    def alone(self, work: Callable[[T], R], piece: T) -> R:
+        """Do one piece in a process that ends with it, while nothing else is done."""
+        with ProcessPoolExecutor(1, _context(), initializer=_begin, initargs=(True,)) as executor, self._explained():
+            return executor.submit(work, piece).result()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(self.workers, _context(), initializer=_begin)
+        return self._executor
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f"one of the {self.workers} processes died, perhaps for want of memory: run the command again, with "
                 "fewer --workers if it was that; what is done is kept"
             ) from error
-        finally:
-            for future in futures:
-                future.cancel()
 
 
-def _begin() -> None:
+def _context() -> SpawnContext:
+    """Spawned, not forked: the tokenizer's threads and a progress bar's must not be copied."""
+    return multiprocessing.get_context("spawn")
+
+
+def _begin(alone: bool = False) -> None:
     """A process of the pool: Ctrl-C is the parent's business, and without a parent there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = str(alone).lower()  # otherwise the processes are the parallelism
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -16,13 +16,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
-from model.corpus.baselines import baselines
 from model.corpus.fim import RATE
 from model.corpus.listing import Member, list_source
 from model.corpus.mixture import Mixture
 from model.corpus.output import existing, publish, require_apart
 from model.corpus.pool import Pool, cores
-from model.corpus.runs import Texts, bucket_count
+from model.corpus.runs import bucket_count
 from model.corpus.skips import Skips, total
 from model.corpus.steps import (
     SIDES,
@@ -43,6 +42,7 @@ from model.corpus.steps import (
     sides_of,
 )
 from model.corpus.units import Unit, make_units
+from model.corpus.whole import Documents, Learning, learn, measure
 from model.corpus.workspace import Workspace, workspace
 from model.dataset import (
     ITEM_BYTES,
@@ -107,6 +107,11 @@ class _Job:
     buckets: int = 1
     selections: list[Selected] = field(default_factory=list)
     limits: tuple[bytes, ...] = ()
+
+    @property
+    def documents(self) -> Documents:
+        """All that were selected."""
+        return Documents(self.work, self.runs, self.buckets, self.limits)
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -202,6 +207,7 @@ def _build(job: _Job) -> DatasetManifest:
     content = tokenizer.to_json().encode()
     (job.work.result / TOKENIZER).write_bytes(content)
     dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 65536 else "uint32"
+    measured = job.pool.start(measure, job.documents)
     shards = _assemble(job, _encode(job, tokenizer.name, dtype), dtype)
     sources = _sources(job, shards)
     sha256 = _sha256(content)
@@ -214,7 +220,7 @@ def _build(job: _Job) -> DatasetManifest:
         dtype=dtype,
         sources=sources,
         fim_rate=job.fim_rate,
-        baselines=baselines(_texts(job, side=1)),
+        baselines=measured(),
     )
     (job.work.result / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -322,41 +328,19 @@ def _advice(job: _Job, source: int) -> str:
 
 
 # ------------------------------------------------------------------ tokenize and write
-def _texts(job: _Job, side: int, limit: int | None = None) -> Iterator[bytes]:
-    """Documents of a side of all sources, in the order of their hash, until `limit` bytes are reached."""
-    done = 0
-    with Texts(job.work.runs, list(job.runs)) as texts:
-        for bucket in range(job.buckets):
-            rows = selected_rows(job.work, bucket)
-            for row in rows[sides_of(rows, job.limits) == side]:
-                if limit is not None and done >= limit:
-                    return
-                text = texts.read(int(row["run"]), int(row["offset"]), int(row["length"]))
-                done += len(text)
-                yield text
-
-
 def _learn(job: _Job) -> Tokenizer:
     """A tokenizer trained on the first TOKENIZER_TEXT_BYTES of training text; the one of an interrupted call."""
     kept = job.work.encoded / TOKENIZER
-    if kept.exists():
-        return Tokenizer.load(kept)
-    whole = sum(size for one in job.selections for size, _ in one.bytes)
-    wanted = min(whole, TOKENIZER_TEXT_BYTES)
-
-    def told() -> Iterator[str]:
-        done = 0
+    if not kept.exists():
+        wanted = min(sum(size for one in job.selections for size, _ in one.bytes), TOKENIZER_TEXT_BYTES)
         job.progress("tokenizer", 0, wanted)
-        for text in _texts(job, side=0, limit=TOKENIZER_TEXT_BYTES):
-            yield text.decode()
-            done += len(text)
-            job.progress("tokenizer", min(done, wanted), wanted)
-
-    tokenizer = Tokenizer.train(told(), job.options.vocab_size, fim=job.fim_rate > 0)
-    draft = kept.with_suffix(".tmp")
-    draft.write_text(tokenizer.to_json(), encoding="utf-8")
-    draft.replace(kept)
-    return tokenizer
+        work = Learning(job.documents, TOKENIZER_TEXT_BYTES, job.options.vocab_size, job.fim_rate > 0, kept)
+        if job.pool.workers == 1:
+            learn(work, lambda done: job.progress("tokenizer", min(done, wanted), wanted))
+        else:
+            job.pool.alone(learn, work)  # what it needed goes with it: hundreds of MB
+        job.progress("tokenizer", wanted, wanted)
+    return Tokenizer.from_json(kept.read_text(encoding="utf-8"), "the learned tokenizer")
 
 
 def _encode(job: _Job, name: str, dtype: str) -> list[Encoded]:

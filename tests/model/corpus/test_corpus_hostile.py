@@ -122,7 +122,7 @@ def test_what_unpacks_to_very_much_is_not_held_in_memory(
 ) -> None:
     """64 MiB of zeros and of one letter, out of 64 KiB or a hole."""
     baselines = Baselines(order0_bits_per_byte=1, xz_bits_per_byte=1, xz_bytes=1)
-    monkeypatch.setattr(PREPARE, "baselines", lambda texts: baselines)  # xz alone takes 700 MB, whatever the corpus
+    monkeypatch.setattr(PREPARE, "measure", lambda documents: baselines)  # xz takes most of the memory
     for number, letter in enumerate((b"\0", b"x")):
         path = source / f"{number}-{name}"
         if name.endswith(".gz"):
@@ -148,7 +148,7 @@ from model.corpus import Mixture, Options, Source, prepare
 from model.dataset import Baselines
 source, out = sys.argv[1:]
 one = Baselines(order0_bits_per_byte=1, xz_bits_per_byte=1, xz_bytes=1)
-sys.modules["model.corpus.prepare"].baselines = lambda texts: one
+sys.modules["model.corpus.prepare"].measure = lambda documents: one
 made = prepare(Mixture(sources=(Source(name="x", uri=source),)), out,
                Options(vocab_size=300, workers=1, max_document_bytes=1 << 20))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, made.documents("train") + made.documents("heldout"),
