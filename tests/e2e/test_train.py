@@ -166,6 +166,8 @@ def test_stopped_resumed_and_shot_it_ends_the_same(calm: tuple[Home, Done], make
     assert losses(home) == losses(calm[0])
     assert history(folder) == history(calm[0].run_folder())
     assert weights(folder) == weights(calm[0].run_folder())
+    audit = home.fathom("data", "audit", folder.root)
+    assert audit.code == 0, audit.err
     assert statuses(home.client()) == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
     status = Record.open(folder.root).status()
     assert status is not None

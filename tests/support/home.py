@@ -196,7 +196,7 @@ def living_driver(folder: RunFolder) -> psutil.Process:
 
 def history(folder: RunFolder) -> dict[int, tuple[float, int | None]]:
     """Loss and checksum of the samples by step, as training left it: of a step that was done again, the last."""
-    found = [e for e in events(folder) if isinstance(e, Progress)]
+    found = [e for e in events(folder) if isinstance(e, Progress) and "train/loss" in e.metrics]
     return {e.step: (e.metrics["train/loss"], e.samples) for e in found}
 
 
