@@ -42,7 +42,7 @@ class DatasetDamaged(ValueError):
 class Shard(Frozen):
     """One file of raw little-endian token numbers."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}/(train|heldout)-\d{5}\.bin$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}/(train|heldout)-\d{5,8}\.bin$")
     tokens: int = Field(ge=1)
     sha256: Sha256
 

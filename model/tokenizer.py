@@ -74,7 +74,9 @@ class Tokenizer:
     def from_json(cls, text: str, name: str = "tokenizer") -> Tokenizer:
         """From the text of a `tokenizer.json`; ValueError if it is none."""
         try:
-            json.loads(text)
+            largest = _largest(json.loads(text))
+            if largest >= MAX_VOCAB:  # before the library makes room for all numbers below
+                raise ValueError(f"a token has number {largest}, but numbers must be below {MAX_VOCAB}")
             backend = Backend.from_str(text)
         except Exception as error:  # the library raises bare Exception for whatever it dislikes
             raise ValueError(f"{name} is not a tokenizer of the `tokenizers` library: {error}") from error
@@ -208,11 +210,21 @@ def _token_bytes(backend: Any, name: str) -> tuple[bytes, ...]:  # noqa: ANN401
     return tuple(table)
 
 
+def _largest(content: dict[str, Any]) -> int:
+    """The largest number of a token in the text of a tokenizer; -1 where it is of a form without any."""
+    vocabulary = (content.get("model") or {}).get("vocab")
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    numbers += [token.get("id") for token in content.get("added_tokens") or []]
+    return max((number for number in numbers if isinstance(number, int)), default=-1)
+
+
 def _refuse_inexact(content: dict[str, Any], name: str) -> None:
     """ValueError for parts of a tokenizer that change the text."""
     normalizer = content.get("normalizer")
     if normalizer is not None and normalizer.get("normalizers") != []:
         raise ValueError(f"{name} normalises text ({normalizer.get('type')}), so texts do not round-trip exactly")
+    if (content.get("model") or {}).get("dropout"):
+        raise ValueError(f"{name} drops merges at random (dropout), so the same text would give different tokens")
     steps = content.get("pre_tokenizer") or {}
     for step in [steps, *steps.get("pretokenizers", [])]:
         if step.get("add_prefix_space"):

@@ -102,9 +102,14 @@ def _loop(
     extra = 1 + recipe.model.num_nextn_predict_layers
     weights = {one.source: one.weight for one in recipe.mixture}
     windows = TrainingWindows(recipe.data, manifest, recipe.sequence_length, extra, weights)
-    if engine.rank == 0:
-        windows.verify()
-        verify_heldout(recipe.data, manifest)
+    windows.verify(engine.rank, engine.world_size)
+    verify_heldout(recipe.data, manifest, engine.rank, engine.world_size)
+    heldout = heldout_windows(recipe.data, manifest, recipe.sequence_length, extra, recipe.eval_tokens)
+    if engine.rank == 0 and (short := [one.name for one in manifest.sources if one.name not in heldout]):
+        assignment.reporter.warning(
+            f"the held-out text of {', '.join(short)} is shorter than one sequence ({recipe.sequence_length + extra} "
+            "tokens): evaluations leave it out"
+        )
     return Loop(
         engine=engine,
         recipe=recipe,
@@ -115,7 +120,7 @@ def _loop(
             micro_batch=layout.micro_batch,
             schedule=recipe.batches,
         ),
-        heldout=heldout_windows(recipe.data, manifest, recipe.sequence_length, extra, recipe.eval_tokens),
+        heldout=heldout,
         token_bytes=tokenizer.token_byte_lengths(),
         data_digest=manifest.digest,
         store=_store(assignment),

@@ -12,6 +12,7 @@ import glob
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,7 +173,10 @@ def _expand(source: Source, pattern: Path, skips: Skips) -> Iterator[_Found]:
     parts = pattern.absolute().parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     root = Path(os.path.realpath(Path(*parts[:fixed])))
-    names = sorted(glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True), key=os.fsencode)
+    if "**" in parts:
+        yield from _expand_below(source, root, parts[fixed:], pattern, skips)
+        return
+    names = sorted(glob.glob(str(Path(*parts[fixed:])), root_dir=root), key=os.fsencode)
     if not names:
         raise FileNotFoundError(f"no file matches {pattern}")
     for name in names:
@@ -183,6 +187,31 @@ def _expand(source: Source, pattern: Path, skips: Skips) -> Iterator[_Found]:
             skips.add(kind, label)  # type: ignore[arg-type]
         else:
             yield _local(path, label)
+
+
+def _expand_below(source: Source, root: Path, parts: tuple[str, ...], pattern: Path, skips: Skips) -> Iterator[_Found]:
+    """A glob with `**`, which stands for any folders; links to folders are not followed, they may lead in circles."""
+    wanted_name = _glob_expression(parts)
+    found = False
+    for path, name in _walk(root, source, skips):
+        if wanted_name.fullmatch(name):
+            found = True
+            yield _local(path, name)
+    if not found:
+        raise FileNotFoundError(f"no file matches {pattern}")
+
+
+def _glob_expression(parts: tuple[str, ...]) -> re.Pattern[str]:
+    """What the names below the glob's folder must look like; as in a shell, `*` finds no hidden file."""
+    text = ""
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        if part == "**":
+            text += r"(?:(?!\.)[^/]+/)*" + (r"(?!\.)[^/]+" if last else "")
+            continue
+        one = fnmatch.translate(part).removeprefix("(?s:").removesuffix(r")\Z").replace(".*", "[^/]*")
+        text += ("" if part.startswith(".") else r"(?!\.)") + one + ("" if last else "/")
+    return re.compile(text)
 
 
 def _walk(root: Path, source: Source, skips: Skips) -> Iterator[tuple[Path, str]]:
@@ -287,7 +316,9 @@ def _datasets_files(folder: str, source: Source) -> list[str]:
     if splits is None:
         return _arrow_files(folder, "", source)
     listed = splits.get("splits")
-    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or not listed:
+        return _arrow_files(folder, "", source)  # some other file of that name
+    names = [str(name) for name in listed]
     wanted_split = source.split or "train"
     if wanted_split not in names:
         raise ValueError(f"{source.uri} has no split {wanted_split!r}: choose one of {', '.join(names)} with `split`")

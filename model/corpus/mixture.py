@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from pathlib import Path
 from typing import Literal, Self
@@ -63,7 +65,7 @@ def source_name(uri: str) -> str:
 
 def is_mixture(uri: str) -> bool:
     """Whether an address means a file that describes a mixture rather than text."""
-    return uri.endswith((".yaml", ".yml"))
+    return uri.endswith((".yaml", ".yml")) and not glob.has_magic(uri) and not Path(uri).is_dir()
 
 
 def read_mixture(path: str | Path) -> Mixture:
@@ -105,6 +107,7 @@ def _snake(item: object) -> object:
 
 def _relative_to(source: Source, folder: Path) -> Source:
     uri = source.uri
-    if "://" in uri or "::" in uri or Path(uri).expanduser().is_absolute():
+    if "://" in uri or "::" in uri or os.path.isabs(os.path.expanduser(uri)):
         return source
-    return source.model_copy(update={"uri": str(folder / uri)})
+    base = glob.escape(str(folder)) if glob.has_magic(uri) else str(folder)
+    return source.model_copy(update={"uri": str(Path(base) / uri)})

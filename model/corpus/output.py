@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
+import itertools
 import os
 import re
 import shutil
@@ -18,7 +21,7 @@ from model.dataset import (
 )
 
 OWN_FILES = re.compile(
-    r"manifest\.json|tokenizer\.json|(train|heldout)-\d{5}\.bin|[a-z0-9][a-z0-9_-]{0,31}(/(train|heldout)-\d{5}\.bin)?"
+    r"manifest\.json|tokenizer\.json|(train|heldout)-\d{5}\.bin|[a-z0-9][a-z0-9_-]{0,31}(/(train|heldout)-\d{5,8}\.bin)?"
 )
 
 
@@ -27,11 +30,28 @@ def require_apart(uri: str, out: Path) -> None:
     path = local_path(uri)
     if path is None:
         return
-    source = Path(os.path.realpath(os.path.expanduser(path)))
+    given = Path(os.path.expanduser(path)).absolute()
+    if glob.has_magic(str(given)) and not given.exists():
+        if not _reaches(given.parts, out.parts):
+            return
+        given = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), given.parts))
+    source = Path(os.path.realpath(given))
     if out == source or source in out.parents:
         raise ValueError(f"the output {out} lies inside the source {source}: choose a folder outside of it")
     if out in source.parents:
         raise ValueError(f"the source {source} lies inside the output {out}: choose another output folder")
+
+
+def _reaches(pattern: tuple[str, ...], folder: tuple[str, ...]) -> bool:
+    """Whether a glob can find files in a folder."""
+    for number, part in enumerate(pattern):
+        if part == "**":
+            return True
+        if number == len(folder):
+            return True
+        if not fnmatch.fnmatchcase(folder[number], part):
+            return False
+    return False
 
 
 def existing(out: Path, inputs_digest: str, force: bool) -> DatasetManifest | None:

@@ -146,12 +146,13 @@ def prepare(
         progress("reused", 0, 0)
         return found
     workers = options.workers or (cores() if sum(member.size for member in members) > ALONE_BYTES else 1)
-    with workspace(out) as work, Pool(workers) as pool:
-        job = _Job(mixture, options, members, skips, ready, fim_rate, digest, progress, work, pool)
-        if work.begin(digest):
-            progress("resumed", 0, 0)
+    with workspace(out) as work:
         try:
-            manifest = _build(job)
+            with Pool(workers) as pool:
+                job = _Job(mixture, options, members, skips, ready, fim_rate, digest, progress, work, pool)
+                if work.begin(digest):
+                    progress("resumed", 0, 0)
+                manifest = _build(job)
         except ValueError:
             work.remove()  # what is wrong with the input is wrong with what was made of it
             raise
@@ -260,7 +261,8 @@ def _select(job: _Job) -> None:
     job.buckets = bucket_count(size, documents, each, BUCKET_DOCUMENTS)
     threshold = int(job.options.heldout_share * 2**64).to_bytes(8, "big").ljust(32, b"\0")
     sources = len(job.mixture.sources)
-    pieces = [Selecting(bucket, job.buckets, job.runs, threshold, sources, job.work) for bucket in range(job.buckets)]
+    runs = job.runs
+    pieces = [Selecting(bucket, job.buckets, runs, threshold, sources, job.work) for bucket in range(job.buckets)]
     job.pool.map(select, pieces, job.selections.append)
     job.selections.sort(key=lambda one: one.bucket)
     for source in range(sources):
@@ -432,7 +434,8 @@ def _sources(job: _Job, shards: dict[str, Shard]) -> tuple[SourceManifest, ...]:
 
 
 def _split(source: str, side: SplitName, counts: tuple[int, int], shards: dict[str, Shard]) -> Split:
-    own = tuple(shards[name] for name in sorted(shards) if name.startswith(f"{source}/{side}-"))
+    prefix = f"{source}/{side}-"
+    own = tuple(shards[name] for name in sorted(shards, key=lambda n: (len(n), n)) if name.startswith(prefix))
     return Split(documents=counts[0], bytes=counts[1], tokens=sum(shard.tokens for shard in own), shards=own)
 
 

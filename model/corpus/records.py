@@ -210,6 +210,8 @@ def _cell_record(row: int, value: Any, limit: int) -> Record:  # noqa: ANN401
         text = value.as_py()
     except UnicodeDecodeError:
         return Record(row, None, "undecodable")
+    except (ArithmeticError, ValueError, LookupError):  # a date beyond the calendar, and the like
+        return Record(row, None, "no_text")
     return _text_record(row, text, limit)
 
 
@@ -225,13 +227,25 @@ def _parquet(file: Any, part: Part, field: str, limit: int) -> Iterator[Record]:
             rows = sum(meta.row_group(index).num_rows for index in range(part.start, part.stop))
             yield from (Record(row + index, None, "no_text") for index in range(rows))
             return
+        if pyarrow.types.is_string(table.schema_arrow.field(field).type):
+            # as a dictionary: a long text that stands in all rows is held once
+            table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=MIB, read_dictionary=[field])
         groups = list(range(part.start, part.stop))
-        for batch in table.iter_batches(batch_size=256, row_groups=groups, columns=[field], use_threads=False):
+        size = _batch_rows(meta, groups)
+        for batch in table.iter_batches(batch_size=size, row_groups=groups, columns=[field], use_threads=False):
             for value in batch.column(0):
                 yield _cell_record(row, value, limit)
                 row += 1
     except (pyarrow.ArrowException, ValueError):
         yield Record(-1, None, "damaged")
+
+
+def _batch_rows(meta: Any, groups: list[int]) -> int:  # noqa: ANN401
+    """Rows to hold at once, by what one takes on average."""
+    parts = [meta.row_group(index) for index in groups]
+    rows = sum(part.num_rows for part in parts)
+    each = sum(part.total_byte_size for part in parts) / max(rows, 1)
+    return int(min(256, max(1, BLOCK / max(each, 1))))
 
 
 def _arrow(file: Any, field: str, limit: int) -> Iterator[Record]:  # noqa: ANN401
@@ -241,6 +255,7 @@ def _arrow(file: Any, field: str, limit: int) -> Iterator[Record]:  # noqa: ANN4
     row = 0
     try:
         for batch in pyarrow.ipc.open_stream(file):
+            batch.validate(full=True)  # offsets that lead out of the buffer would be followed
             if field not in batch.schema.names:
                 yield from (Record(row + index, None, "no_text") for index in range(batch.num_rows))
                 row += batch.num_rows

@@ -32,6 +32,8 @@ class RunWriter:
     folder: Path
     stem: str
     runs: int = 0
+    repeated: list[tuple[int, int, int]] = field(default_factory=list)
+    """(source, member, place) of documents that a run has already; never more than one run's."""
     _texts: list[bytes] = field(default_factory=list)
     _rows: list[tuple[bytes, int, int, int]] = field(default_factory=list)
     _bytes: int = 0
@@ -48,7 +50,14 @@ class RunWriter:
         """Write what was taken."""
         if not self._rows:
             return
-        order = sorted(range(len(self._rows)), key=self._rows.__getitem__)
+        order, last = [], b""
+        for number in sorted(range(len(self._rows)), key=self._rows.__getitem__):
+            sha, *where = self._rows[number]
+            if sha == last:
+                self.repeated.append((where[0], where[1], where[2]))
+            else:
+                order.append(number)
+            last = sha
         index = np.empty(len(order), dtype=INDEX)
         offset = 0
         path = self.folder / f"{self.stem}.{self.runs}"

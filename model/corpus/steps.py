@@ -65,6 +65,13 @@ def read(job: Reading) -> Read:
         skips = {int(source): Skips(**value) for source, value in found.pop("skips").items()}
         return Read(**{**found, "runs": tuple(found["runs"])}, skips=skips)
     writer, skips, documents, size = RunWriter(job.work.runs, stem), {}, 0, 0
+    by_number = {part.member: member for part, member in zip(job.unit.parts, job.members, strict=True)}
+
+    def drop_repeated() -> None:
+        for source, number, place in writer.repeated:
+            skips.setdefault(source, Skips()).add("duplicate", label(by_number[number], place))
+        writer.repeated.clear()
+
     for part, member in zip(job.unit.parts, job.members, strict=True):
         _require_unchanged(member)
         own = skips.setdefault(member.source, Skips())
@@ -76,8 +83,11 @@ def read(job: Reading) -> Read:
                 else:
                     writer.add(member.source, part.member, record.place, record.text)
                     documents, size = documents + 1, size + len(record.text)
+                if writer.repeated:
+                    drop_repeated()
         _require_unchanged(member)
     writer.flush()
+    drop_repeated()
     names = tuple(f"{stem}.{number}" for number in range(writer.runs))
     result = Read(job.unit.number, job.unit.size, names, documents, size, skips)
     files = [job.work.runs / f"{name}.{ending}" for name in names for ending in ("txt", "idx")]

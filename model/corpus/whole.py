@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from model.dataset import Baselines
 from model.tokenizer import Tokenizer
 
 TRAIN, HELDOUT = 0, 1
+_WORD = 1024
+_LONG = re.compile(rf"\S{{{_WORD}}}|\s{{{_WORD}}}")
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,27 @@ class Learning:
 
 def learn(job: Learning, told: Callable[[int], None] = lambda done: None) -> None:
     """Writes the tokenizer whole or not at all; `told` gets the bytes read so far."""
+
     def texts() -> Iterator[str]:
         done = 0
         for text in job.documents.texts(TRAIN, job.limit):
-            yield text.decode()
+            yield from in_short_words(text.decode())
             done += len(text)
             told(done)
 
     tokenizer = Tokenizer.train(texts(), job.vocab_size, fim=job.fim)
     write_whole(job.target, tokenizer.to_json().encode())
+
+
+def in_short_words(text: str) -> Iterator[str]:
+    """The text in pieces without a longer word (or gap) than `_WORD`: learning takes time by the square of its length,
+    and a document may be one word of many megabytes."""
+    start = 0
+    for word in _LONG.finditer(text):
+        yield text[start : word.end()]
+        start = word.end()
+    if start < len(text):
+        yield text[start:]
 
 
 def measure(documents: Documents) -> Baselines:

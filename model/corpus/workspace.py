@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,25 @@ class Workspace:
 def workspace(out: Path) -> Iterator[Workspace]:
     """That of an output folder; FileExistsError if another process is at work in it."""
     folder = out.with_name(f".{out.name}.preparing")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(
-                f"another process is preparing {out}: wait for it, or choose another folder"
-            ) from None
+    with _locked(folder, out):
         yield Workspace(folder)
+
+
+@contextmanager
+def _locked(folder: Path, out: Path) -> Iterator[None]:
+    """With the folder's lock file held; a file that was removed before it could be locked is nobody's."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), (folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"another process is preparing {out}: wait for it, or choose another folder"
+                raise FileExistsError(message) from None
+            if os.fstat(lock.fileno()).st_ino != (folder / "lock").stat().st_ino:
+                continue
+            yield
+            return
 
 
 def read_marker(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class TrainingBatches:
     world_size: int
     micro_batch: int
     schedule: BatchSchedule
+    _last: dict[int, NDArray[np.int64]] = field(default_factory=dict, compare=False, repr=False)
+    """The numbers of one step: they are asked for with each of its passes."""
 
     def passes(self, step: int) -> int:
         """Forward passes of each process in a data step."""
@@ -34,7 +36,11 @@ class TrainingBatches:
 
     def numbers(self, step: int) -> NDArray[np.int64]:
         """Window numbers of a whole data step."""
-        return self.windows.order.samples(self.seed, self.schedule.samples_before(step), self.schedule.at(step))
+        if step not in self._last:
+            self._last.clear()
+            first, count = self.schedule.samples_before(step), self.schedule.at(step)
+            self._last[step] = self.windows.order.samples(self.seed, first, count)
+        return self._last[step]
 
     def numbers_for(self, step: int, rank: int, k: int) -> NDArray[np.int64]:
         """Window numbers of one forward pass: k-th of the step's `passes`, on process `rank`.

@@ -9,6 +9,7 @@ import hashlib
 import os
 import weakref
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import accumulate
@@ -28,6 +29,8 @@ from model.dataset import (
 )
 
 LITTLE_ENDIAN = {"uint16": "<u2", "uint32": "<u4"}
+OPEN_SHARDS = 16
+"""Of each side of a source."""
 REPAIR = "restore the file, or prepare the dataset again with `fathom data prepare` and --force"
 
 
@@ -48,7 +51,11 @@ class TokenSplit:
             )
         vocab_size = manifest.tokenizer.vocab_size
         shards = source.split(split).shards
-        self._files = [_ShardFile(folder / shard.name, shard, manifest.dtype, vocab_size) for shard in shards]
+        self._files: list[_ShardFile] = []
+        self._open: deque[_ShardFile] = deque()
+        for shard in shards:
+            self._files.append(_ShardFile(folder / shard.name, shard, manifest.dtype, vocab_size))
+            self._keep_open(self._files[-1])
         self._ends = list(accumulate(shard.tokens for shard in shards))
 
     def __len__(self) -> int:
@@ -67,6 +74,8 @@ class TokenSplit:
         number = bisect_right(self._ends, start)
         while done < out.size:
             file = self._files[number]
+            if file.closed:
+                self._keep_open(file)
             offset = start + done - (self._ends[number] - file.tokens)
             part = file.read(offset, min(out.size - done, file.tokens - offset))
             out[done : done + part.size] = part
@@ -74,9 +83,16 @@ class TokenSplit:
             number += 1
         return out
 
-    def verify(self) -> None:
-        """Compare every shard's SHA-256 with the manifest; DatasetDamaged names the first that differs."""
-        for shard_file in self._files:
+    def _keep_open(self, file: _ShardFile) -> None:
+        """It, and the few that were opened last: a corpus may have more shards than a process may have files."""
+        self._open.append(file)
+        if len(self._open) > OPEN_SHARDS:
+            self._open.popleft().close()
+
+    def verify(self, rank: int = 0, world_size: int = 1) -> None:
+        """Compare every shard's SHA-256 with the manifest; DatasetDamaged names the first that differs. Of several
+        processes each looks at its share."""
+        for shard_file in self._files[rank::world_size]:
             path, expected = shard_file.path, shard_file.sha256
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -87,9 +103,10 @@ class TokenSplit:
 
 
 class _ShardFile:
-    """One shard, held open."""
+    """One shard, open until it is closed, and opened again when it is read."""
 
     _descriptor: int
+    """-1 while it is closed."""
     _close: Callable[[], object]
     """Closes the descriptor, once; called when the object goes away too."""
 
@@ -99,15 +116,26 @@ class _ShardFile:
         self._item_bytes = self._dtype.itemsize
         self._open()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is not open."""
+        return self._descriptor < 0
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+        self._close()
+        self._descriptor = -1  # the number may soon be that of another file
+
     def read(self, offset: int, count: int) -> NDArray[np.unsignedinteger]:
         """`count` tokens from token `offset` on, which lie within the shard."""
+        if self.closed:
+            self._open()
         try:
             return self._read_checked(offset, count)
         except (DatasetDamaged, OSError):
             # Perhaps a passing fault, or the file has been restored: read once more, from the disk.
             self._forget_cached(offset, count)
-            self._close()
-            self._descriptor = -1  # the number may soon be that of another file
+            self.close()
             self._open()
             return self._read_checked(offset, count)
 

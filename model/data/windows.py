@@ -88,10 +88,10 @@ class TrainingWindows:
             rows.append(part.read([int(number) - (self.ends[source] - part.count)])[0])
         return np.stack(rows)
 
-    def verify(self) -> None:
-        """Compare every shard's SHA-256 with the manifest."""
+    def verify(self, rank: int = 0, world_size: int = 1) -> None:
+        """Compare every shard's SHA-256 with the manifest; each of several processes its share."""
         for part in self.parts:
-            part.split.verify()
+            part.split.verify(rank, world_size)
 
 
 def heldout_windows(
@@ -120,7 +120,7 @@ def heldout_windows(
     return {name: parts[name].read(range(max(1, int(count * share)))) for name, count in counts.items()}
 
 
-def verify_heldout(uri: str | Path, manifest: DatasetManifest) -> None:
-    """Compare every held-out shard's SHA-256 with the manifest."""
+def verify_heldout(uri: str | Path, manifest: DatasetManifest, rank: int = 0, world_size: int = 1) -> None:
+    """Compare every held-out shard's SHA-256 with the manifest; each of several processes its share."""
     for source in manifest.sources:
-        TokenSplit(uri, manifest, source, "heldout").verify()
+        TokenSplit(uri, manifest, source, "heldout").verify(rank, world_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -126,11 +127,11 @@ def read_definition(uri: str) -> Definition:
         return Definition.model_validate({str(k): v for k, v in content.items() if v is not None})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key, found = ".".join(map(str, first["loc"])), str(first["input"])[:80]
+        key, found = ".".join(map(str, first["loc"])), reprlib.repr(first["input"])
         if first["type"] == "extra_forbidden":
             raise ValueError(f"{uri}: key {key} is not supported: its effect would be missing") from None
         raise ValueError(
-            f"{uri}: {key}: {first['msg']}" + ("" if first["type"] == "missing" else f", found {found!r}")
+            f"{uri}: {key}: {first['msg']}" + ("" if first["type"] == "missing" else f", found {found}")
         ) from None
 
 

@@ -15,6 +15,7 @@ from model.tasks.known import shape_of
 from model.tasks.reading import Row, read_rows
 from model.tasks.render import gives_number, render
 
+RESERVED = ("loss", "bits_per_byte", "mtp_accuracy")
 YAML = (".yaml", ".yml")
 
 
@@ -43,6 +44,8 @@ def load_tasks(uris: Sequence[str]) -> list[Task]:
     tasks: dict[str, Task] = {}
     for uri in uris:
         task = _from_yaml(uri) if uri.endswith(YAML) else _from_rows(uri)
+        if task.name in RESERVED:
+            raise ValueError(f"{uri}: a task cannot be named {task.name}, as a metric of held-out text is: rename it")
         if task.name in tasks:
             raise ValueError(f"{uri}: another task is named {task.name} too: their results could not be told apart")
         tasks[task.name] = task

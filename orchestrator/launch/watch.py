@@ -51,6 +51,8 @@ class Watch:
     eval_every_steps: int
     eval_steps: float
     """An evaluation takes no longer than this many optimizer steps."""
+    scores_tasks: bool = False
+    """Whether evaluations go on with tasks, of which only the end of each is told."""
     step: int = 0
     silent: float = 0.0
     """Seconds since the last sign of life of the workers."""
@@ -78,6 +80,7 @@ class Watch:
             restarts_allowed=resolved.restarts_without_progress,
             steps=recipe.steps,
             eval_every_steps=recipe.eval_every_steps,
+            scores_tasks=bool(recipe.eval_tasks),
             eval_steps=recipe.eval_tokens / (recipe.batches.at(0) * recipe.sequence_length),
         )
 
@@ -119,7 +122,9 @@ class Watch:
         following = self.step + 1
         evaluates = following % self.eval_every_steps == 0 or following >= self.steps
         limit = stall_limit(self._pace * (1 + (self.eval_steps if evaluates else 0)), self.floor)
-        between = self._moving and self.step < self.steps
+        # a step that was evaluated has been reported, and its tasks are being scored
+        scoring = self.scores_tasks and self.step % self.eval_every_steps == 0
+        between = self._moving and self.step < self.steps and not scoring
         return limit if between else max(limit, START_FACTOR * self.floor)
 
     @property

@@ -78,12 +78,17 @@ class Fold:
         self._began = event.time if self._began is None else self._began
         time = round(min(event.time, _LATEST) * 1000)
         found: dict[int | None, list[Point]] = {}
+        known: list[str] = []
         for name, value, step in self._values(event):
             for run in (None, event.attempt):
                 if self._marks.setdefault(run, _Marks()).take(name, step):
                     found.setdefault(run, []).append(Point(name, value, time, step))
                 elif run is None and isinstance(event, Evaluated):
-                    self.remarks.append(f"step {step} has been evaluated before: MLflow keeps the first {name}")
+                    known.append(name)
+        if known and isinstance(event, Evaluated):
+            self.remarks.append(
+                f"step {event.step} has been evaluated before: MLflow keeps the first values of {', '.join(known)}"
+            )
         for point in found.get(None, []):
             if point.name == _BITS and (self.best is None or point.value < self.best[0]):
                 self.best = point.value, point.step

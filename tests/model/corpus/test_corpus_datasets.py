@@ -49,7 +49,7 @@ def test_splits_of_another_shape(tmp_path: Path, splits: object) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": splits}))
-    with pytest.raises(ValueError, match="has no split 'train'"):
+    with pytest.raises(ValueError, match=r"1 usable document\(s\)"):  # a text file of that name
         made(folder, tmp_path / "out")
 
 

@@ -135,7 +135,7 @@ def test_a_glob_does_not_climb_out_through_a_link(source: Path, tmp_path: Path, 
         return
     manifest = made(source / pattern, tmp_path / "out")
     assert not any("outside" in document for document in everything(tmp_path / "out", manifest))
-    assert manifest.sources[0].skipped.symlink.examples == ("link/secret.txt",)
+    assert manifest.sources[0].skipped.symlink.examples == ("link" if "**" in pattern else "link/secret.txt",)
 
 
 def test_the_advice_follows_the_most_frequent_reason(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ REFUSED = [
     ({"metric_list": [{"metric": "f1"}]}, r"metric_list\.0\.metric: .*found 'f1'"),
     ({"metric_list": [{"metric": "perplexity"}]}, r"perplexity is not one of multiple_choice: acc, acc_norm"),
     ({"metric_list": [{"metric": "acc", "aggregation": "median"}]}, r"aggregated by mean only, not by median"),
-    ({"num_fewshot": -1}, r"num_fewshot: .*found '-1'"),
+    ({"num_fewshot": -1}, r"num_fewshot: .*found -1"),
     ({"num_fewshot": 6, "fewshot_split": "train"}, r"num_fewshot is 6, but .*train\.jsonl has only 5 others"),
     ({"num_fewshot": 2, "fewshot_split": "test"}, r"num_fewshot is 2, but .*t\.jsonl has only 1 others"),
     ({"fewshot_config": {"sampler": "mine"}}, r"fewshot_config\.sampler: "),

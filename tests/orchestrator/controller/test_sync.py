@@ -128,7 +128,7 @@ def test_an_evaluation_long_after_the_end(story: Story, settings: Settings, clie
         assert not is_settled(folder, settings)
         assert sync_run(story.record, settings, said.append) is None
         assert is_settled(folder, settings)
-    assert said == ["step 2 has been evaluated before: MLflow keeps the first eval/bits_per_byte"]
+    assert said == ["step 2 has been evaluated before: MLflow keeps the first values of eval/bits_per_byte"]
     assert steps(client, story, "eval/bits_per_byte") == [2, 4]
     assert steps(client, story, "eval/bits_per_byte", 1) == [2]
     assert steps(client, story, "ledger/usd") == [2]

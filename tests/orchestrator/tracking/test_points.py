@@ -91,9 +91,8 @@ def test_a_later_evaluation_of_an_earlier_step() -> None:
         assert found.of("eval/bits_per_byte", run) == [(2, 3.0), (1, 4.0)]
         assert found.of("eval/arc/acc", run) == [(1, 0.5), (2, 0.5)]
     assert found.said == [
-        "step 1 has been evaluated before: MLflow keeps the first eval/bits_per_byte",
-        "step 1 has been evaluated before: MLflow keeps the first eval/arc/acc",
-        "step 2 has been evaluated before: MLflow keeps the first eval/bits_per_byte",
+        "step 1 has been evaluated before: MLflow keeps the first values of eval/bits_per_byte, eval/arc/acc",
+        "step 2 has been evaluated before: MLflow keeps the first values of eval/bits_per_byte",
     ]
     assert found.fold.best == (3.0, 2)
 
