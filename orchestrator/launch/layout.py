@@ -92,7 +92,7 @@ def _require_same_batch(job: TrainingJob, sequences: int) -> None:
     if sequences % world:
         raise refusal(
             "compute.workers" if compute.accelerator == "cpu" else "compute.gpus",
-            f"{world} workers cannot share the {sequences} sequences of a batch, which the run has begun with: "
+            f"{world} workers cannot share the {sequences} sequences that every batch of the run is a multiple of: "
             f"use {_nearest(world, sequences)}",
         )
     each = sequences // world

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.tokens import write_tokens
 
-from model.data import TokenSplit, TrainingBatches, TrainingWindows
+from model.data import TokenSplit, TrainingBatches, TrainingWindows, verify_heldout
 from model.dataset import DatasetDamaged, DatasetManifest, DatasetMissing, SplitName
 from model.ramp import BatchSchedule, BatchStage
 
@@ -223,3 +223,16 @@ def test_descriptors_are_closed_with_the_split(tmp_path: Path) -> None:
     assert opened() == 5
     del split
     assert opened() == 0
+
+
+def test_each_process_looks_at_its_share_of_the_shards(tmp_path: Path) -> None:
+    manifest = write_tokens(tmp_path, {"s": (list(range(1, 60)), list(range(1, 30)))}, shard_tokens=10)
+    shard = tmp_path / manifest.shards()[3].name
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\x01\x01")
+    windows = TrainingWindows(tmp_path, manifest, 5)
+    windows.verify(0, 2)
+    with pytest.raises(DatasetDamaged, match=shard.name):
+        windows.verify(1, 2)
+    with pytest.raises(DatasetDamaged, match=shard.name):
+        windows.verify()
+    verify_heldout(tmp_path, manifest)

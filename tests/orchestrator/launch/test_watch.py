@@ -90,6 +90,22 @@ def test_a_step_with_an_evaluation_has_more() -> None:
     assert story.watch.limit == 50
 
 
+def test_tasks_have_the_time_of_a_start() -> None:
+    """A step that is evaluated is told before its tasks are scored, of which each is told at its end only."""
+    story = Story(eval_tasks=("hellaswag.jsonl", "arc.jsonl"))
+    story.started()
+    story.steps(1, 4, each=1)
+    assert story.wait(115) is None
+    story.progress(4)
+    assert story.wait(115) is None
+    story.progress(5)
+    assert story.wait(25) is not None
+    without = Story()
+    without.started()
+    without.steps(1, 4, each=1)
+    assert without.wait(25) is not None
+
+
 @pytest.mark.parametrize("words", [[], ["started"], ["lost"], ["started", "lost"]])
 def test_a_start_has_six_times_the_floor(words: list[str]) -> None:
     story = Story()
