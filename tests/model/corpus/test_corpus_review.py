@@ -128,7 +128,7 @@ def test_a_small_table_of_one_large_text_stays_small(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     duplicates, peak = map(int, done.stdout.split())
     assert duplicates == 511
-    assert peak < 500, "a gigabyte of copies was held"
+    assert peak < 1000, "all the copies were held"  # half of it is for the tokens of the one text
 
 
 @pytest.mark.parametrize("kind", [pyarrow.timestamp("us"), pyarrow.date32()])
