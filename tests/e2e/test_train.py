@@ -26,7 +26,7 @@ from support.home import (
     weights,
 )
 
-from model.dataset import read_manifest
+from model.dataset import content_digest, read_manifest
 from orchestrator.controller.record import Record
 from orchestrator.launch import local
 from orchestrator.launch.events import Progress
@@ -106,9 +106,12 @@ def test_a_calm_run_is_whole_in_mlflow(calm: tuple[Home, Done]) -> None:
     assert parent.data.params["layout.expert_parallel"] == "2"
     assert int(parent.data.params["model.parameters_total"]) > 0
     assert parent.data.tags["purpose"] == "test"
-    (used,) = parent.inputs.dataset_inputs
-    digest = read_manifest(str(home.root / "data")).digest
-    assert digest.startswith(used.dataset.digest)
+    manifest = read_manifest(str(home.root / "data"))
+    train, heldout = (one.dataset for one in parent.inputs.dataset_inputs)
+    for used, side in ((train, "train"), (heldout, "heldout")):
+        shards = manifest.sources[0].train.shards if side == "train" else manifest.sources[0].heldout.shards
+        assert content_digest(manifest.tokenizer.sha256, shards).startswith(used.digest)
+    assert (train.name, heldout.name) == ("data-source", "data-heldout")
     assert "sample.txt" in {file.path for file in client.list_artifacts(parent.info.run_id)}
 
 
@@ -189,7 +192,7 @@ def stopped_well(home: Home, stopped: Done) -> None:
 
 def test_what_no_retry_can_cure_fails_at_once(make_home: Callable[[], Home]) -> None:
     home = make_home()
-    shard = next((home.root / "data").glob("train*.bin"))
+    shard = next((home.root / "data").glob("*/train*.bin"))
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)

@@ -125,7 +125,7 @@ def _patch_data(module):
 
 
 PATCHES = {
-    "model.data": _patch_data,
+    "model.data.shards": _patch_data,
     "model.loop": _patch_loop,
     "model.engine.zero": _patch_engine,
     "model.checkpoint.store": _patch_store,
