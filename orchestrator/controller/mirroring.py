@@ -16,7 +16,7 @@ from orchestrator.controller.sync import Mirror, leftovers
 from orchestrator.settings import Settings
 from orchestrator.tracking.mlflow import Reference
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS, GRACE_SECONDS = 60.0, 5.0
 
 
 def _quietly(message: str) -> None:
@@ -52,18 +52,24 @@ class Tracking:
         """Begin to send what is new, unless that is going on already."""
         self._thread.start(self._live)
 
-    def finish(self, give_up: Callable[[], bool] = lambda: False) -> bool:
+    def finish(self, give_up: Callable[[], bool] = lambda: False, *, live: bool = False) -> bool:
         """This process adds nothing to the run any more: whether MLflow knows all of it now. Says so if not.
 
-        `give_up`: whether to wait no longer.
+        `give_up`: whether to wait no longer, which a healthy MLflow has `GRACE_SECONDS` for all the same; `live`:
+        whether the driver goes on without this process.
         """
-        deadline = self._clock() + self._patience
+        began = self._clock()
+        deadline = began + self._patience
+
+        def enough() -> bool:
+            return give_up() and self._clock() - began >= GRACE_SECONDS
+
         self._hurry.set()
-        in_time = self._thread.wait(self._patience, give_up)
+        in_time = self._thread.wait(self._patience, enough)
         if in_time:
             rest = max(1.0, deadline - self._clock())
-            self._thread.start(partial(self._mirror.finish, rest, give_up))
-            in_time = self._thread.wait(rest, give_up)
+            self._thread.start(partial(self._mirror.finish, rest, enough, live=live))
+            in_time = self._thread.wait(rest, enough)
         if in_time and self._mirror.behind is None:
             return True
         why = self._mirror.behind or "it does not answer"

@@ -20,6 +20,7 @@ from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.pictures import refresh_artifacts
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import job_status
+from orchestrator.controller.sync import driver_lives
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import OverBudget
 from orchestrator.launch import local
@@ -107,7 +108,7 @@ class LocalRun:
 
     def _abandon(self) -> None:
         """This process fails: training goes on without it if it can, but no MLflow run stays RUNNING for ever."""
-        self.tracking.finish()
+        self.tracking.finish(lambda: self._kill, live=driver_lives(self.folder))
         self.say(f"follow the run again with `fathom train --resume {self.folder.root}`")
 
     def _attempts(self, show: Callable[[Snapshot], None]) -> Result:
@@ -164,7 +165,10 @@ class LocalRun:
             if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
                 driver.kill()
             if time.monotonic() - tracked_at > TRACK_SECONDS:
-                self._save()
+                try:
+                    self._save()
+                except OSError as error:  # a disk that is full for a while must not end the watch over a run
+                    self.say(f"the run's record could not be written, it is tried again: {error}")
                 self.tracking.tick()
                 tracked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
@@ -232,7 +236,10 @@ class LocalRun:
     def _finish(self, decision: Decision, ended: Ended) -> Result:
         ledger = self.history.ledger(self.resolved.rate)
         self._save()
-        refresh_artifacts(self.record, self.history)
+        try:
+            refresh_artifacts(self.record, self.history)
+        except Exception as error:  # noqa: BLE001 - a full disk, or whatever matplotlib raises
+            self.say(f"pictures and tables of the run could not be made: {error}")
         self.tracking.finish(lambda: self._kill)
         self._save()  # with where it is in MLflow
         return Result(decision, ended, self.observation, self.resolved, ledger)

@@ -85,10 +85,10 @@ class Mirror:
             self._fail(requests.complaint(self._uri, error))
         return self.behind is None
 
-    def finish(self, patience: float, give_up: Callable[[], bool] = lambda: False) -> bool:
-        """Nobody adds to the run any more: try until nothing is missing, for so many seconds."""
+    def finish(self, patience: float, give_up: Callable[[], bool] = lambda: False, *, live: bool = False) -> bool:
+        """Try until nothing is missing, for so many seconds; `live`: the driver goes on without us."""
         deadline = self._clock() + patience
-        while not self.sync(live=False, now=True):
+        while not self.sync(live=live, now=True):
             if self._clock() + 1.0 >= deadline or give_up():
                 return False
             self._sleep(1.0)
@@ -106,10 +106,7 @@ class Mirror:
             return
         as_it_is = state_of(folder)
         history = self._refreshed()
-        if live:
-            refresh_load(folder)
-        else:
-            refresh_artifacts(self.record, history)
+        unmade = self._make_files(history, live=live)
         reached = Reached.load(folder.tracking, target(self._uri))
         if not folder.tracking.exists() or (reached.settled is not None and (live or reached.settled != as_it_is)):
             reached.settled = None
@@ -121,9 +118,22 @@ class Mirror:
                 raise
             reached = Reached(target=target(self._uri))
             self._send(reached, live=live)  # another database in the same place: all of it again
+        if unmade is not None:
+            raise OSError(f"files of the run could not be made: {unmade}") from unmade
         if not live and reached.settled != as_it_is:
             reached.settled = as_it_is
             reached.save(folder.tracking)
+
+    def _make_files(self, history: History, *, live: bool) -> Exception | None:
+        """Pictures and tables; why not, if they cannot be made. What else there is to send does not wait for them."""
+        try:
+            if live:
+                refresh_load(self.record.folder)
+            else:
+                refresh_artifacts(self.record, history)
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder in the way, or whatever matplotlib raises
+            return error
+        return None
 
     def _send(self, reached: Reached, *, live: bool) -> None:
         history = self._refreshed()

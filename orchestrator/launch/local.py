@@ -86,7 +86,10 @@ class Driver:
 
 def start(folder: RunFolder, resolved: Resolved) -> Driver:
     """Write the resolved configuration and start the driver of this attempt in a session of its own."""
-    folder.resolved(resolved.attempt).write_text(resolved.model_dump_json(indent=1))
+    target = folder.resolved(resolved.attempt)
+    draft = target.with_name(f".{target.name}.tmp")
+    draft.write_text(resolved.model_dump_json(indent=1))
+    draft.replace(target)  # half of one could never be read again
     folder.control.unlink(missing_ok=True)
     log = folder.log(resolved.attempt)
     log.parent.mkdir(parents=True, exist_ok=True)

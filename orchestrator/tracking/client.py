@@ -55,8 +55,8 @@ def _database_folder(uri: str) -> Path | None:
 
 def complaint(uri: str, error: Exception) -> str:
     """One line for a person, without credentials."""
-    reason = names.clipped((str(error).splitlines() or [""])[0], 300)
-    return without_credentials(f"MLflow at {uri}: {type(error).__name__}: {reason}")
+    reason = names.clipped(without_credentials((str(error).splitlines() or [""])[0]), 300)  # whole ones, then cut
+    return f"MLflow at {without_credentials(uri)}: {type(error).__name__}: {reason}"
 
 
 def is_missing(error: Exception) -> bool:

@@ -22,7 +22,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OFF = frozenset({"webhooks", "jobs", "prompt-optimization", "gateway", "gateway-proxy", "assistant", "scorer", "demo"})
+_OFF = frozenset({
+    "webhooks", "jobs", "prompt-optimization", "gateway", "gateway-proxy", "assistant", "scorer", "demo", "issues",
+    "genai",
+})  # fmt: skip
 _NOT_HERE = {
     # Both would let whoever reaches this server read and write the files of whoever started it.
     "experiments/create": "experiments are made by training, not here: their files could lie anywhere",
@@ -63,6 +66,8 @@ class Gate:
         endpoint = "/".join(parts)
         if endpoint in _NOT_HERE:
             return _NOT_HERE[endpoint]
+        if "traces" in parts[:2] and endpoint not in _READING_BY_POST:
+            return "training leaves no traces: whoever writes one here could have any folder's files served"
         if self._read_only and endpoint not in _READING_BY_POST:
             return "this server only shows runs: log in to a server with passwords to change them"
         return None

@@ -76,11 +76,11 @@ class Mirroring:
         self._send_events()
         parent = self.reached.parent
         assert parent is not None
-        self._send_artifacts(parent)
         self._send_final(parent)
         for run, attempt in runs.items():
             self._send_tags(run, attempt)
         self._end(runs)
+        self._send_artifacts(parent)  # last: a store of files that fails must not keep the run open
 
     # ------------------------------------------------------------------ runs
     def _identity(self, attempt: Attempt | None) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.meter import Spent
-from orchestrator.launch.events import CheckpointCommitted, Evaluated, Event, MachineLoad, Progress
+from orchestrator.launch.events import CheckpointCommitted, Evaluated, Event, MachineLoad, Progress, Started
 from orchestrator.tracking import names
 
 _LATEST = 1e11
@@ -69,8 +69,8 @@ class Fold:
         """What a person should know of points that the last event would have given."""
         self.newest: dict[str, float] = {}
         """Last value of each training metric."""
-        self.best: tuple[float, int] | None = None
-        """Lowest bits per byte, and its step."""
+        self._bits: dict[int, float] = {}
+        """Bits per byte of the steps that still count."""
 
     def add(self, event: Event) -> dict[int | None, list[Point]]:
         """Points of the parent (None) and of the event's attempt."""
@@ -89,10 +89,22 @@ class Fold:
             self.remarks.append(
                 f"step {event.step} has been evaluated before: MLflow keeps the first values of {', '.join(known)}"
             )
-        for point in found.get(None, []):
-            if point.name == _BITS and (self.best is None or point.value < self.best[0]):
-                self.best = point.value, point.step
+        self._remember(event)
         return found
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Lowest bits per byte, and its step."""
+        return min(((bits, step) for step, bits in self._bits.items()), default=None)
+
+    def _remember(self, event: Event) -> None:
+        """What a restart goes back behind does not count until it is measured again."""
+        if isinstance(event, Started):
+            self._bits = {step: bits for step, bits in self._bits.items() if step <= event.step}
+        elif isinstance(event, Progress) and _BITS in event.metrics:
+            self._bits[event.step] = event.metrics[_BITS]
+        elif isinstance(event, Evaluated) and _BITS in event.metrics:
+            self._bits.setdefault(event.step, event.metrics[_BITS])
 
     def _values(self, event: Event) -> Iterator[tuple[str, float, int]]:
         if isinstance(event, Progress):

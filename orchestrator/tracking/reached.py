@@ -13,8 +13,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
-"""Up to the last @ before the path: a password may hold one."""
+_CREDENTIALS = re.compile(r"(?<=://)(?:(?<!http://)(?<!https://)\S*|[^/\s]*)@")
+"""Up to the last @ before the path: a password may hold one. That of a database may hold a slash too."""
 
 
 class Reached(BaseModel):

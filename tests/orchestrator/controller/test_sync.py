@@ -118,6 +118,42 @@ def test_a_run_whose_processes_are_all_gone_has_failed(story: Story, settings: S
     assert "ledger/usd" not in parent.data.metrics, "its end is not written yet: these may change"
 
 
+def test_files_that_cannot_be_kept_do_not_keep_the_run_open(
+    story: Story, settings: Settings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.whole()
+    said: list[str] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no keys for the store of files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.log_artifact", refuse)
+        patch.setattr("mlflow.MlflowClient.log_artifacts", refuse)
+        assert not Mirror(story.record, settings, said.append).sync(live=False)
+    assert "no keys for the store" in said[0]
+    assert statuses(client, story)[0] == "FINISHED"
+    assert "RUNNING" not in statuses(client, story)
+    assert steps(client, story, "ledger/usd")
+    assert not is_settled(story.record.folder, settings)
+    assert sync_run(story.record, settings, nothing_said) is None
+    assert client.list_artifacts(runs_of(client, story.experiment)[0].info.run_id)
+
+
+def test_files_that_cannot_be_made_hold_nothing_else_up(story: Story, settings: Settings, client: MlflowClient) -> None:
+    story.whole()
+    blocked = story.record.folder.artifacts / "ledger.json"
+    blocked.unlink(missing_ok=True)
+    blocked.mkdir(parents=True)
+    why = sync_run(story.record, settings, lambda message: None)
+    assert why is not None
+    assert "files of the run could not be made" in why
+    assert statuses(client, story)[0] == "FINISHED"
+    assert "RUNNING" not in statuses(client, story)
+    blocked.rmdir()
+    assert sync_run(story.record, settings, nothing_said) is None
+
+
 def test_an_evaluation_long_after_the_end(story: Story, settings: Settings, client: MlflowClient) -> None:
     story.whole()
     assert Mirror(story.record, settings, nothing_said).sync(live=False)

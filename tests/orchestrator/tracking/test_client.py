@@ -41,3 +41,23 @@ def test_names_that_mlflow_refuses(name: str) -> None:
 def test_tags_that_pretend_to_be_ours_are_left_out() -> None:
     found = names.user_tags({"who": "me", "mlflow.parentRunId": "x", "fathom.uid": "y", "a(b)": "z"})
     assert found == {"who": "me"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://user:secret@host/mlflow", "https://host/mlflow"),
+        ("postgresql://user:se/cr@et@db/x", "postgresql://db/x"),
+        ("https://host/path@2", "https://host/path@2"),
+        ("cannot reach http://a:b@c:5000 today", "cannot reach http://c:5000 today"),
+    ],
+)
+def test_credentials_are_taken_out(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+
+
+def test_long_credentials_are_not_cut_into_plain_sight() -> None:
+    token = "s3cr3t" * 80
+    told = complaint(f"https://user:{token}@host", ConnectionError(f"cannot reach https://user:{token}@host/x"))
+    assert "s3cr3t" not in told
+    assert "cannot reach https://host/x" in told

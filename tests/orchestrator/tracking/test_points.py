@@ -80,6 +80,14 @@ def test_the_load_of_one_machine_and_of_several() -> None:
     assert found.of("system/cpu", 2) == [(5, 15.0)]
 
 
+def test_the_best_is_of_a_state_that_still_counts() -> None:
+    bits = "eval/bits_per_byte"
+    start = event("started", 4, step=2, tokens=0, world_size=2)
+    found = Folded(progress(1, 2, **{bits: 3.0}), progress(2, 4, **{bits: 2.0}), start, progress(5, 4, **{bits: 2.5}))
+    assert found.fold.best == (2.5, 4)
+    assert found.of(bits) == [(2, 3.0), (4, 2.0)], "MLflow takes nothing back"
+
+
 def test_a_later_evaluation_of_an_earlier_step() -> None:
     def evaluated(time: float, step: int, bits: float) -> Event:
         metrics = {"eval/bits_per_byte": bits, "eval/arc/acc": 0.5}
