@@ -51,7 +51,7 @@ def _sync(root: Path, settings: Settings, *, asked: bool) -> bool:
     if is_followed(record.folder):
         print(f"{root}: is followed by another process, which keeps MLflow up to date")
         return True
-    if not asked and is_settled(record.folder, settings):  # who names a run wants MLflow asked
+    if is_settled(record.folder, settings):
         print(f"{root}: up to date")
         return True
     remarks: list[str] = []
