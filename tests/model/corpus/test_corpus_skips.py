@@ -1,13 +1,18 @@
 """What is left out of a folder of text: counted, with examples, and never a reason to fail."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from corpora import everything, made, skipped
+from corpora import everything, made, skipped, texts, write_folder
 
 from model.corpus.listing import wanted
 from model.dataset import read_manifest
+
+NOBODY = 65534
 
 
 def test_unusable_files_are_counted_with_examples(source: Path, tmp_path: Path) -> None:
@@ -60,14 +65,30 @@ def test_a_device_file_is_not_read(source: Path, tmp_path: Path) -> None:
     assert manifest.sources[0].skipped.unreadable.examples == ("zero",)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_files_and_folders_without_permission(source: Path, tmp_path: Path) -> None:
-    (source / "sub" / "1.txt").chmod(0)
-    (source / "closed").mkdir(mode=0)
+@contextmanager
+def nobody(folder: Path) -> Iterator[None]:
+    """Root reads everything: be a user who does not, and who owns `folder`. Others stay who they are."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, 0)
     try:
-        manifest = made(source, tmp_path / "out")
+        yield
     finally:
-        (source / "closed").chmod(0o700)
+        os.setresuid(0, 0, 0)
+
+
+def test_files_and_folders_without_permission() -> None:
+    """Not in pytest's folder, which is closed to other users."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        source = write_folder(folder / "source", texts(10))
+        (source / "sub" / "1.txt").chmod(0)
+        (source / "closed").mkdir(mode=0)
+        with nobody(folder):
+            manifest = made(source, folder / "out")
     assert skipped(manifest) == {"unreadable": 2}
     assert set(manifest.sources[0].skipped.unreadable.examples) == {"sub/1.txt", "closed"}
 

@@ -4,37 +4,25 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
 from support.checkpoints import save, upload
+from support.cli import Cli, command
 from support.runs import resolved, tiny_job
 
 from model.checkpoint import Identity, Store
-from orchestrator.cli.main import main
 from orchestrator.controller.record import Record
 from orchestrator.launch.local import hold_lock
 from orchestrator.launch.resolve import JobRef
 from orchestrator.settings import Settings
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `fathom checkpoints ...`: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fathom", "checkpoints", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return call
+    return command("checkpoints", monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support.cli import Cli, command
 from support.runs import event, resolved, tiny_job
 
-from orchestrator.cli.main import main
 from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import Event, EventLog
@@ -34,23 +33,12 @@ from orchestrator.cli.main import main
 main()
 """
 
-Cli = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `fathom metrics ...`: exit code, stdout, stderr."""
     monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fathom", "metrics", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return call
+    return command("metrics", monkeypatch, capsys)
 
 
 @pytest.fixture
