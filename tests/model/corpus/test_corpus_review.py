@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from support.tokens import write_tokens
 from model.corpus import Mixture, Options, Source, prepare, read_mixture
 from model.corpus.listing import _glob_expression
 from model.corpus.mixture import is_mixture
+from model.corpus.runs import RunWriter, bucket_rows
 from model.corpus.whole import in_short_words
 from model.corpus.workspace import workspace
 from model.data import TokenSplit
@@ -26,6 +28,7 @@ from model.data.shards import OPEN_SHARDS
 from model.dataset import DatasetManifest
 from model.tokenizer import Tokenizer
 
+SAME_FIRST = hashlib.sha256(b"the same").digest() < hashlib.sha256(b"another").digest()
 FEW = Options(vocab_size=300, heldout_share=0.2, workers=1)
 
 
@@ -115,6 +118,17 @@ def test_a_million_equal_records_are_held_once(tmp_path: Path) -> None:
     assert manifest.sources[0].skipped.duplicate.count == 399_999
     assert len(manifest.sources[0].skipped.duplicate.examples) == 5
     assert manifest.documents("train") + manifest.documents("heldout") == 3
+
+
+def test_a_run_holds_equal_documents_once(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path, "r")
+    for member, place in ((0, 5), (0, 1), (1, 0), (0, 9)):
+        writer.add(0, member, place, b"the same")
+    writer.add(0, 0, 7, b"another")
+    writer.flush()
+    assert bucket_rows(tmp_path / "r.0.idx", 0, 1)["place"].tolist() == ([1, 7] if SAME_FIRST else [7, 1])
+    assert (tmp_path / "r.0.txt").stat().st_size == len(b"the same" + b"another")
+    assert writer.repeated == [(0, 0, 5), (0, 0, 9), (0, 1, 0)], "the first by file and place stays"
 
 
 def test_a_small_table_of_one_large_text_stays_small(tmp_path: Path) -> None:
