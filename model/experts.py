@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.precision import HIGH, Products
 
 
-def feed_forward(x_ND: Tensor, counts_E: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+def feed_forward(
+    x_ND: Tensor, counts_E: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor, products: Products
+) -> Tensor:
     """SwiGLU of each expert on its rows, [N, D]. Rows past `counts_E.sum()` must be zero.
 
     `grouped_mm` leaves rows after the last offset uninitialised, so the spare (zero) rows go to the last expert:
@@ -21,14 +24,14 @@ def feed_forward(x_ND: Tensor, counts_E: Tensor, gate_EFD: Tensor, up_EFD: Tenso
     ends = counts_E.cumsum(0, dtype=torch.int32)
     ends = torch.cat((ends[:-1], ends.new_full((1,), x_ND.shape[0])))
 
-    def product(rows: Tensor, weight: Tensor) -> Tensor:
-        return F.grouped_mm(rows, weight.to(rows.dtype).transpose(-2, -1), offs=ends)
-
-    return product(F.silu(product(x_ND, gate_EFD)) * product(x_ND, up_EFD), down_EDF)
+    gate, up = products.grouped(x_ND, gate_EFD, ends), products.grouped(x_ND, up_EFD, ends)
+    return products.grouped(F.silu(gate) * up, down_EDF, ends)
 
 
 class Experts(nn.Module):
     """Stacked weights of all routed experts of a layer; names and shapes as in transformers."""
+
+    products: Products = HIGH
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -39,4 +42,4 @@ class Experts(nn.Module):
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """See `feed_forward`."""
         gate, up = self.gate_up_proj.chunk(2, dim=1)
-        return feed_forward(x_ND, counts_E, gate, up, self.down_proj)
+        return feed_forward(x_ND, counts_E, gate, up, self.down_proj, self.products)

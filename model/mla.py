@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.precision import Linear
 from model.rope import rotate, softmax_scale
 
 LATENT_EPS = 1e-6
@@ -25,15 +26,15 @@ class LatentAttention(nn.Module):
         c, heads = config, config.num_attention_heads
         self.config, self.scale = config, softmax_scale(config)
         if c.q_lora_rank is None:
-            self.q_proj = nn.Linear(c.hidden_size, heads * c.qk_head_dim, bias=False)
+            self.q_proj = Linear(c.hidden_size, heads * c.qk_head_dim)
         else:
-            self.q_a_proj = nn.Linear(c.hidden_size, c.q_lora_rank, bias=False)
+            self.q_a_proj = Linear(c.hidden_size, c.q_lora_rank)
             self.q_a_layernorm = nn.RMSNorm(c.q_lora_rank, LATENT_EPS)
-            self.q_b_proj = nn.Linear(c.q_lora_rank, heads * c.qk_head_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim, bias=False)
+            self.q_b_proj = Linear(c.q_lora_rank, heads * c.qk_head_dim)
+        self.kv_a_proj_with_mqa = Linear(c.hidden_size, c.kv_lora_rank + c.qk_rope_head_dim)
         self.kv_a_layernorm = nn.RMSNorm(c.kv_lora_rank, LATENT_EPS)
-        self.kv_b_proj = nn.Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), bias=False)
-        self.o_proj = nn.Linear(heads * c.v_head_dim, c.hidden_size, bias=False)
+        self.kv_b_proj = Linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
+        self.o_proj = Linear(heads * c.v_head_dim, c.hidden_size)
 
     def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
         """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.experts import Experts
+from model.precision import Linear
 from model.router import Router
 
 ALIGN = 8
@@ -24,9 +25,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
+        self.gate_proj = Linear(hidden, inner)
+        self.up_proj = Linear(hidden, inner)
+        self.down_proj = Linear(inner, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""

@@ -127,6 +127,8 @@ class Recipe(Frozen):
     batch_stages: tuple[BatchStage, ...] = ()
     """How the batch grows; empty: `batch_sequences` at every step."""
     precision: Literal["fp32", "bf16"]
+    init_from: str | None = None
+    """Folder (or URL) of whole weights in the released layout to start from; None: random weights by `seed`."""
     schedule: Schedule
     optimizer: Optimizer
     balance: Balance

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.experts import feed_forward
 from model.moe import MoE
+from model.precision import HIGH, Products
 from model.router import Routing
 
 MOE_LAYERS = r"model\.(layers\.\d+|mtp\.\d+\.block)\.mlp"
@@ -36,13 +37,14 @@ class BoundRouter(TokenChoiceTopKRouter):  # type: ignore[misc]
 class BoundExperts(GroupedExperts):  # type: ignore[misc]
     """AutoEP's local experts with our feed-forward."""
 
+    products: Products = HIGH
     calls: int = 0
     """Forward passes so far (recomputed ones too), to prove that this code runs."""
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """See `model.experts.feed_forward`; AutoEP's w1, w3, w2 are gate, up, down."""
         self.calls += 1
-        return feed_forward(x_ND, counts_E, self.w1, self.w3, self.w2)
+        return feed_forward(x_ND, counts_E, self.w1, self.w3, self.w2, self.products)
 
 
 def autoep_config(config: ModelConfig, size: int) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from model.optim import build_optimizer, parameter_groups
 from model.recipe import Optimizer, Recipe
 from model.router import Routing
 from model.transformer import CausalLM, Output, documents_of
+from model.weights import load_weights
 
 STATE_KEY, BIASES_KEY = "fathom", "fathom_routing_biases"
 """DeepSpeed mixes its own keys into the client state; ours are these."""
@@ -79,6 +80,8 @@ class ZeroEngine:
             raise ValueError(f"recipe wants {recipe.layout.world_size} processes, started are {self.world_size}")
         model = CausalLM(recipe.model)
         model.initialise(recipe.seed)
+        if recipe.init_from is not None:
+            load_weights(model, recipe.init_from)
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=lambda _: _optimizer_after_replacement(model, recipe, build),
