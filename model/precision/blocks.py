@@ -46,10 +46,10 @@ def dequantise_rows(q: Tensor, scale_inv: Tensor, dtype: torch.dtype) -> Tensor:
 def quantise_tokens(
     x_NK: Tensor, ends_E: Tensor, fp8: torch.dtype = E4M3, *, power_of_two: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """[N, K] in blocks of 128 tokens of one expert -> 8 bits [N, K], scale_inv [blocks, K], see `token_blocks`."""
-    block_N, count = token_blocks(x_NK.shape[0], ends_E)
-    x = x_NK.float()
-    amax = x.new_zeros(count, x.shape[1])
+    """[N, K] in blocks of 128 tokens of one expert -> 8 bits [N, K], scale_inv [blocks, K], see `token_places`."""
+    place_N, blocks = token_places(x_NK.shape[0], ends_E)
+    x, block_N = x_NK.float(), place_N // BLOCK
+    amax = x.new_zeros(blocks, x.shape[1])
     amax.scatter_reduce_(0, block_N.unsqueeze(-1).expand_as(x), x.abs(), "amax")
     scale = scales(amax, fp8, power_of_two=power_of_two)
     return (x / scale[block_N]).to(fp8), scale
@@ -57,19 +57,20 @@ def quantise_tokens(
 
 def dequantise_tokens(q_NK: Tensor, scale_inv: Tensor, ends_E: Tensor, dtype: torch.dtype) -> Tensor:
     """Inverse of `quantise_tokens`."""
-    block_N, _ = token_blocks(q_NK.shape[0], ends_E)
-    return (q_NK.float() * scale_inv[block_N]).to(dtype)
+    place_N, _ = token_places(q_NK.shape[0], ends_E)
+    return (q_NK.float() * scale_inv[place_N // BLOCK]).to(dtype)
 
 
-def token_blocks(tokens: int, ends_E: Tensor) -> tuple[Tensor, int]:
-    """The block of each token [N], and how many there may be: each expert's tokens begin a new one. The number does
-    not depend on `ends_E`, so that nothing waits for the device; blocks that no token has are unused."""
+def token_places(tokens: int, ends_E: Tensor) -> tuple[Tensor, int]:
+    """Where each token [N] stands once every expert's tokens (up to `ends_E`) begin a new block of 128, and how many
+    blocks there may be. The number does not depend on `ends_E`, so that nothing waits for the device; blocks at the
+    end may be empty."""
     row_N = torch.arange(tokens, device=ends_E.device)
     sizes = ends_E.diff(prepend=ends_E.new_zeros(1))
     blocks = (sizes + BLOCK - 1) // BLOCK
-    expert_N = torch.searchsorted(ends_E, row_N, right=True, out_int32=True)
-    first_N, start_N = (blocks.cumsum(0) - blocks)[expert_N], (ends_E - sizes)[expert_N]
-    return first_N + (row_N - start_N) // BLOCK, tokens // BLOCK + ends_E.numel()
+    expert_N = torch.searchsorted(ends_E, row_N, right=True)
+    shift_E = (blocks.cumsum(0) - blocks) * BLOCK - (ends_E - sizes)
+    return row_N + shift_E[expert_N], tokens // BLOCK + ends_E.numel()
 
 
 def quantise_weight(w: Tensor, fp8: torch.dtype = E4M3, *, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
