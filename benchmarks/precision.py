@@ -199,7 +199,7 @@ def train(arm: Arm, recipe: Recipe, manifest: DatasetManifest) -> dict[str, Any]
     heldout = heldout_windows(recipe.data, manifest, SEQUENCE, extra, EVAL_TOKENS)
     token_bytes = Tokenizer.load(recipe.data).token_byte_lengths()
     scores = evaluate(engine, heldout, token_bytes, BATCH, MODEL.num_nextn_predict_layers)
-    text = engine.precision if arm.products is None else arm.title
+    text = engine.arithmetic if arm.products is None else arm.title
     engine.close()
     return {"losses": losses, "norms": norms, "cpu_s_per_step": seconds, "arithmetic": text} | scores
 

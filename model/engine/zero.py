@@ -99,7 +99,7 @@ class ZeroEngine:
         self._layers = bind(self.model, recipe.model)
         chosen = self._choose_products()
         use(self.model, chosen.products)
-        self.precision = chosen.text
+        self.arithmetic = chosen.text
         self._passes_done = 0
         for block in self.model.blocks().values():
             block.recompute = recipe.layout.recompute == "full"

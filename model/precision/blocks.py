@@ -73,6 +73,32 @@ def token_places(tokens: int, ends_E: Tensor) -> tuple[Tensor, int]:
     return row_N + shift_E[expert_N], tokens // BLOCK + ends_E.numel()
 
 
+def aligned(x_NK: Tensor, ends_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows moved so that each expert's begin a new block, zeros between, and the last dimension filled up to whole
+    blocks -> [blocks * 128, ...], the place of each row. For kernels that want whole blocks."""
+    place_N, blocks = token_places(x_NK.shape[0], ends_E)
+    rows = x_NK.new_zeros(blocks * BLOCK, x_NK.shape[1] + -x_NK.shape[1] % BLOCK)
+    rows[place_N, : x_NK.shape[1]] = x_NK
+    return rows, place_N
+
+
+def aligned_parts(tokens: int, ends_E: Tensor) -> list[tuple[int, int]]:
+    """First row and end of each expert's part of `aligned`. With more than one expert this waits for the device."""
+    ends = ends_E.tolist() if ends_E.numel() > 1 else [tokens]
+    parts, start, first = [], 0, 0
+    for end in ends:
+        blocks = -(-(end - start) // BLOCK)
+        parts.append((first, first + blocks * BLOCK))
+        start, first = end, first + blocks * BLOCK
+    return parts
+
+
+def whole_blocks(w: Tensor) -> Tensor:
+    """[..., O, I] filled up with zeros to whole 128x128 blocks."""
+    down, across = -w.shape[-2] % BLOCK, -w.shape[-1] % BLOCK
+    return F.pad(w, (0, across, 0, down)) if down or across else w
+
+
 def quantise_weight(w: Tensor, fp8: torch.dtype = E4M3, *, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
     """[..., O, I] in 128x128 blocks -> 8 bits [..., O, I], scale_inv [..., ceil(O/128), ceil(I/128)].
 
