@@ -54,12 +54,12 @@ from model.recipe import (
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.tokenizer import Tokenizer
 
-SEQUENCE, BATCH, LAST = 128, 8, 50
-EVAL_TOKENS = 32_768
+SEQUENCE, BATCH, LAST = 128, 4, 50
+EVAL_TOKENS = 16_384
 MODEL = ModelConfig(
-    vocab_size=4096,
+    vocab_size=2048,
     hidden_size=256,
-    num_hidden_layers=3,
+    num_hidden_layers=2,
     num_attention_heads=4,
     q_lora_rank=192,
     kv_lora_rank=128,
