@@ -118,12 +118,18 @@ class ModelOverrides(_Spec):
 class Model(_Spec):
     """The architecture to train."""
 
-    preset: str = Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    """A named architecture; `fathom model` lists them."""
+    preset: str | None = Field(None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    """A named architecture; `fathom model` lists them. Absent: that of initFrom."""
     overrides: ModelOverrides = ModelOverrides()
-    """Sizes that differ from the preset."""
+    """Sizes that differ from the preset; with initFrom only those that no weight's shape depends on."""
     init_from: Uri | None = None
-    """Weights to start from. Refused for now: training starts from random weights."""
+    """Folder or URL of weights to start from: an export, a run, a released model. Absent: random weights."""
+
+    @model_validator(mode="after")
+    def _decided(self) -> Self:
+        if self.preset is None and self.init_from is None:
+            _wrong("preset", "is required: name an architecture, or weights to start from (initFrom)")
+        return self
 
 
 class SourceWeight(_Spec):
