@@ -21,6 +21,7 @@ from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimize
 from orchestrator.launch.architecture import choose_architecture, require_same_tokenizer
 from orchestrator.launch.batches import choose_batches, choose_mixture, choose_tasks
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
+from orchestrator.launch.extension import extended
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan.hardware import accelerator
 from orchestrator.spec import TrainingJob
@@ -46,9 +47,10 @@ _DECIDED_ANEW = ("spec.parallelism.", "spec.compute.", "spec.checkpoint.", "spec
 
 def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     """All of the model's side."""
-    spec = job.spec
     architecture = choose_architecture(job, choose)
-    config, initial = architecture.config, architecture.initial
+    initial, config = architecture.initial, architecture.config
+    job, config = extended(job, config, _highest_rate(job, config), choose)
+    spec = job.spec
     manifest = _manifest(job, absolute(spec.data.source), config)
     if initial is not None:
         require_same_tokenizer(initial, manifest, spec.data.source)
@@ -185,14 +187,7 @@ def _precision(job: TrainingJob, choose: Choices) -> Literal["fp32", "bf16"]:
 def _schedule(job: TrainingJob, config: ModelConfig, steps: int, choose: Choices) -> Schedule:
     """Learning rate over the run, in the proportions of DeepSeek-V3."""
     wanted, path = job.spec.training.schedule, "spec.training.schedule"
-
-    def highest() -> tuple[float, str]:
-        if job.spec.model.preset in LEARNING_RATES and not job.spec.model.overrides.hidden_size:
-            return LEARNING_RATES[job.spec.model.preset], f"known for {job.spec.model.preset}"
-        scaled = _RATE * math.sqrt(_WIDTH / config.hidden_size)
-        return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
-
-    rate = choose(f"{path}.learningRate", wanted.learning_rate, highest)
+    rate = choose(f"{path}.learningRate", wanted.learning_rate, lambda: _highest_rate(job, config))
     if (wanted.final_learning_rate or 0) > rate:
         raise refusal(
             "training.schedule.finalLearningRate", f"{wanted.final_learning_rate} exceeds learningRate {rate}"
@@ -224,6 +219,14 @@ def _schedule(job: TrainingJob, config: ModelConfig, steps: int, choose: Choices
         decay_start_step=start,
         decay_end_step=min(steps, round(steps * (constant + decay))),
     )
+
+
+def _highest_rate(job: TrainingJob, config: ModelConfig) -> tuple[float, str]:
+    """Of pre-training, and why."""
+    if job.spec.model.preset in LEARNING_RATES and not job.spec.model.overrides.hidden_size:
+        return LEARNING_RATES[job.spec.model.preset], f"known for {job.spec.model.preset}"
+    scaled = _RATE * math.sqrt(_WIDTH / config.hidden_size)
+    return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
 
 
 def _evaluation(job: TrainingJob, steps: int, heldout: int, choose: Choices) -> tuple[int, int]:
