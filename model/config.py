@@ -6,6 +6,7 @@ file can be read as it is. The planner, the command line and the model itself al
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,10 +30,25 @@ class Yarn(Frozen):
     factor: float = Field(gt=1.0)
     """Context extension, e.g. 40 for 4K to 160K."""
     original_max_position_embeddings: int = Field(4096, ge=1)
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 1.0
-    mscale_all_dim: float = 1.0
+    """Length of the sequences before any extension."""
+    beta_fast: float = Field(32.0, gt=0)
+    """Pairs of dimensions that turn more often than this within the original length stay as they are."""
+    beta_slow: float = Field(1.0, gt=0)
+    """Those that turn less often are stretched by the whole factor; in between the stretch grows evenly."""
+    mscale: float = Field(1.0, ge=0)
+    mscale_all_dim: float = Field(1.0, ge=0)
+    """Scores are multiplied by (0.1 x mscale_all_dim x ln(factor) + 1)^2; rotary ones by the ratio of `mscale` too."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.beta_fast < self.beta_slow:
+            raise ValueError(f"beta_fast ({self.beta_fast:g}) is below beta_slow ({self.beta_slow:g}): swap them")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """Positions that are covered: the original length times the factor."""
+        return int(self.original_max_position_embeddings * self.factor)
 
 
 class ModelConfig(Frozen):
@@ -102,6 +118,8 @@ class ModelConfig(Frozen):
                 f"num_experts_per_tok ({self.num_experts_per_tok}) exceeds the {reachable} experts that "
                 f"topk_group={self.topk_group} of n_group={self.n_group} groups hold"
             )
+        if self.yarn is not None and self.rope_theta <= 1:
+            raise ValueError(f"rope_theta ({self.rope_theta:g}) must exceed 1 for YaRN: frequencies have to fall")
         if self.topk_method == "noaux_tc" and self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
             raise ValueError(
                 f"a group is ranked by its two best experts, but n_routed_experts ({self.n_routed_experts}) / "
@@ -118,6 +136,16 @@ class ModelConfig(Frozen):
     def num_moe_layers(self) -> int:
         """MoE layers among the main layers."""
         return self.num_hidden_layers - self.first_k_dense_replace
+
+    def stretched(self, length: int, yarn: Yarn) -> ModelConfig:
+        """This architecture for sequences of up to `length` tokens; ValueError if `yarn` covers fewer."""
+        if length > yarn.longest:
+            original = yarn.original_max_position_embeddings
+            raise ValueError(
+                f"factor {yarn.factor:g} makes {yarn.longest} positions of {original}, {length} are wanted: "
+                f"use a factor of {math.ceil(length / original)}"
+            )
+        return self.replace(yarn=yarn, max_position_embeddings=length)
 
     def replace(self, **changes: Any) -> ModelConfig:  # noqa: ANN401 - field values
         """A copy with some fields changed, validated again."""

@@ -42,13 +42,13 @@ from model.schedule import bias_speed, learning_rate, multi_token_weight
 GO, SAVE, STOP, REPLACED = 0, 1, 2, 3
 WITHOUT_EFFECT: dict[str, Any] = {
     **dict.fromkeys((
-        "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tasks", "eval_tokens", "layout", "peak_flops",
-        "precision", "sample_tokens",
+        "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tasks", "eval_tokens", "init_from", "layout",
+        "peak_flops", "precision", "sample_tokens",
     ), True),
     "optimizer": {"moments_precision"},
 }  # fmt: skip
-"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own, of the
-layout only the size of the batch matters, and precision is how something is computed, not what."""
+"""Fields of a recipe that may differ between a checkpoint and its resume; data and initial weights have digests of
+their own, of the layout only the size of the batch matters, and precision is how something is computed, not what."""
 
 
 class RolledBack(RuntimeError):
@@ -72,6 +72,8 @@ class Loop:
     """Called before every step: a sign that this process is not stuck."""
     tasks: Sequence[Callable[[], dict[str, float]]] = ()
     """Each scores one task of an evaluation. Collective."""
+    has_initial: bool = True
+    """Whether the engine holds the weights that the recipe starts from: not where a checkpoint was there to load."""
     load_ME: Tensor | None = field(default=None, init=False)
     """Tokens per expert over the whole run so far, for the load map."""
     _incidents: tuple[Incident, ...] = field(default=(), init=False)
@@ -233,6 +235,8 @@ class Loop:
         """Rank 0 picks the newest checkpoint that verifies and tells the others; -> the step to go on from."""
         epoch, found, self._incidents, self._skipped = on_first(self._choose)
         self.store.join(epoch)
+        if found is None and not self.has_initial:
+            raise CheckpointError("the checkpoint to go on from has gone meanwhile: the initial weights are not loaded")
         step = self._load(found) if found is not None else 0
         if self.engine.rank == 0:
             self.reporter.started(

@@ -37,6 +37,8 @@ class DiskEntry:
     """The expert, where the memory tensor is a stack of them."""
     part: Part | None = None
     """Which half of a stacked gate_up_proj."""
+    stack: Shape = ()
+    """Shape of that stack."""
     copy: bool = False
     """Repeats embedding or head in a prediction module: written; on reading only compared or ignored."""
 
@@ -142,11 +144,16 @@ def _expert_entries(name: str, memory_name: str, shape: Shape) -> Iterator[DiskE
     experts, rows, columns = shape
     for e in range(experts):
         if projection == "down_proj":
-            yield DiskEntry(f"{stem}.{e}.down_proj.weight", memory_name, (rows, columns), e)
+            yield DiskEntry(f"{stem}.{e}.down_proj.weight", memory_name, (rows, columns), e, stack=shape)
             continue
         half = (rows // 2, columns)
-        yield DiskEntry(f"{stem}.{e}.gate_proj.weight", memory_name, half, e, "gate")
-        yield DiskEntry(f"{stem}.{e}.up_proj.weight", memory_name, half, e, "up")
+        yield DiskEntry(f"{stem}.{e}.gate_proj.weight", memory_name, half, e, "gate", shape)
+        yield DiskEntry(f"{stem}.{e}.up_proj.weight", memory_name, half, e, "up", shape)
+
+
+def stacked_name(config: ModelConfig, entry: DiskEntry) -> str:
+    """What the stack of an expert's entry is called where a file holds it whole."""
+    return _disk_name(config, entry.memory_name)
 
 
 def disk_entries(config: ModelConfig) -> list[DiskEntry]:

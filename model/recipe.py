@@ -134,6 +134,8 @@ class Recipe(Frozen):
     precision: PrecisionName
     init_from: str | None = None
     """Folder (or URL) of whole weights in the released layout to start from; None: random weights by `seed`."""
+    init_fingerprint: str | None = None
+    """Of those weights, see `model.headers`: other ones are refused when the job starts again."""
     schedule: Schedule
     optimizer: Optimizer
     balance: Balance

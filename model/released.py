@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from pydantic import ValidationError
 
 from model.config import ModelConfig
+from model.dataset import local_path
 
 MAX_BYTES = 1 << 20
 """Larger files are no configuration."""
@@ -199,16 +201,11 @@ def _problem(error: Mapping[str, Any]) -> str:
 
 
 def read_released(path: str | Path) -> ModelConfig:
-    """`from_released` of a file, or of `config.json` in a folder; errors name the file.
+    """`from_released` of a file, or of `config.json` in a folder or below a URL; errors name the file.
 
     FileNotFoundError if there is none, ValueError if it is too large, not JSON or not supported.
     """
-    file = Path(path)
-    file = file / "config.json" if file.is_dir() else file
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}; give a config.json or the folder that holds it")
-    with file.open("rb") as stream:  # not stat: the limit must hold for what is read
-        raw = stream.read(MAX_BYTES + 1)
+    file, raw = _content(str(path))
     if len(raw) > MAX_BYTES:
         raise ValueError(f"{file} is larger than {MAX_BYTES} bytes: this is no config.json")
     try:
@@ -221,6 +218,25 @@ def read_released(path: str | Path) -> ModelConfig:
         return from_released(data)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _content(uri: str) -> tuple[str, bytes]:
+    """Name and first bytes of the file; not by its size: the limit must hold for what is read."""
+    local = local_path(uri)
+    if local is None:
+        file = uri if uri.endswith(".json") else f"{uri.rstrip('/')}/config.json"
+        fs, name = fsspec.core.url_to_fs(file)
+        try:
+            return file, bytes(fs.cat_file(name, start=0, end=MAX_BYTES + 1))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"there is no file {file}; give a config.json or the folder that holds it"
+            ) from None
+    path = local / "config.json" if local.is_dir() else local
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give a config.json or the folder that holds it")
+    with path.open("rb") as stream:
+        return str(path), stream.read(MAX_BYTES + 1)
 
 
 def to_released(config: ModelConfig) -> dict[str, Any]:

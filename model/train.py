@@ -6,6 +6,7 @@ The only module of `model` that knows Ray; `orchestrator.launch.entry` hands it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from model.checkpoint import Fenced, Identity, Store
+from model.checkpoint import CheckpointError, Fenced, Identity, Store
 from model.data import TrainingBatches, TrainingWindows, heldout_windows, verify_heldout
 from model.dataset import DatasetManifest, read_manifest
 from model.engine.zero import ZeroEngine
@@ -81,7 +82,8 @@ def _out_of_memory(error: BaseException) -> bool:
 
 def _train(assignment: Assignment) -> None:
     recipe = assignment.recipe
-    engine = ZeroEngine(recipe)
+    anew = recipe.init_from is None or _begins_anew(_store(assignment))
+    engine = ZeroEngine(recipe if anew else recipe.model_copy(update={"init_from": None}))
     if engine.rank == 0:
         print(f"arithmetic: {engine.arithmetic}", flush=True)
     manifest = read_manifest(recipe.data)
@@ -91,6 +93,16 @@ def _train(assignment: Assignment) -> None:
         steps = loop.run()
     if steps == recipe.steps:
         _finish(assignment, engine, loop, tokenizer)
+
+
+def _begins_anew(store: Store) -> bool:
+    """Whether there is nothing to go on from, so that the initial weights must be read. Signatures and sizes decide:
+    where all of such checkpoints turn out to be damaged the loop begins nothing anew, but fails."""
+    for step in store.steps():
+        with suppress(CheckpointError, FileNotFoundError):
+            store.inspect(step)
+            return False
+    return True
 
 
 def _loop(
@@ -129,6 +141,7 @@ def _loop(
         reporter=assignment.reporter,
         alive=alive,
         tasks=_tasks(recipe, engine, tokenizer),
+        has_initial=engine.recipe.init_from == recipe.init_from,
     )
 
 

@@ -13,18 +13,19 @@ from collections.abc import Iterable
 
 import fsspec
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.dataset import local_path
+from model.fit import fit
+from model.headers import INDEX as INDEX
+from model.headers import read_headers
 from model.names import DiskEntry, disk_entries
+from model.reading import Tensors
 from model.released import read_released, to_released
 from model.tokenizer import Tokenizer
 from model.transformer import CausalLM
 
-INDEX = "model.safetensors.index.json"
 FILE_BYTES = 4 * 2**30
 
 
@@ -91,46 +92,39 @@ def write_weights(
 
 
 @torch.no_grad()
-def load_weights(model: CausalLM, uri: str) -> None:
-    """Fill `model` (a plain CausalLM) from a folder that `write_weights` made; ValueError lists what is wrong."""
-    fs, root = fsspec.core.url_to_fs(uri.rstrip("/"))
-    try:
-        where: dict[str, str] = json.loads(fs.cat_file(f"{root}/{INDEX}"))["weight_map"]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no weights in {uri}: {INDEX} is missing") from None
+def load_weights(model: CausalLM, uri: str, fingerprint: str | None = None) -> None:
+    """Fill `model` (a plain CausalLM) from a folder or URL in the released layout, tensor by tensor.
+
+    ValueError lists all that does not fit, before anything is copied; one for numbers that are not finite, for copies
+    of embedding or head that are none, and for weights that have changed since `fingerprint` was taken.
+    """
+    headers = read_headers(uri)
+    if fingerprint not in (None, headers.fingerprint):
+        raise ValueError(f"the weights in {uri} have changed since the job began: put the first ones back")
+    pieces = fit(model.config, headers)
     state = model.state_dict()
-    entries = [e for e in disk_entries(model.config) if not e.copy]
-    missing = [e.name for e in entries if e.name not in where]
-    if missing:
-        raise ValueError(f"{uri} lacks {len(missing)} of {len(entries)} tensors, e.g. {missing[0]}")
-    by_file: dict[str, list[DiskEntry]] = defaultdict(list)
-    for entry in entries:
-        by_file[where[entry.name]].append(entry)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, wanted in by_file.items():
-            path = f"{root}/{name}"
-            if local_path(uri) is None:
-                path = f"{folder}/{name}"
-                fs.get_file(f"{root}/{name}", path)
-            _copy_from(path, wanted, state)
-
-
-def _copy_from(path: str, entries: list[DiskEntry], state: dict[str, Tensor]) -> None:
-    with safe_open(path, framework="pt") as file:
-        for entry in entries:
-            tensor, target = file.get_tensor(entry.name), state[entry.memory_name][entry.index]
-            if tensor.shape != target.shape:
+    with Tensors(headers) as tensors:
+        for piece in sorted(pieces, key=lambda piece: (piece.stored.file, piece.stored.start)):
+            if not piece.entry.copy:
+                tensor = tensors.read(piece)
+                if not bool(tensor.isfinite().all()):
+                    raise ValueError(f"{piece.entry.name} in {uri}/{piece.stored.file} holds what is no finite number")
+                state[piece.entry.memory_name][piece.entry.index].copy_(tensor)
+        for piece in pieces:
+            if piece.entry.copy and not _equal(tensors.read(piece), state[piece.entry.memory_name]):
                 raise ValueError(
-                    f"{entry.name} in {path} has shape {tuple(tensor.shape)}, the model needs {tuple(target.shape)}"
+                    f"{piece.entry.name} in {uri} differs from {piece.entry.memory_name}: a prediction module with an "
+                    "embedding or head of its own is not supported; leave the module out (num_nextn_predict_layers, "
+                    "or mtpDepth in a job)"
                 )
-            target.copy_(tensor)
+
+
+def _equal(stored: Tensor, own: Tensor) -> bool:
+    return torch.equal(stored, own.detach().to(stored.dtype))
 
 
 def read_model(uri: str) -> tuple[CausalLM, Tokenizer]:
-    """The model and the tokenizer of a folder that `write_weights` made, on the host."""
-    path = local_path(uri)
-    if path is None:
-        raise ValueError(f"weights are read from local or mounted folders only, got {uri}: copy them first")
-    model = CausalLM(read_released(path))
+    """The model and the tokenizer of a folder or URL in the released layout, on the host."""
+    model = CausalLM(read_released(uri))
     load_weights(model, uri)
     return model, Tokenizer.load(uri)

@@ -119,12 +119,18 @@ class ModelOverrides(_Spec):
 class Model(_Spec):
     """The architecture to train."""
 
-    preset: str = Field(max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    """A named architecture; `fathom model` lists them."""
+    preset: str | None = Field(None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    """A named architecture; `fathom model` lists them. Absent: that of initFrom."""
     overrides: ModelOverrides = ModelOverrides()
-    """Sizes that differ from the preset."""
+    """Sizes that differ from the preset; with initFrom only those that no weight's shape depends on."""
     init_from: Uri | None = None
-    """Weights to start from. Refused for now: training starts from random weights."""
+    """Folder or URL of weights to start from: an export, a run, a released model. Absent: random weights."""
+
+    @model_validator(mode="after")
+    def _decided(self) -> Self:
+        if self.preset is None and self.init_from is None:
+            _wrong("preset", "is required: name an architecture, or weights to start from (initFrom)")
+        return self
 
 
 class SourceWeight(_Spec):
@@ -159,13 +165,13 @@ class Schedule(_Spec):
     """Learning rate over the run: linear warm-up, constant, cosine down, constant at the end."""
 
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Highest learning rate; absent: chosen by the width of the model."""
+    """Highest learning rate; absent: chosen by the width of the model (extend-context: a thirtieth of that)."""
     final_learning_rate: float | None = Field(None, ge=0, le=1)
-    """Learning rate after the decay; absent: a tenth of the highest."""
+    """Learning rate after the decay; absent: a tenth of the highest (extend-context: the same)."""
     warmup_steps: int | None = Field(None, ge=0, le=10_000_000)
-    """Steps of the linear rise; absent: 3 % of all, at most 2000."""
+    """Steps of the linear rise; absent: 3 % of all, at most 2000 (extend-context: none)."""
     constant_share: Share | None = None
-    """Share of all steps, warm-up included, before the decay begins; absent: 0.67."""
+    """Share of all steps, warm-up included, before the decay begins; absent: 0.67 (extend-context: all)."""
     decay_share: Share | None = None
     """Share of all steps that the decay takes; absent: all that is left."""
 
@@ -201,7 +207,8 @@ class Balance(_Spec):
     """How the load of experts is kept even."""
 
     bias_update_speed: float | None = Field(None, ge=0, le=1)
-    """Step of an expert's selection bias per optimizer step (gamma); absent: by the number of steps."""
+    """Step of an expert's selection bias per optimizer step (gamma); absent: by the number of steps
+    (extend-context: 0)."""
     aux_loss_alpha: float = Field(1e-4, ge=0, le=10)
     """Weight of the sequence-wise auxiliary loss."""
 
@@ -214,7 +221,7 @@ class Mtp(_Spec):
     final_weight: float = Field(0.1, ge=0, le=10)
     """Weight in the rest."""
     switch_share: Share = 0.67
-    """Share of all steps after which the weight changes."""
+    """Share of all steps after which the weight changes; extend-context has the final weight from the first step."""
 
 
 class Evaluation(_Spec):
@@ -250,6 +257,22 @@ class BatchRamp(_Spec):
     """Share of the run's tokens over which the batch grows (469B of 14.8T tokens)."""
 
 
+class Extension(_Spec):
+    """How `task: extend-context` stretches the rotary positions (YaRN, on the decoupled key only)."""
+
+    factor: float | None = Field(None, gt=1, le=1_000_000)
+    """Longest length of all phases / originalLength, at least; absent: as the weights or the preset have it, else by
+    data.sequenceLength. Best the same in all phases."""
+    original_length: int | None = Field(None, ge=2, le=100_000_000)
+    """Tokens per sequence of pre-training; absent: the longest that the weights' config.json names."""
+    beta_fast: float | None = Field(None, gt=0, le=1_000_000)
+    """Turns within originalLength from which a rotary frequency stays as it is; absent: as factor, else 32."""
+    beta_slow: float | None = Field(None, gt=0, le=1_000_000)
+    """Turns up to which a frequency is divided by the whole factor; absent: as factor, else 1."""
+    mscale: float | None = Field(None, gt=0, le=100)
+    """Scores are sharpened by (0.1 x mscale x ln(factor) + 1) squared; absent: as factor, else 1."""
+
+
 class Training(_Spec):
     """How much to train, and how."""
 
@@ -274,6 +297,8 @@ class Training(_Spec):
     """Multi-token prediction."""
     anomalies: Anomalies = Anomalies()
     """Loss spikes, and losses that are not finite."""
+    extension: Extension | None = None
+    """Longer context, with task extend-context only; absent: all of it is chosen."""
     evaluation: Evaluation = Evaluation()
     """Measuring on held-out text."""
     sample_tokens: int = Field(256, ge=0, le=65_536)
@@ -435,8 +460,8 @@ class Queue(_Spec):
 class JobSpec(_Spec):
     """What to train, on what, for how much."""
 
-    task: Literal["pretrain"] = "pretrain"
-    """Kind of training."""
+    task: Literal["pretrain", "extend-context"] = "pretrain"
+    """Kind of training; extend-context: one phase of training weights (model.initFrom) for longer sequences."""
     model: Model
     """The architecture to train."""
     data: Data
@@ -461,6 +486,21 @@ class JobSpec(_Spec):
     """Admission (Kubernetes with Kueue only)."""
     suspend: bool = False
     """Whether the job shall let go of its machines and wait."""
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        if self.task == "pretrain":
+            if self.training.extension is not None:
+                _wrong("training.extension", "is for task extend-context, but task is pretrain: remove one of them")
+            return self
+        if self.model.init_from is None:
+            _wrong("model.initFrom", "is required with task extend-context: the weights whose context is extended")
+        if self.data.sequence_length is None:
+            _wrong("data.sequenceLength", "is required with task extend-context: the new length")
+        if self.model.overrides.max_positions is not None:
+            at = f"is {self.model.overrides.max_positions}, but task extend-context sets it to data.sequenceLength"
+            _wrong("model.overrides.maxPositions", f"{at} ({self.data.sequence_length}): remove it")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

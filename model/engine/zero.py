@@ -84,7 +84,7 @@ class ZeroEngine:
         model = CausalLM(recipe.model)
         model.initialise(recipe.seed)
         if recipe.init_from is not None:
-            load_weights(model, recipe.init_from)
+            load_weights(model, recipe.init_from, recipe.init_fingerprint)
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=lambda _: _optimizer_after_replacement(model, recipe, build),

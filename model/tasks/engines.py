@@ -90,9 +90,10 @@ def from_checkpoint(recipe: Recipe, store: Store, found: Found) -> Iterator[Zero
 
 
 def single(recipe: Recipe) -> Recipe:
-    """The recipe for one process; nothing else of it changes, so that a checkpoint's weights fit."""
+    """The recipe for one process, without the weights that training began with; nothing else of it changes, so that a
+    checkpoint's weights fit."""
     layout = recipe.layout.model_copy(update={"world_size": 1, "expert_parallel": 1})
-    return recipe.model_copy(update={"layout": layout, "device": usable_device(recipe)})
+    return recipe.model_copy(update={"layout": layout, "device": usable_device(recipe), "init_from": None})
 
 
 def usable_device(recipe: Recipe) -> str:

@@ -1,6 +1,7 @@
 """Chooses the recipe of a job: model, layout and schedule. Called by `orchestrator.launch.resolve` only.
 
-A simple rule that stands where the planner's search will stand. Reads the preset and the dataset's manifest.
+A simple rule that stands where the planner's search will stand. Reads the preset, or the weights to start from,
+and the dataset's manifest.
 Invariant: whatever is chosen is noted with its reason; what cannot run is refused by field and numbers.
 """
 
@@ -8,23 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterable
 
 import fsspec
-from pydantic import ValidationError
 
 from model.config import ModelConfig
 from model.dataset import DatasetManifest, read_manifest
-from model.presets import preset
 from model.ramp import BatchSchedule
 from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, PrecisionName, Recipe, Schedule
-from orchestrator.errors import InvalidJob, Problem
+from orchestrator.launch.architecture import choose_architecture, require_same_tokenizer
 from orchestrator.launch.batches import choose_batches, choose_mixture, choose_tasks
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
+from orchestrator.launch.extension import extended
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan.hardware import accelerator
-from orchestrator.spec import MODEL_FIELDS, TrainingJob
+from orchestrator.spec import TrainingJob
 
 LEARNING_RATES: dict[str, float] = {"v2-lite-16b": 4.2e-4, "v3-671b": 2.2e-4}
 """Highest learning rate by preset, where one was published or measured; others go by width."""
@@ -49,9 +48,13 @@ _DECIDED_ANEW = (
 
 def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     """All of the model's side."""
+    architecture = choose_architecture(job, choose)
+    initial, config = architecture.initial, architecture.config
+    job, config = extended(job, config, _highest_rate(job, config), choose)
     spec = job.spec
-    config = _config(job, choose)
     manifest = _manifest(job, absolute(spec.data.source), config)
+    if initial is not None:
+        require_same_tokenizer(initial, manifest, spec.data.source)
     sequence = choose(
         "spec.data.sequenceLength",
         spec.data.sequence_length,
@@ -78,6 +81,8 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         steps=steps,
         batch_stages=stages if len(stages) > 1 else (),
         precision=precision,
+        init_from=initial.uri if initial else None,
+        init_fingerprint=initial.fingerprint if initial else None,
         schedule=_schedule(job, config, steps, choose),
         optimizer=_optimizer(job),
         balance=_balance(job, steps, choose),
@@ -111,54 +116,6 @@ def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choic
 def kept_choices(chosen: Iterable[Choice]) -> list[Choice]:
     """Of those of an earlier attempt, the ones that `continue_recipe` keeps."""
     return [choice for choice in chosen if not choice.path.startswith(_DECIDED_ANEW)]
-
-
-def _config(job: TrainingJob, choose: Choices) -> ModelConfig:
-    """The preset with its overrides; random weights begin before any context extension."""
-    wanted = job.spec.model
-    if wanted.init_from is not None:
-        raise refusal("model.initFrom", "starting from existing weights is not possible yet: leave it out")
-    try:
-        config = preset(wanted.preset)
-    except ValueError as error:
-        raise refusal("model.preset", str(error)) from None
-    try:
-        config = config.replace(**wanted.overrides.config_changes())
-    except ValidationError as error:
-        raise InvalidJob(
-            [
-                _override_problem(str(detail["loc"][0]) if detail["loc"] else "", detail["msg"])
-                for detail in error.errors()
-            ]
-        ) from None
-    if config.index_n_heads:
-        raise refusal(
-            "model.preset",
-            f"{wanted.preset} has a sparse-attention indexer of {config.index_n_heads} heads, "
-            "which can be counted and not yet trained: use v3-671b",
-        )
-    if (yarn := config.yarn) is None:
-        return config
-    original = choose(
-        "spec.model.overrides.maxPositions",
-        wanted.overrides.max_positions,
-        lambda: (yarn.original_max_position_embeddings, "pre-training comes before the context extension by YaRN"),
-    )
-    return config.replace(yarn=None, max_position_embeddings=original)
-
-
-def _override_problem(name: str, message: str) -> Problem:
-    """A finding of ModelConfig in the words of `spec.model.overrides`."""
-    friendly = {ours: _camel(theirs) for theirs, ours in MODEL_FIELDS.items()}
-    words = re.compile(r"\b(" + "|".join(sorted(friendly, key=len, reverse=True)) + r")\b")
-    text = words.sub(lambda match: friendly[match[1]], message.removeprefix("Value error, "))
-    path = f"spec.model.overrides.{friendly[name]}" if name in friendly else "spec.model.overrides"
-    return Problem(path, text)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def _manifest(job: TrainingJob, folder: str, config: ModelConfig) -> DatasetManifest:
@@ -234,14 +191,7 @@ def _precision(job: TrainingJob, choose: Choices) -> PrecisionName:
 def _schedule(job: TrainingJob, config: ModelConfig, steps: int, choose: Choices) -> Schedule:
     """Learning rate over the run, in the proportions of DeepSeek-V3."""
     wanted, path = job.spec.training.schedule, "spec.training.schedule"
-
-    def highest() -> tuple[float, str]:
-        if job.spec.model.preset in LEARNING_RATES and not job.spec.model.overrides.hidden_size:
-            return LEARNING_RATES[job.spec.model.preset], f"known for {job.spec.model.preset}"
-        scaled = _RATE * math.sqrt(_WIDTH / config.hidden_size)
-        return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
-
-    rate = choose(f"{path}.learningRate", wanted.learning_rate, highest)
+    rate = choose(f"{path}.learningRate", wanted.learning_rate, lambda: _highest_rate(job, config))
     if (wanted.final_learning_rate or 0) > rate:
         raise refusal(
             "training.schedule.finalLearningRate", f"{wanted.final_learning_rate} exceeds learningRate {rate}"
@@ -273,6 +223,14 @@ def _schedule(job: TrainingJob, config: ModelConfig, steps: int, choose: Choices
         decay_start_step=start,
         decay_end_step=min(steps, round(steps * (constant + decay))),
     )
+
+
+def _highest_rate(job: TrainingJob, config: ModelConfig) -> tuple[float, str]:
+    """Of pre-training, and why."""
+    if job.spec.model.preset in LEARNING_RATES and not job.spec.model.overrides.hidden_size:
+        return LEARNING_RATES[job.spec.model.preset], f"known for {job.spec.model.preset}"
+    scaled = _RATE * math.sqrt(_WIDTH / config.hidden_size)
+    return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
 
 
 def _evaluation(job: TrainingJob, steps: int, heldout: int, choose: Choices) -> tuple[int, int]:

@@ -28,6 +28,10 @@ from model.presets import mini
         ({"tie_word_embeddings": True}, ["tie_word_embeddings"]),
         ({"yarn": {"factor": 1.0}}, ["yarn.factor"]),
         ({"yarn": {"factor": 2.0, "beta": 1}}, ["yarn.beta"]),
+        ({"yarn": {"factor": 2.0, "beta_slow": 0}}, ["yarn.beta_slow"]),
+        ({"yarn": {"factor": 2.0, "beta_fast": 2, "beta_slow": 3}}, ["beta_fast (2)", "beta_slow (3)"]),
+        ({"yarn": {"factor": 2.0, "mscale_all_dim": -1}}, ["yarn.mscale_all_dim"]),
+        ({"yarn": {"factor": 2.0}, "rope_theta": 1.0}, ["rope_theta (1)"]),
         ({"hiden_size": 8}, ["hiden_size"]),
     ],
 )
@@ -50,6 +54,13 @@ def test_replace_keeps_the_original_and_nested_values() -> None:
     assert changed.yarn == Yarn(factor=4)
     with pytest.raises(ValidationError):
         config.hidden_size = 1  # type: ignore[misc]
+
+
+def test_stretched_for_longer_sequences() -> None:
+    config, yarn = mini(), Yarn(factor=2.5, original_max_position_embeddings=1000)
+    assert config.stretched(2500, yarn) == config.replace(yarn=yarn, max_position_embeddings=2500)
+    with pytest.raises(ValueError, match=r"factor 2\.5 makes 2500 positions of 1000, 2501 are wanted: .* factor of 3"):
+        config.stretched(2501, yarn)
 
 
 def test_derived_sizes() -> None:

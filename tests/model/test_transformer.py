@@ -127,6 +127,28 @@ def test_logits_and_gradients_equal_transformers(config: ModelConfig, seed: int)
         assert (parameter.grad - other).abs().max() / scale < 1e-4, name
 
 
+@pytest.mark.parametrize(
+    "yarn",
+    [
+        Yarn(factor=40, original_max_position_embeddings=32),
+        Yarn(factor=4, original_max_position_embeddings=64, beta_fast=8, beta_slow=2, mscale=1.0, mscale_all_dim=0.0),
+        Yarn(factor=32, original_max_position_embeddings=64, beta_fast=1, beta_slow=1),
+        Yarn(factor=3.5, original_max_position_embeddings=16, mscale=0.5, mscale_all_dim=0.707),
+    ],
+)
+def test_yarn_equals_transformers_far_beyond_the_original_length(yarn: Yarn) -> None:
+    config = _small(yarn=yarn, qk_rope_head_dim=16, max_position_embeddings=512)
+    ours, theirs = randomised(config, 5), independent(config)
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.randint(0, config.vocab_size, (1, 300), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        mine, reference = ours(tokens).logits[0], theirs(tokens).logits
+        plain = CausalLM(config.replace(yarn=None))
+        plain.load_state_dict(ours.state_dict())
+        assert (plain(tokens).logits[0] - reference)[:, 64:].abs().max() > 0.1, "there is a difference to see"
+    assert (mine - reference).abs().max() < 2e-5
+
+
 def test_depth_zero_ignores_the_prediction_modules() -> None:
     config = _small(num_nextn_predict_layers=2)
     model = randomised(config, 0)

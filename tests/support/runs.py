@@ -72,19 +72,21 @@ def _side(name: str, tokens: int) -> dict[str, Any]:
     return {"documents": 3, "tokens": tokens, "bytes": 3 * tokens, "shards": shards}
 
 
-def dataset(folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, vocabulary: int = 4096) -> Path:
-    """A prepared dataset without its shards: its manifest is all that resolving may read."""
+def dataset(
+    folder: Path, *, train: int = 1_000_000, heldout: int = 20_000, vocabulary: int = 4096, sha256: str = "2" * 64
+) -> Path:
+    """A prepared dataset without its shards: its manifest is all that resolving may read; `sha256` of its tokenizer."""
     splits = {"train": _side("train", train), "heldout": _side("heldout", heldout)}
     manifest = {
         "version": 2,
         "digest": "0" * 64,
         "inputs_digest": "1" * 64,
-        "tokenizer": {"sha256": "2" * 64, "vocab_size": vocabulary, "end_of_text": 0},
+        "tokenizer": {"sha256": sha256, "vocab_size": vocabulary, "end_of_text": 0},
         "dtype": "uint32",
         "sources": [{"name": "text", "uri": "text"} | splits],
         "baselines": {"order0_bits_per_byte": 4.5, "xz_bits_per_byte": 1.5, "xz_bytes": 60_000},
     }
-    lines = [f"{'2' * 64} 0 tokenizer.json\n"]
+    lines = [f"{sha256} 0 tokenizer.json\n"]
     for side in splits.values():
         [shard] = side["shards"]
         lines.append(f"{shard['sha256']} {shard['tokens']} {shard['name']}\n")

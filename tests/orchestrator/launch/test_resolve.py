@@ -325,12 +325,6 @@ def test_a_tokenizer_that_is_not_the_datasets_is_refused(data: Path, tmp_path: P
     assert "cannot read" in message
 
 
-def test_initial_weights_are_refused_for_now(data: Path) -> None:
-    path, message = refusal(data, {"model": {"initFrom": "weights"}})
-    assert path == "spec.model.initFrom"
-    assert "not possible yet" in message
-
-
 def test_pretraining_starts_before_the_context_extension(data: Path) -> None:
     resolved = run(data, {"model": {"preset": "v2-lite-16b"}})
     assert resolved.recipe.model.yarn is None

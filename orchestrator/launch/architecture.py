@@ -1,0 +1,226 @@
+"""The architecture of a job: a preset, or that of the weights it starts from. Called by `launch.choose` only.
+
+Weights are looked at by their headers alone: no torch, and nothing of what they hold is read. Invariant: weights that
+training could not read are refused here, before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import fsspec
+from pydantic import ValidationError
+
+from model.config import ModelConfig
+from model.dataset import TOKENIZER, DatasetManifest
+from model.fit import fit, module_count
+from model.headers import Headers, read_headers
+from model.presets import preset
+from model.released import read_released
+from orchestrator.errors import InvalidJob, Problem
+from orchestrator.launch.choices import Choices, absolute, refusal
+from orchestrator.spec import MODEL_FIELDS, TrainingJob
+
+_FREE = {
+    "num_nextn_predict_layers", "max_position_embeddings", "initializer_range", "rope_theta", "routed_scaling_factor",
+    "num_experts_per_tok", "n_group", "topk_group",
+}  # fmt: skip
+"""Fields that no weight's shape depends on, prediction modules dropped apart: a job may override them."""
+_NOT_COMPARED = {"num_nextn_predict_layers", "max_position_embeddings", "initializer_range", "yarn"}
+"""Fields in which a preset and weights of that preset may differ: training itself changes them."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights to start from."""
+
+    uri: str
+    """Absolute: the folder or URL that holds them."""
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is trained, and from where."""
+
+    config: ModelConfig
+    initial: Initial | None = None
+
+
+def choose_architecture(job: TrainingJob, choose: Choices) -> Architecture:
+    """The preset with its overrides, or the configuration of the weights. InvalidJob names fields and values."""
+    wanted = job.spec.model
+    if wanted.init_from is None:
+        return Architecture(_from_preset(job, choose))
+    uri = _weights_folder(absolute(wanted.init_from))
+    try:
+        stored = read_released(uri)
+        headers = read_headers(uri)
+        config = _from_weights(job, stored, headers)
+        fit(config, headers)
+    except (ValueError, OSError, ImportError) as error:
+        raise refusal("model.initFrom", str(error)) from None
+    return Architecture(config, Initial(uri, headers.fingerprint))
+
+
+def _from_preset(job: TrainingJob, choose: Choices) -> ModelConfig:
+    """Random weights begin before any context extension."""
+    wanted = job.spec.model
+    config = _preset_as_overridden(job)
+    _require_dense(config, "model.preset", f"{wanted.preset} has", "use v3-671b")
+    if (yarn := config.yarn) is None:
+        return config
+    original = choose(
+        "spec.model.overrides.maxPositions",
+        wanted.overrides.max_positions,
+        lambda: (yarn.original_max_position_embeddings, "pre-training comes before the context extension by YaRN"),
+    )
+    return config.replace(yarn=None, max_position_embeddings=original)
+
+
+def _preset_as_overridden(job: TrainingJob) -> ModelConfig:
+    wanted = job.spec.model
+    try:
+        config = preset(str(wanted.preset))
+    except ValueError as error:
+        raise refusal("model.preset", str(error)) from None
+    return _replaced(config, wanted.overrides.config_changes())
+
+
+def _replaced(config: ModelConfig, changes: Mapping[str, int | float | None]) -> ModelConfig:
+    try:
+        return config.replace(**changes)
+    except ValidationError as error:
+        raise InvalidJob(
+            [
+                _override_problem(str(detail["loc"][0]) if detail["loc"] else "", detail["msg"])
+                for detail in error.errors()
+            ]
+        ) from None
+
+
+def _override_problem(name: str, message: str) -> Problem:
+    """A finding of ModelConfig in the words of `spec.model.overrides`."""
+    words = re.compile(r"\b(" + "|".join(sorted(_FRIENDLY, key=len, reverse=True)) + r")\b")
+    text = words.sub(lambda match: _FRIENDLY[match[1]], message.removeprefix("Value error, "))
+    path = f"spec.model.overrides.{_FRIENDLY[name]}" if name in _FRIENDLY else "spec.model.overrides"
+    return Problem(path, text)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+_FRIENDLY = {theirs: _camel(ours) for ours, theirs in MODEL_FIELDS.items()}
+
+
+def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> None:
+    if config.index_n_heads:
+        raise refusal(
+            path,
+            f"{what} a sparse-attention indexer of {config.index_n_heads} heads, "
+            f"which can be counted and not yet trained: {remedy}",
+        )
+
+
+# Weights
+
+
+def _weights_folder(uri: str) -> str:
+    """The folder itself, or `weights` in a run's folder."""
+    try:
+        for folder in (uri.rstrip("/"), f"{uri.rstrip('/')}/weights"):
+            fs, root = fsspec.core.url_to_fs(folder)
+            if fs.exists(f"{root}/config.json"):
+                return folder
+    except (ValueError, OSError, ImportError) as error:
+        raise refusal("model.initFrom", f"cannot read {uri}: {error}") from None
+    raise refusal(
+        "model.initFrom",
+        f"no weights in {uri} or {uri}/weights: there must be a config.json beside .safetensors files, as "
+        "`fathom export` and released models have them",
+    )
+
+
+def _from_weights(job: TrainingJob, stored: ModelConfig, headers: Headers) -> ModelConfig:
+    """The stored architecture, checked against the preset, with the overrides that leave the weights as they are."""
+    wanted = job.spec.model
+    _require_dense(stored, "model.initFrom", f"{headers.uri} has", "start from a model without one")
+    if wanted.preset is not None:
+        _require_agreement(_preset_as_overridden(job), stored, wanted.preset, headers.uri)
+    changes = wanted.overrides.config_changes()
+    values = stored.model_dump()
+    fixed = {name: value for name, value in changes.items() if name not in _FREE and value != values[name]}
+    if fixed:
+        raise InvalidJob(
+            [
+                Problem(
+                    f"spec.model.overrides.{_FRIENDLY[name]}",
+                    f"is {value}, the weights of model.initFrom are made for {values[name]}: leave it out",
+                )
+                for name, value in fixed.items()
+            ]
+        )
+    config = _replaced(stored, changes)
+    there = module_count(stored, headers)
+    if config.num_nextn_predict_layers > there:
+        raise refusal(
+            "model.overrides.mtpDepth",
+            f"{config.num_nextn_predict_layers} prediction modules are wanted, {headers.uri} holds {there}: "
+            f"use --set model.overrides.mtpDepth={there}",
+        )
+    return config
+
+
+def _require_agreement(asked: ModelConfig, stored: ModelConfig, name: str, uri: str) -> None:
+    ours, theirs = asked.model_dump(), stored.model_dump()
+    differing = [
+        f"{_FRIENDLY.get(field, field)} {ours[field]} and {theirs[field]}"
+        for field in ours
+        if field not in _NOT_COMPARED and ours[field] != theirs[field]
+    ]
+    if differing:
+        raise refusal(
+            "model.preset",
+            f"{name} is not the architecture in {uri} ({', '.join(differing)}): leave model.preset out, or start from "
+            "other weights",
+        )
+
+
+def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: str) -> None:
+    """The weights' tokenizer must be the dataset's: the same tokens by the same numbers."""
+    where = f"{initial.uri}/{TOKENIZER}"
+    prepare = f"`fathom data prepare SOURCE OUT --tokenizer {where}`"
+    try:
+        with fsspec.open(where, "rb") as file:
+            raw = bytes(file.read())
+    except FileNotFoundError:
+        raise refusal(
+            "model.initFrom",
+            f"{initial.uri} has no {TOKENIZER}, so nobody can tell whether {source} was made with the right one: put "
+            "the tokenizer that the weights were trained with there",
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise refusal("model.initFrom", f"cannot read {where}: {error}") from None
+    if hashlib.sha256(raw).hexdigest() == manifest.tokenizer.sha256 or _same(raw, absolute(source)):
+        return
+    raise refusal(
+        "data.source", f"{source} was made with another tokenizer than the weights of model.initFrom: run {prepare}"
+    )
+
+
+def _same(raw: bytes, source: str) -> bool:
+    """Whether two files, which may be written differently, hold the same tokens and ways to find them."""
+    try:
+        with fsspec.open(f"{source.rstrip('/')}/{TOKENIZER}", "rb") as file:
+            other = json.loads(bytes(file.read()))
+        own = json.loads(raw)
+    except (OSError, ValueError, RecursionError):
+        return False
+    parts = ("model", "added_tokens", "normalizer", "pre_tokenizer")
+    return isinstance(own, dict) and isinstance(other, dict) and all(own.get(p) == other.get(p) for p in parts)
