@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.loaded import load
+from orchestrator.cli.loaded import load, require_source
 from orchestrator.cli.writing import Writing, content, print_texts, report
 from orchestrator.errors import Interrupted, UsageError
 
@@ -45,9 +45,7 @@ def generate_command(
             help="Two tokens at a time, by the model's MTP module. Left out: if it has one.",
         ),
     ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Write it without speculation first, and compare.")
-    ] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Write it without speculation too, in turns.")] = False,
     step: Annotated[int | None, typer.Option(min=0, help="Take this checkpoint, not the final weights.")] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.text,
 ) -> None:
@@ -58,6 +56,7 @@ def generate_command(
     Example: fathom generate runs/mini-20260101-120000 --prompt 'def '
     """
     prompts = _prompts(prompt or [], prompts_file)
+    require_source(source)
     from model.generate import Sampling, TextStream, Writer
 
     try:
@@ -86,16 +85,13 @@ def generate_command(
         written, plain = writer(ahead), writer(False) if compare else None
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if plain is not None:
-        plain.run()
-    if plain is None or not plain.interrupted:
-        written.run(sys.stdout if output is Format.text and len(prompts) == 1 else None)
+    written.run(sys.stdout if output is Format.text and len(prompts) == 1 else None, beside=plain)
     if output is Format.json:
         print(json.dumps(content(where, prompts, written, plain), indent=1))
     elif len(prompts) > 1:
         print_texts(prompts, written.texts)
     report(written, plain, _remark)
-    if written.interrupted or (plain is not None and plain.interrupted):
+    if written.interrupted:
         raise Interrupted("stopped; what was written until then is whole")
 
 

@@ -20,6 +20,13 @@ CONFIG, RUN = "config.json", "job.json"
 """Files that tell a folder of weights and that of a run."""
 
 
+def require_source(source: Path) -> None:
+    """NotFound, before anything costs time, where there can be no model."""
+    weights = source / "weights"
+    if not any(file.exists() for file in (source / CONFIG, weights / CONFIG, source / RUN)):
+        raise NotFound(f"no weights in {source} or {weights}, and {source} is not the folder of a run with checkpoints")
+
+
 def load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
     """-> model on the host, tokenizer, where they are from. `source`: a folder of weights, or a run's folder: then the
     checkpoint of `step`, without one the final weights, else the newest checkpoint that verifies."""
@@ -37,6 +44,7 @@ def load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[Ca
 
 
 def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
+    require_source(source)
     from model.weights import read_model
 
     is_run = (source / RUN).exists()
@@ -47,8 +55,6 @@ def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[C
     weights = source / "weights"
     if step is None and (weights / CONFIG).exists():
         return *read_model(str(weights)), str(weights)
-    if not is_run:
-        raise NotFound(f"no weights in {source} or {weights}, and {source} is not the folder of a run with checkpoints")
     from orchestrator.cli.evaluate import newest_attempt
     from orchestrator.cli.evaluated import opened
     from orchestrator.controller.record import Record

@@ -15,7 +15,7 @@ class Writing:
     """One run of a `Writer`, as text."""
 
     def __init__(self, writer: Writer, streams: Sequence[TextStream]) -> None:
-        self.writer, self._streams = writer, streams
+        self.writer, self._streams, self._rounds = writer, streams, iter(writer)
         self.texts = [""] * len(streams)
         self.interrupted = False
 
@@ -24,15 +24,31 @@ class Writing:
         """Of the writer."""
         return self.writer.statistics
 
-    def run(self, out: TextIO | None = None) -> None:
-        """To the end, or until Ctrl-C. `out` gets the first text as it comes, and a line's end after it."""
+    def run(self, out: TextIO | None = None, beside: Writing | None = None) -> None:
+        """To the end, or until Ctrl-C. `out` gets the first text as it comes, and a line's end after it. `beside` is
+        written in turns with this one, so that whatever else the machine does slows both down."""
+        every = [one for one in (beside, self) if one is not None]
+        going = every
         try:
-            for number, tokens in self.writer:
-                self._add(number, self._streams[number].add(tokens), out)
-                if self._streams[number].stopped is not None:
-                    self.writer.finish(number, STOP_STRING)
+            while going:
+                going = [one for one in going if one._advance(out if one is self else None)]
         except KeyboardInterrupt:
-            self.interrupted = True
+            for one in every:
+                one.interrupted = True
+        for one in every:
+            one._close(out if one is self else None)
+
+    def _advance(self, out: TextIO | None) -> bool:
+        """-> whether there was more."""
+        if (item := next(self._rounds, None)) is None:
+            return False
+        number, tokens = item
+        self._add(number, self._streams[number].add(tokens), out)
+        if self._streams[number].stopped is not None:
+            self.writer.finish(number, STOP_STRING)
+        return True
+
+    def _close(self, out: TextIO | None) -> None:
         for number, stream in enumerate(self._streams):
             self.writer.finish(number, INTERRUPTED)  # those that had not ended
             self._add(number, stream.finish(), out)
