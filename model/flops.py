@@ -240,11 +240,12 @@ def flops_per_token(config: ModelConfig, sequence_length: int, causal: bool = Tr
     return 6 * parameters + layers * attention_flops(config, sequence_length, causal)
 
 
-def cache_bytes_per_token(config: ModelConfig, element_bytes: int = 2) -> int:
+def cache_bytes_per_token(config: ModelConfig, element_bytes: int = 2, modules: int = 0) -> int:
     """What generation keeps per token, BF16 by default: latent and rotary key of every main layer, and the
-    indexer's key where there is one."""
+    indexer's key where there is one. `modules`: prediction modules that are used too, each with a layer of its own."""
     index = config.index_head_dim if config.index_n_heads else 0
-    return config.num_hidden_layers * (config.kv_lora_rank + config.qk_rope_head_dim + index) * element_bytes
+    layers = config.num_hidden_layers + modules
+    return layers * (config.kv_lora_rank + config.qk_rope_head_dim + index) * element_bytes
 
 
 def plain_cache_bytes_per_token(config: ModelConfig, element_bytes: int = 2) -> int:

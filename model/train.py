@@ -19,7 +19,7 @@ from model.data import TrainingBatches, TrainingWindows, heldout_windows, verify
 from model.dataset import DatasetManifest, read_manifest
 from model.engine.zero import ZeroEngine
 from model.flops import count
-from model.generate import generate
+from model.generate import Sampling, generate
 from model.loop import Loop
 from model.metrics import NotFinite
 from model.recipe import Recipe
@@ -165,11 +165,12 @@ def _finish(assignment: Assignment, engine: ZeroEngine, loop: Loop, tokenizer: T
     if engine.rank != 0 or recipe.sample_tokens == 0:
         return
     if count(recipe.model).total > SAMPLE_LIMIT:
-        reporter.warning(f"no sample: write one with `fathom generate --weights {folder}`")
+        reporter.warning(f"no sample: write one with `fathom generate {folder}`")
         return
     model = CausalLM(recipe.model)
     load_weights(model, folder)
-    prompt = next(iter(loop.heldout.values()))[0, :PROMPT_TOKENS].tolist()
-    text = generate(model, prompt, tokens=recipe.sample_tokens, context=recipe.sequence_length)
+    size = min(PROMPT_TOKENS, recipe.model.max_position_embeddings // 2)
+    prompt = next(iter(loop.heldout.values()))[0, :size].tolist()
+    text = generate(model, prompt, tokens=recipe.sample_tokens, sampling=Sampling())
     sample = f"{tokenizer.decode(prompt)}{SAMPLE_MARK}{tokenizer.decode(text)}\n"
     reporter.artifact("sample.txt", sample.encode())

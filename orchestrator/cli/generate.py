@@ -2,55 +2,122 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.errors import NotFound, UsageError
+from orchestrator.cli.loaded import load, require_source
+from orchestrator.cli.writing import Writing, content, print_texts, report
+from orchestrator.errors import Interrupted, UsageError
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    text = "text"
+    json = "json"
 
 
 def generate_command(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder of weights.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to go on from; '-' reads it from stdin.")],
-    tokens: Annotated[int, typer.Option(min=1, max=100_000, help="Tokens to write at most.")] = 128,
+    source: Annotated[Path, typer.Argument(help="A run's folder, or a folder of weights.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Text to go on from; '-' reads it from stdin. Repeatable."),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None, typer.Option(help="More prompts: one per line, or .jsonl with a JSON text per line.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, max=1_000_000, help="New tokens per text at most.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, max=10, help="0 takes the best token always.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Draw from so many best tokens; 0: from all.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Equal seeds write equal text.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Of these, from the best that reach this share together.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Equal seeds write equal text.")] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text. Repeatable.")] = None,
+    speculate: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="Two tokens at a time, by the model's MTP module. Left out: if it has one.",
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Write it without speculation too, in turns.")] = False,
+    step: Annotated[int | None, typer.Option(min=0, help="Take this checkpoint, not the final weights.")] = None,
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.text,
 ) -> None:
-    """Continue a prompt with a trained model; prints the continuation only.
+    """Continue prompts with a trained model; prints the continuations only, and how fast they came to stderr.
+
+    Several prompts are written at once. An empty prompt begins a new text.
 
     Example: fathom generate runs/mini-20260101-120000 --prompt 'def '
     """
-    folder = _weights_folder(run)
-    text = sys.stdin.read() if prompt == "-" else prompt
-    from model.generate import generate
-    from model.weights import read_model
+    prompts = _prompts(prompt or [], prompts_file)
+    require_source(source)
+    from model.generate import Sampling, TextStream, Writer
 
     try:
-        model, tokenizer = read_model(str(folder))
-        start = tokenizer.encode(text) or [tokenizer.end_of_text]
-        out = generate(
-            model,
-            start,
-            tokens=tokens,
-            context=model.config.max_position_embeddings,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            stop=tokenizer.end_of_text,
-        )
+        sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(tokenizer.decode(out))
+    model, tokenizer, where = load(source, step, _remark)
+    ahead = bool(len(model.model.mtp)) if speculate is None else speculate
+    if compare and not ahead:
+        raise UsageError("--compare needs speculation, and a model with a prediction module (MTP)")
+
+    def writer(speculates: bool) -> Writing:
+        starts = [tokenizer.encode(text) or [tokenizer.end_of_text] for text in prompts]
+        one = Writer(
+            model,
+            starts,
+            tokens=tokens,
+            sampling=sampling,
+            speculate=speculates,
+            end_of_text=tokenizer.end_of_text,
+            vocabulary=tokenizer.vocab_size,
+        )
+        return Writing(one, [TextStream(tokenizer, stop or ()) for _ in prompts])
+
+    try:
+        written, plain = writer(ahead), writer(False) if compare else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    written.run(sys.stdout if output is Format.text and len(prompts) == 1 else None, beside=plain)
+    if output is Format.json:
+        print(json.dumps(content(where, prompts, written, plain), indent=1))
+    elif len(prompts) > 1:
+        print_texts(prompts, written.texts)
+    report(written, plain, _remark)
+    if written.interrupted:
+        raise Interrupted("stopped; what was written until then is whole")
 
 
-def _weights_folder(run: Path) -> Path:
-    for folder in (run, run / "weights"):
-        if (folder / "config.json").exists():
-            return folder
-    raise NotFound(
-        f"no weights in {run} or {run}/weights: they are written when a run succeeds "
-        f"(`fathom train --resume {run}` goes on with an unfinished one)"
-    )
+def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
+    """UsageError where there is none, or the file is not as it should be."""
+    prompts = [sys.stdin.read() if one == "-" else one for one in given]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        prompts += [_from_json(file, i, line) if file.suffix == ".jsonl" else line for i, line in enumerate(lines, 1)]
+    if not prompts:
+        raise UsageError("no prompt: give --prompt TEXT or --prompts-file FILE")
+    return prompts
+
+
+def _from_json(file: Path, number: int, line: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, str):
+        raise UsageError(f'{file}:{number}: a JSON text was expected, such as "def "; got {line[:60]}')
+    return value
+
+
+def _remark(text: str) -> None:
+    typer.echo(text, err=True)

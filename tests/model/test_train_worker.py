@@ -152,7 +152,7 @@ def test_no_sample_if_none_is_asked_for_or_the_model_is_large(worker: Worker, mo
     worker.run()  # it goes on from the end, and only finishes
     assert worker.reporter.starts[0][0] == 4
     assert "sample.txt" not in worker.reporter.artifacts
-    assert worker.reporter.warnings == [f"no sample: write one with `fathom generate --weights {worker.weights}`"]
+    assert worker.reporter.warnings == [f"no sample: write one with `fathom generate {worker.weights}`"]
 
 
 def test_a_damaged_dataset_is_found_before_training(worker: Worker, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Whole models for `fathom generate`: from final weights, an export, or a checkpoint of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from orchestrator.errors import NotFound, RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from model.engine.base import Engine
+    from model.tokenizer import Tokenizer
+    from model.transformer import CausalLM
+    from orchestrator.cli.evaluated import Opened
+
+CONFIG, RUN = "config.json", "job.json"
+"""Files that tell a folder of weights and that of a run."""
+
+
+def require_source(source: Path) -> None:
+    """NotFound, before anything costs time, where there can be no model."""
+    weights = source / "weights"
+    if not any(file.exists() for file in (source / CONFIG, weights / CONFIG, source / RUN)):
+        raise NotFound(f"no weights in {source} or {weights}, and {source} is not the folder of a run with checkpoints")
+
+
+def load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
+    """-> model on the host, tokenizer, where they are from. `source`: a folder of weights, or a run's folder: then the
+    checkpoint of `step`, without one the final weights, else the newest checkpoint that verifies."""
+    with redirect_stdout(sys.stderr):  # whatever libraries print is talk
+        try:
+            return _load(source, step, say)
+        except FileNotFoundError as error:
+            raise NotFound(str(error)) from error
+        except ImportError as error:
+            raise UsageError(f"the package {error.name} is missing: run `pip install 'fathom-train[train]'`") from error
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            raise RunFailed(f"cannot read the model: {error.strerror or error}") from error
+
+
+def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
+    require_source(source)
+    from model.weights import read_model
+
+    is_run = (source / RUN).exists()
+    if (source / CONFIG).exists() and not is_run:
+        if step is not None:
+            raise UsageError(f"{source} is a folder of weights, which has no checkpoints: leave out --step")
+        return *read_model(str(source)), str(source)
+    weights = source / "weights"
+    if step is None and (weights / CONFIG).exists():
+        return *read_model(str(weights)), str(weights)
+    from orchestrator.cli.evaluate import newest_attempt
+    from orchestrator.cli.evaluated import opened
+    from orchestrator.controller.record import Record
+
+    record = Record.open(source)
+    with opened(record, newest_attempt(record), step, say) as found:
+        return _whole(found), found.tokenizer, found.source
+
+
+def _whole(found: Opened) -> CausalLM:
+    """A plain model of its own, in FP32, from whatever engine was opened."""
+    from model.tasks.engines import PlainEngine
+    from model.transformer import CausalLM
+
+    if isinstance(found.engine, PlainEngine):
+        return found.engine.model
+    model = CausalLM(found.recipe.model)
+    state = model.state_dict()
+    for name, tensor in cast("Engine", found.engine).full_weights():
+        state[name].copy_(tensor)
+    return model
