@@ -14,7 +14,8 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.generate.cache import Places
-from model.mla import LATENT_EPS, LatentAttention
+from model.generate.layers import Norm
+from model.mla import LatentAttention
 
 
 def expanding_is_cheaper(config: ModelConfig, tokens: int, places: int) -> bool:
@@ -32,15 +33,16 @@ class CachedAttention:
     def __init__(self, attention: LatentAttention) -> None:
         c = self.config = attention.config
         self.scale, heads = attention.scale, c.num_attention_heads
+        self.query: tuple[Norm, Tensor] | None
         compressed = attention.kv_a_proj_with_mqa.weight
         if c.q_lora_rank is None:
-            self.down, self.q_norm, self.q_up = torch.cat((attention.q_proj.weight, compressed)), None, None
+            self.down, self.query = torch.cat((attention.q_proj.weight, compressed)), None
             self.q_rank = heads * c.qk_head_dim
         else:
             self.down = torch.cat((attention.q_a_proj.weight, compressed))  # one product for both
-            self.q_norm, self.q_up = attention.q_a_layernorm.weight, attention.q_b_proj.weight
+            self.query = Norm(attention.q_a_layernorm), attention.q_b_proj.weight
             self.q_rank = c.q_lora_rank
-        self.kv_norm, self.kv_up = attention.kv_a_layernorm.weight, attention.kv_b_proj.weight
+        self.kv_norm, self.kv_up = Norm(attention.kv_a_layernorm), attention.kv_b_proj.weight
         up = self.kv_up.view(heads, c.qk_nope_head_dim + c.v_head_dim, c.kv_lora_rank)
         self.key_up_HNC, value_up_HVC = torch.split(up, [c.qk_nope_head_dim, c.v_head_dim], dim=1)
         self.value_up_HCV = value_up_HVC.transpose(1, 2)
@@ -55,15 +57,15 @@ class CachedAttention:
         q, latent, k_rope = torch.split(
             F.linear(x_BTD, self.down), [self.q_rank, c.kv_lora_rank, c.qk_rope_head_dim], -1
         )
-        if self.q_up is not None:
-            q = F.linear(F.rms_norm(q, (self.q_rank,), self.q_norm, LATENT_EPS), self.q_up)
+        if self.query is not None:
+            norm, up = self.query
+            q = F.linear(norm(q), up)
         q_nope, q_rope = torch.split(
             q.view(batch, tokens, -1, c.qk_head_dim), [c.qk_nope_head_dim, c.qk_rope_head_dim], -1
         )
         turned = _turn(torch.cat((q_rope, k_rope.unsqueeze(2)), dim=2), places.turn_1TR)
         q_rope, k_rope = turned[:, :, :-1], turned[:, :, -1]
-        latent = F.rms_norm(latent, (c.kv_lora_rank,), self.kv_norm, LATENT_EPS)
-        places.write(kept_BSW, torch.cat((latent, k_rope), dim=-1))
+        places.write(kept_BSW, torch.cat((self.kv_norm(latent), k_rope), dim=-1))
         kept = kept_BSW[:, : places.end]
         if expand is None:
             expand = expanding_is_cheaper(c, tokens, places.end)

@@ -15,6 +15,7 @@ from model.block import Block
 from model.generate.attention import CachedAttention
 from model.generate.cache import Angles, LatentCache, Places
 from model.generate.experts import feed_forward
+from model.generate.layers import Norm
 from model.mtp import NextToken
 from model.transformer import CausalLM
 
@@ -24,12 +25,25 @@ class CachedLayer:
 
     def __init__(self, block: Block) -> None:
         self.attention, self.mlp = CachedAttention(block.self_attn), feed_forward(block.mlp)
-        self.before, self.after = block.input_layernorm, block.post_attention_layernorm
+        self.before, self.after = Norm(block.input_layernorm), Norm(block.post_attention_layernorm)
 
     def __call__(self, x_BTD: Tensor, kept_BSW: Tensor, places: Places) -> Tensor:
         """-> [B, T, D]; the cache gets the new tokens."""
         x = x_BTD + self.attention(self.before(x_BTD), kept_BSW, places)
         return x + self.mlp(self.after(x))
+
+
+class CachedModule:
+    """A `NextToken` over its layer of a cache."""
+
+    def __init__(self, module: NextToken) -> None:
+        self.enorm, self.hnorm, self.norm = Norm(module.enorm), Norm(module.hnorm), Norm(module.norm)
+        self.entry, self.layer = module.eh_proj.weight, CachedLayer(module.block)
+
+    def __call__(self, h_BTD: Tensor, embedded_BTD: Tensor, kept_BSW: Tensor, places: Places) -> Tensor:
+        """-> [B, T, D]."""
+        joined = torch.cat((self.enorm(embedded_BTD), self.hnorm(h_BTD)), dim=-1)
+        return self.norm(self.layer(F.linear(joined, self.entry), kept_BSW, places))
 
 
 class Decoder:
@@ -44,15 +58,15 @@ class Decoder:
         """For `batch` rows of at most `places` tokens; `ahead`: with the prediction module; `vocabulary`: logits of so
         many tokens only (None: of all)."""
         body, config = model.model, model.config
-        self.model, weight = model, model.lm_head.weight
+        self.embedding, self.norm, weight = body.embed_tokens.weight, Norm(body.norm), model.lm_head.weight
         self.layers = [CachedLayer(block) for block in model.blocks().values()][: config.num_hidden_layers]
         self.cache = LatentCache(config, config.num_hidden_layers, batch, places, weight.dtype, weight.device)
         self.head = weight[:vocabulary]
         self.angles = Angles(config, places, weight.device)
-        self.module: NextToken | None = None
+        self.module: CachedModule | None = None
         if ahead:
             assert isinstance(body.mtp[0], NextToken)
-            self.module, self.module_layer = body.mtp[0], CachedLayer(body.mtp[0].block)
+            self.module = CachedModule(body.mtp[0])
             self.module_cache = LatentCache(config, 1, batch, places, weight.dtype, weight.device)
 
     def read(self, tokens_BT: Tensor, first_B: Sequence[int]) -> Tensor:
@@ -61,21 +75,18 @@ class Decoder:
         All places before must have been read, by whatever passes.
         """
         places = self.angles.at(first_B, tokens_BT.shape[1])
-        h = self.model.model.embed_tokens(tokens_BT)
+        h = F.embedding(tokens_BT, self.embedding)
         for layer, kept in zip(self.layers, self.cache.kept_LBSW, strict=True):
             h = layer(h, kept, places)
-        return self.model.model.norm(h)  # type: ignore[no-any-return]
+        return self.norm(h)
 
     def read_ahead(self, h_BTD: Tensor, next_BT: Tensor, first_B: Sequence[int]) -> Tensor:
         """What the head reads for the token after the next, [B, T, D]: from `read`'s results and the tokens that follow
         each place, as in training."""
-        module = self.module
-        assert module is not None, "made without its prediction module"
+        assert self.module is not None, "made without its prediction module"
         places = self.angles.at(first_B, next_BT.shape[1])
-        embedded = self.model.model.embed_tokens(next_BT)
-        joined = torch.cat((module.enorm(embedded), module.hnorm(h_BTD)), dim=-1)
-        h = self.module_layer(module.eh_proj(joined), self.module_cache.kept_LBSW[0], places)
-        return module.norm(h)  # type: ignore[no-any-return]
+        embedded_BTD = F.embedding(next_BT, self.embedding)
+        return self.module(h_BTD, embedded_BTD, self.module_cache.kept_LBSW[0], places)
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""

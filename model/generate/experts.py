@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.moe import MoE
+from model.generate.layers import Swiglu
+from model.moe import FeedForward, MoE
 from model.router import affinities, choose, gate_weights
 
 FEW = 4
@@ -24,9 +25,10 @@ class FewExperts:
 
     def __init__(self, moe: MoE) -> None:
         self.moe, self.config = moe, moe.gate.routing.config
-        c, experts = self.config, moe.experts
+        c, experts, shared = self.config, moe.experts, moe.shared_experts
         self.gate_up = _stacked(experts.gate_up_proj)
         self.down = _stacked(experts.down_proj)
+        self.shared = None if shared is None else Swiglu(shared)
         device = self.gate_up.device
         self.hidden, self.inner = (torch.arange(n, device=device) for n in (c.hidden_size, c.moe_intermediate_size))
 
@@ -35,12 +37,12 @@ class FewExperts:
         c, x = self.config, x_BTD.flatten(0, 1)
         if x.shape[0] * c.num_experts_per_tok > FEW * c.n_routed_experts:
             return self.moe(x_BTD)  # type: ignore[no-any-return]
-        gate, shared = self.moe.gate, self.moe.shared_experts
+        gate = self.moe.gate
         scores = affinities(x, gate.weight, c.scoring_func)
         chosen = choose(scores, gate.e_score_correction_bias, c)
         out = self._routed(x, chosen, gate_weights(scores, chosen, c))
-        if shared is not None:
-            out = out + shared(x)
+        if self.shared is not None:
+            out = out + self.shared(x)
         return out.view_as(x_BTD)
 
     def _routed(self, x_TD: Tensor, chosen_TK: Tensor, weights_TK: Tensor) -> Tensor:
@@ -58,11 +60,15 @@ def _stacked(matrices_EOI: Tensor) -> Tensor:
     return matrices_EOI.detach().transpose(1, 2).flatten(0, 1).contiguous()
 
 
-def _bags(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of some rows of a table, for each bag."""
-    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+def _bags(rows_NM: Tensor, table: Tensor, weights_NM: Tensor) -> Tensor:
+    """[N, O] the weighted sum of M rows of a table, for each bag."""
+    starts = torch.arange(0, rows_NM.numel(), rows_NM.shape[1], device=rows_NM.device)
+    return torch.embedding_bag(table, rows_NM.view(-1), starts, mode=0, per_sample_weights=weights_NM.reshape(-1))[0]
 
 
-def feed_forward(mlp: nn.Module) -> FewExperts | nn.Module:
+def feed_forward(mlp: nn.Module) -> FewExperts | Swiglu:
     """What to call in place of a layer's feed-forward."""
-    return FewExperts(mlp) if isinstance(mlp, MoE) else mlp
+    if isinstance(mlp, MoE):
+        return FewExperts(mlp)
+    assert isinstance(mlp, FeedForward)
+    return Swiglu(mlp)

@@ -124,7 +124,7 @@ class Writer:
         """-> what the head reads [B, T, D], and each row's first token."""
         last_B = [len(row.text) - 1 for row in live]
         h_BTD = decoder.read(self._tokens(live, [0] * len(live), max(last_B) + 1), [0] * len(live))
-        token_B = self._pick(decoder.logits(h_BTD[range(len(live)), last_B]), live)
+        token_B = self._pick(decoder.logits(_at(h_BTD, last_B)), live)
         return h_BTD, [[token] for token in token_B.tolist()]
 
     def _draft(self, decoder: Decoder, live: Sequence[Row], first_B: Sequence[int], h_BTD: Tensor) -> Draft:
@@ -133,7 +133,7 @@ class Writer:
         tokens = max(count_B)
         next_BT = self._tokens(live, [first + 1 for first in first_B], tokens)
         ahead_BTD = decoder.read_ahead(h_BTD[:, :tokens], next_BT, first_B)
-        logits_BV = decoder.logits(ahead_BTD[range(len(live)), [count - 1 for count in count_B]])
+        logits_BV = decoder.logits(_at(ahead_BTD, [count - 1 for count in count_B]))
         if self.sampling.greedy:
             return Draft(logits_BV.argmax(-1), None)
         probabilities_BV = distribution(logits_BV, self.sampling)
@@ -199,6 +199,13 @@ class Writer:
         self.statistics.tokens += len(new)
         self.statistics.later_tokens += len(new) if self.statistics.rounds else 0
         return new
+
+
+def _at(h_BTD: Tensor, places_B: Sequence[int]) -> Tensor:
+    """[B, D] of one place in each row."""
+    if min(places_B) == max(places_B):
+        return h_BTD[:, places_B[0]]
+    return h_BTD[range(len(places_B)), places_B]
 
 
 def _check(prompts: Sequence[Sequence[int]], context: int) -> None:
