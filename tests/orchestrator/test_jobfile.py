@@ -50,7 +50,7 @@ def test_a_good_file(job: Path) -> None:
     assert spec.training.schedule.learning_rate == 0.001
 
 
-@pytest.mark.parametrize("name", ["mini.yaml", "small-h100.yaml"])
+@pytest.mark.parametrize("name", ["mini.yaml", "small-h100.yaml", "extend-1.yaml", "extend-2.yaml"])
 def test_samples_load(name: str) -> None:
     assert load_job(Path(__file__).parents[2] / "k8s" / "samples" / name).metadata.name == name.removesuffix(".yaml")
 
