@@ -66,7 +66,7 @@ def evaluate_command(
     from orchestrator.controller.record import Record
 
     record = Record.open(run)
-    resolved = _resolved(record)
+    resolved = resolved_of(record)
     with _talking(), _explained():
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
@@ -100,7 +100,7 @@ def _evaluate(
     return Evaluation(model.source, model.step, model.tokens, metrics, tables(prepared, scores))
 
 
-def _resolved(record: Record) -> Resolved:
+def resolved_of(record: Record) -> Resolved:
     """The newest attempt, which knows the model and where the storage is."""
     from orchestrator.launch.resolve import read_resolved
 
