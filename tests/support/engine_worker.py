@@ -148,9 +148,7 @@ def _train(engine: Any, folder: Path, case: Case, out: Outcome) -> None:  # noqa
             target = folder / "saved" / case.save
             target.mkdir(parents=True, exist_ok=True)
             engine.snapshot({"step": step + 1})(target)
-            out.saved = dict(engine.full_weights())
-            if engine.rank:
-                out.saved = {}
+            out.saved = {name: tensor.clone() for name, tensor in engine.full_weights() if engine.rank == 0}
             torch.distributed.barrier()
     out.weights = dict(engine.full_weights())
     if case.state:
