@@ -121,6 +121,14 @@ def is_buffer(name: str) -> bool:
     return name.endswith(".e_score_correction_bias")
 
 
+def is_quantised(entry: DiskEntry) -> bool:
+    """Whether the released FP8 layout keeps this tensor in FP8: the matrices of attention and feed-forwards."""
+    name = entry.name
+    if len(entry.shape) != 2 or ".indexer." in name or name.endswith(".mlp.gate.weight"):
+        return False
+    return ".self_attn." in name or ".mlp." in name
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Elements of all parameters in memory, prediction modules included, buffers not."""
     return sum(math.prod(shape) for name, shape in memory_shapes(config).items() if not is_buffer(name))

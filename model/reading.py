@@ -43,6 +43,11 @@ class Tensors:
             return tensor
         return dequantise_weight(tensor, self.stored(piece.scale), torch.float32)
 
+    def pair(self, piece: Piece) -> tuple[Tensor, Tensor]:
+        """8 bits and scales, as they are stored."""
+        assert piece.scale is not None
+        return self.stored(piece.stored), self.stored(piece.scale)
+
     def stored(self, stored: Stored) -> Tensor:
         """A whole stored tensor."""
         return self._bytes(stored, stored.start, stored.shape)

@@ -70,6 +70,11 @@ class Tokenizer:
         """One more than the largest token number."""
         return len(self.token_bytes)
 
+    @property
+    def end_of_text_name(self) -> str:
+        """The end-of-text token as it is written in the vocabulary."""
+        return str(self._backend.id_to_token(self.end_of_text))
+
     @classmethod
     def from_json(cls, text: str, name: str = "tokenizer") -> Tokenizer:
         """From the text of a `tokenizer.json`; ValueError if it is none."""

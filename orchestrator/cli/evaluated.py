@@ -54,18 +54,18 @@ def opened(record: Record, resolved: Resolved, step: int | None, say: Callable[[
 
     recipe, weights = resolved.recipe, f"{resolved.storage_uri.rstrip('/')}/weights"
     with process_group():
-        if step is None and _has_weights(weights):
+        if step is None and has_weights(weights):
             tokenizer = Tokenizer.load(f"{weights}/tokenizer.json")
             engine, tokens = from_weights(recipe, weights), _tokens(record, recipe)
             yield Opened(weights, recipe.steps, tokens, recipe, engine, tokenizer)
             return
-        store, found = _checkpoint(record, step, say)
+        store, found = verified_checkpoint(record, step, say)
         with from_checkpoint(recipe, store, found) as loaded:
             manifest, tokenizer = found.manifest, Tokenizer.load(recipe.data)
             yield Opened(found.folder, manifest.step, manifest.tokens, recipe, loaded, tokenizer)
 
 
-def _has_weights(uri: str) -> bool:
+def has_weights(uri: str) -> bool:
     """Their index is written last."""
     from model.weights import INDEX
 
@@ -82,7 +82,7 @@ def _tokens(record: Record, recipe: Recipe) -> int:
     return counted[-1] if counted else recipe.total_tokens
 
 
-def _checkpoint(record: Record, step: int | None, say: Callable[[str], None]) -> tuple[Store, Found]:
+def verified_checkpoint(record: Record, step: int | None, say: Callable[[str], None]) -> tuple[Store, Found]:
     """One whose signature and contents have been verified."""
     from model.checkpoint import Found
     from orchestrator.cli.checkpoints import open_run
@@ -94,7 +94,7 @@ def _checkpoint(record: Record, step: int | None, say: Callable[[str], None]) ->
         for one in problems:
             say(f"checkpoint passed over: {one}")
         if newest is None:
-            raise NotFound(f"{root} has neither final weights nor a checkpoint that verifies: nothing to evaluate")
+            raise NotFound(f"{root} has neither final weights nor a checkpoint that verifies: nothing to take")
         return store, newest
     try:
         manifest = store.verify(step)

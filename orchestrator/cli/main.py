@@ -12,6 +12,7 @@ import typer
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
+from orchestrator.cli.export import export_command
 from orchestrator.cli.generate import generate_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
 app.command("generate")(generate_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)

@@ -16,6 +16,8 @@ SAVED: tuple[tuple[int, Stage, int], ...] = (
     (2, 0, 2), (2, 1, 1), (2, 1, 2), (2, 2, 2), (2, 3, 1), (2, 3, 2), (4, 1, 4),
 )  # fmt: skip
 """(processes, ZeRO stage, expert size) of the runs that save."""
+EXPERTS_SHARED_TWICE: tuple[tuple[int, Stage, int], ...] = ((4, 1, 2), (4, 3, 2))
+"""Runs that save only: each group of experts is there twice, so its optimizer's state is divided too."""
 SAME = [one for one in SAVED if one[2] == 2]
 OTHER: tuple[tuple[tuple[int, Stage, int], tuple[int, Stage, int]], ...] = (
     ((2, 1, 1), (2, 1, 2)), ((2, 1, 2), (2, 1, 1)), ((2, 1, 2), (2, 2, 1)), ((2, 2, 2), (2, 1, 2)),
@@ -60,7 +62,7 @@ def cases() -> list[tuple[int, list[Case]]]:
     saves = {
         world: [
             Case(key(one), parity.recipe(parity.layout(*one)), save=key(one), gradients=False, state=True)
-            for one in SAVED
+            for one in SAVED + EXPERTS_SHARED_TWICE
             if one[0] == world
         ]
         for world in (2, 4)

@@ -57,6 +57,8 @@ class Outcome:
     gradients: dict[str, Tensor] = field(default_factory=dict)
     loads: list[Tensor] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    saved: dict[str, Tensor] = field(default_factory=dict)
+    """Whole weights as they were saved, on the first process."""
     state: dict[str, Any] = field(default_factory=dict)
     """Everything that a checkpoint after the last step would hold."""
     router_calls: list[int] = field(default_factory=list)
@@ -146,6 +148,7 @@ def _train(engine: Any, folder: Path, case: Case, out: Outcome) -> None:  # noqa
             target = folder / "saved" / case.save
             target.mkdir(parents=True, exist_ok=True)
             engine.snapshot({"step": step + 1})(target)
+            out.saved = {name: tensor.clone() for name, tensor in engine.full_weights() if engine.rank == 0}
             torch.distributed.barrier()
     out.weights = dict(engine.full_weights())
     if case.state:

@@ -8,15 +8,34 @@ from pathlib import Path
 import pytest
 import torch
 from support import parity
-from support.checkpoint_cases import OTHER, REFUSED, SAME, Stage, cases, key, largest, pair
+from support.checkpoint_cases import (
+    EXPERTS_SHARED_TWICE,
+    OTHER,
+    REFUSED,
+    SAME,
+    SAVED,
+    Stage,
+    cases,
+    key,
+    largest,
+    pair,
+)
 from support.engine_worker import Outcome, run
+from support.recipes import TINY
+
+from model.engine.masters import Masters
+from model.names import disk_entries
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]]:
-    folder: Path = tmp_path_factory.mktemp("checkpoints")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, list[Outcome]]:
     out: dict[str, list[Outcome]] = {}
     for world, group in cases():
         out |= run(folder, world, group)
@@ -83,3 +102,29 @@ def test_without_our_copy_the_universal_load_loses_the_routing_biases(
 def test_without_own_counters_and_settings_zero_3_goes_on_wrongly(results: dict[str, list[Outcome]], name: str) -> None:
     """All groups would share one Adam step, which counts once for each; and all would have the first's decay."""
     assert largest(results[name][0], results["w2-z3-ep2"][0]) > 1e-5
+
+
+@pytest.mark.parametrize("one", SAVED + EXPERTS_SHARED_TWICE, ids=key)
+def test_one_process_reads_the_weights_of_any_topology(
+    results: dict[str, list[Outcome]], folder: Path, one: tuple[int, Stage, int]
+) -> None:
+    """Bit for bit, without a process group: what the export writes."""
+    saved = results[key(one)][0].saved
+    masters = Masters(folder / "saved" / key(one), parity.topology(parity.layout(*one)), TINY)
+    biases = 0
+    for entry in disk_entries(TINY):
+        tensor = masters.read(entry)
+        assert torch.equal(tensor, saved[entry.memory_name][entry.index]), entry.name
+        biases += entry.name.endswith("bias") and bool(tensor.abs().min() > 0)
+    assert biases == 3
+
+
+def test_a_checkpoint_of_another_model_or_topology_is_refused(results: dict[str, list[Outcome]], folder: Path) -> None:
+    assert results
+    saved = folder / "saved" / "w2-z3-ep2"
+    with pytest.raises(ValueError, match=r"lacks \d+ tensors .* e.g. model.embed_tokens.weight: 2048 of 4096 elements"):
+        Masters(saved, parity.topology(parity.layout(2, 3, 2)), TINY.replace(vocab_size=128))
+    with pytest.raises(ValueError, match=r"lacks|do not fit"):
+        Masters(saved, parity.topology(parity.layout(2, 3, 1)), TINY)
+    with pytest.raises(ValueError, match=r"0 files .* one is needed"):
+        Masters(saved, parity.topology(parity.layout(4, 3, 2)), TINY)
