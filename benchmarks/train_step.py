@@ -168,7 +168,18 @@ class Side:
     """The other end of `side`."""
 
     def __init__(self, name: str, which: str, threads: int) -> None:
-        command = [sys.executable, "-W", "ignore", __file__, "--side", name, "--shape", which, "--threads", str(threads)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "--side",
+            name,
+            "--shape",
+            which,
+            "--threads",
+            str(threads),
+        ]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -213,9 +224,7 @@ def compare(which: str, rounds: int, threads: int, experts: str) -> dict[str, An
         "threads": threads,
         "experts": experts,
         "seconds": [round(statistics.median(r["seconds"] for r in rows), 4) for rows in (ours, theirs)],
-        "tokens_per_second": [
-            round(tokens / statistics.median(r["seconds"] for r in rows)) for rows in (ours, theirs)
-        ],
+        "tokens_per_second": [round(tokens / statistics.median(r["seconds"] for r in rows)) for rows in (ours, theirs)],
         "peak_mib": [round(peak / MIB, 1) for peak in peaks],
         "speed_ratio": round(statistics.median(ratios), 3),
         "speed_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
@@ -227,7 +236,10 @@ def compare(which: str, rounds: int, threads: int, experts: str) -> dict[str, An
 
 def table(results: list[dict[str, Any]]) -> str:
     """In Markdown; each pair is ours and theirs."""
-    lines = ["| shape | tokens/step | parameters | tokens per CPU-second | speed | peak MiB | memory |", "|" + "---|" * 7]
+    lines = [
+        "| shape | tokens/step | parameters | tokens per CPU-second | speed | peak MiB | memory |",
+        "|" + "---|" * 7,
+    ]
     for r in results:
         speeds, peaks = (" / ".join(f"{v:,}" for v in r[key]) for key in ("tokens_per_second", "peak_mib"))
         lines.append(
