@@ -149,15 +149,8 @@ def side(name: str, which: str, threads: int) -> None:
     step = fathom(config, sequence, batch) if kind == "fathom" else transformers(config, experts, Optimizer())
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
     generator = torch.Generator().manual_seed(1)
-    profile = os.environ.get("PROFILE")
-    for line in sys.stdin:
+    for _ in sys.stdin:
         window = torch.randint(0, config.vocab_size, (batch, sequence + 1), generator=generator)
-        if profile and int(line) == 2:
-            with torch.profiler.profile(profile_memory=True) as found:
-                step(window)
-            table = found.key_averages().table(sort_by="self_cpu_time_total", row_limit=28, max_name_column_width=45)
-            Path(f"{profile}-{kind}-{which}.txt").write_text(table)
-            continue
         before = time.process_time()
         loss = step(window)
         seconds = time.process_time() - before
@@ -184,11 +177,11 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def step(self, number: int) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         """Seconds, loss and peak of one step."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.write("\n")
         self.process.stdin.flush()
         while line := self.process.stdout.readline():
             if line.startswith("{"):  # libraries print there too
@@ -206,9 +199,9 @@ def compare(which: str, rounds: int, threads: int, experts: str) -> dict[str, An
     config, sequence, batch = shape(which)
     sides = {name.partition(":")[0]: Side(name, which, threads) for name in ("fathom", f"transformers:{experts}")}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for number in range(rounds + 2):
+    for _ in range(rounds + 2):
         for name, one in sides.items():
-            found[name].append(one.step(number))
+            found[name].append(one.step())
     for one in sides.values():
         one.close()
     ours, theirs = (rows[2:] for rows in found.values())  # two to warm up
