@@ -1,77 +1,264 @@
-"""One training step of our model against transformers' DeepseekV3 with the same weights, on one CPU thread.
+"""A whole training step of the product against transformers' DeepseekV3: the same shape, weights, tokens and threads.
 
-    python benchmarks/train_step.py [--preset mini] [--sequence 256] [--batch 8] [--rounds 5]
+    python benchmarks/train_step.py [--shape mini wide long] [--rounds 9] [--threads 1] [--json FILE]
 
-Prints CPU seconds of forward and backward for both, interleaved, and their ratio (median of the rounds; above 1 ours is
-quicker). Prediction modules are left out on our side, because transformers has none.
+Ours is what a job runs: the DeepSpeed engine at its defaults for one process (ZeRO stage 1, AutoEP of size 1), clipping
+and AdamW. Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without
+their loss function's copies, clipping, torch's fused AdamW. FP32; prediction modules are left out of ours, because
+transformers trains none. Each side has its own process, which the other waits for: they take turns, step by step.
+
+CPU seconds are of whole steps; memory is the highest resident set during the steps, above that of the process with
+everything imported and nothing built. The ratio of speeds is the median over the rounds of theirs / ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
+from model.config import ModelConfig
 from model.presets import preset
+from model.recipe import Balance, Checkpointing, Layout, MultiToken, Optimizer, Recipe, Schedule
 from model.released import to_released
 from model.transformer import CausalLM
 
+MIB = 1 << 20
+RATE = 1e-3
+WIDE: dict[str, Any] = {
+    "vocab_size": 8192,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "q_lora_rank": 192,
+    "kv_lora_rank": 128,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+}
+SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "mini": ({}, 256, 16),  # what `make demo` trains, all of its batch in one process
+    "wide": (WIDE, 512, 4),
+    "long": ({}, 1024, 4),
+}
+"""Changes of preset `mini`, tokens of a sequence, sequences of a step."""
 
-def cpu_seconds(step: Callable[[], None]) -> float:
-    """CPU time of one call."""
-    before = time.process_time()
-    step()
-    return time.process_time() - before
+
+def shape(name: str) -> tuple[ModelConfig, int, int]:
+    """-> architecture, sequence length, batch."""
+    changes, sequence, batch = SHAPES[name]
+    return preset("mini").replace(num_nextn_predict_layers=0, **changes), sequence, batch
 
 
-def train_step(model: nn.Module, logits: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> None:
-    """Forward, next-token loss, backward."""
-    model.zero_grad()
-    out = logits(tokens[:, :-1])
-    F.cross_entropy(out.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+def fathom(config: ModelConfig, sequence: int, batch: int) -> Callable[[torch.Tensor], float]:
+    """-> one step of the product on a window; returns its loss."""
+    from model.engine.zero import ZeroEngine
+
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    recipe = Recipe(
+        model=config,
+        data="unused",
+        seed=0,
+        sequence_length=sequence,
+        steps=1,
+        precision="fp32",
+        schedule=Schedule(
+            learning_rate=RATE, final_learning_rate=RATE, warmup_steps=0, decay_start_step=1, decay_end_step=1
+        ),
+        optimizer=Optimizer(),
+        balance=Balance(bias_stop_step=1),
+        multi_token=MultiToken(switch_step=1),
+        layout=Layout(world_size=1, expert_parallel=1, micro_batch=batch, accumulation=1),
+        checkpoint=Checkpointing(uri="unused", interval_seconds=60, keep=1),
+        eval_every_steps=1,
+        eval_tokens=2,
+        sample_tokens=0,
+        device="cpu",
+    )
+    engine = ZeroEngine(recipe)
+
+    def step(window: torch.Tensor) -> float:
+        losses = engine.micro_step(window, ahead_weight=0.0, alpha=1e-4, passes=1)
+        engine.step(RATE)
+        return float(losses.next_token)
+
+    return step
+
+
+def transformers(config: ModelConfig, experts: str, settings: Optimizer) -> Callable[[torch.Tensor], float]:
+    """-> one step of DeepseekV3ForCausalLM with the same first weights."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    released = DeepseekV3Config(
+        **to_released(config), attn_implementation="sdpa", experts_implementation=experts, use_cache=False
+    )
+    ours = CausalLM(config)
+    ours.initialise(0)
+    model = DeepseekV3ForCausalLM(released)
+    model.load_state_dict(ours.state_dict(), assign=True)
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=RATE,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+    def step(window: torch.Tensor) -> float:
+        logits = model(window[:, :-1]).logits
+        loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    return step
+
+
+def resident(field: str) -> int:
+    """Bytes of this process by a field of its status: VmRSS now, VmHWM at its highest."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{field}:")[1].split()[0]) * 1024
+
+
+def side(name: str, which: str, threads: int) -> None:
+    """One side's process: a step for each line it is given, answered by a line of JSON."""
+    torch.set_num_threads(threads)
+    import deepspeed  # noqa: F401  # both processes hold the same libraries
+    from transformers import DeepseekV3ForCausalLM  # noqa: F401
+
+    config, sequence, batch = shape(which)
+    start = resident("VmRSS")
+    kind, _, experts = name.partition(":")
+    step = fathom(config, sequence, batch) if kind == "fathom" else transformers(config, experts, Optimizer())
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+    generator = torch.Generator().manual_seed(1)
+    for _ in sys.stdin:
+        window = torch.randint(0, config.vocab_size, (batch, sequence + 1), generator=generator)
+        before = time.process_time()
+        loss = step(window)
+        seconds = time.process_time() - before
+        print(json.dumps({"seconds": seconds, "loss": loss, "peak": resident("VmHWM") - start}), flush=True)
+
+
+class Side:
+    """The other end of `side`."""
+
+    def __init__(self, name: str, which: str, threads: int) -> None:
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "--side",
+            name,
+            "--shape",
+            which,
+            "--threads",
+            str(threads),
+        ]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def step(self) -> dict[str, float]:
+        """Seconds, loss and peak of one step."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        while line := self.process.stdout.readline():
+            if line.startswith("{"):  # libraries print there too
+                answer: dict[str, float] = json.loads(line)
+                return answer
+        raise SystemExit(self.process.communicate()[1])
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def compare(which: str, rounds: int, threads: int, experts: str) -> dict[str, Any]:
+    """Both sides on one shape."""
+    config, sequence, batch = shape(which)
+    sides = {name.partition(":")[0]: Side(name, which, threads) for name in ("fathom", f"transformers:{experts}")}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(rounds + 2):
+        for name, one in sides.items():
+            found[name].append(one.step())
+    for one in sides.values():
+        one.close()
+    ours, theirs = (rows[2:] for rows in found.values())  # two to warm up
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True)]
+    peaks = [max(row["peak"] for row in rows) for rows in found.values()]
+    tokens = sequence * batch
+    return {
+        "shape": which,
+        "tokens": tokens,
+        "sequence": sequence,
+        "parameters": sum(p.numel() for p in CausalLM(config).parameters()),
+        "rounds": rounds,
+        "threads": threads,
+        "experts": experts,
+        "seconds": [round(statistics.median(r["seconds"] for r in rows), 4) for rows in (ours, theirs)],
+        "tokens_per_second": [round(tokens / statistics.median(r["seconds"] for r in rows)) for rows in (ours, theirs)],
+        "peak_mib": [round(peak / MIB, 1) for peak in peaks],
+        "speed_ratio": round(statistics.median(ratios), 3),
+        "speed_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
+        "memory_ratio": round(peaks[0] / peaks[1], 3),
+        "first_loss": [rows[0]["loss"] for rows in found.values()],
+        "last_loss": [rows[-1]["loss"] for rows in found.values()],
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """In Markdown; each pair is ours and theirs."""
+    lines = [
+        "| shape | tokens/step | parameters | tokens per CPU-second | speed | peak MiB | memory |",
+        "|" + "---|" * 7,
+    ]
+    for r in results:
+        speeds, peaks = (" / ".join(f"{v:,}" for v in r[key]) for key in ("tokens_per_second", "peak_mib"))
+        lines.append(
+            f"| {r['shape']} | {r['tokens']:,} | {r['parameters'] / 1e6:.1f}M | {speeds} | {r['speed_ratio']} "
+            f"| {peaks} | {r['memory_ratio']} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="mini")
-    parser.add_argument("--sequence", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--experts", default="grouped_mm", help="transformers' experts_implementation")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    config = preset(args.preset).replace(num_nextn_predict_layers=0)
-    ours = CausalLM(config)
-    ours.initialise(0)
-    released = DeepseekV3Config(**to_released(config), attn_implementation="sdpa", use_cache=False)
-    theirs = DeepseekV3ForCausalLM(released)
-    theirs.load_state_dict(ours.state_dict())
-    tokens = torch.randint(0, config.vocab_size, (args.batch, args.sequence + 1))
-
-    steps = {
-        "fathom": lambda: train_step(ours, lambda t: ours(t).logits[0], tokens),
-        "transformers": lambda: train_step(theirs, lambda t: theirs(t).logits, tokens),
-    }
-    for step in steps.values():
-        step()  # warm up
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            times[name].append(cpu_seconds(step))
-    ratios = [b / a for a, b in zip(times["fathom"], times["transformers"], strict=True)]
-    print(
-        json.dumps(
-            {name: round(statistics.median(values), 4) for name, values in times.items()}
-            | {"ratio": round(statistics.median(ratios), 3), "rounds": args.rounds, "unit": "CPU seconds per step"}
-        )
-    )
+    if args.side:
+        side(args.side, args.shape[0], args.threads)
+        return
+    results = [compare(name, args.rounds, args.threads, args.experts) for name in args.shape]
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
 
 
 if __name__ == "__main__":

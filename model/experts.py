@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.local import Choice, routed
 from model.precision import HIGH, Products
 
 
@@ -39,7 +40,10 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
 
-    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """See `feed_forward`."""
+    def forward(self, x_ND: Tensor, counts_E: Tensor | None = None, choice: Choice | None = None) -> Tensor:
+        """See `feed_forward`, or with a choice `model.local.routed` of tokens as they come."""
         gate, up = self.gate_up_proj.chunk(2, dim=1)
+        if choice is not None:
+            return routed(x_ND, choice, gate, up, self.down_proj)
+        assert counts_E is not None
         return feed_forward(x_ND, counts_E, gate, up, self.down_proj, self.products)

@@ -10,7 +10,10 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.transformer import Output
+from model.head import Asked
+from model.transformer import Output, targets
+
+__all__ = ["Losses", "targets", "token_losses", "training_losses"]
 
 
 class Losses(NamedTuple):
@@ -33,21 +36,25 @@ def token_losses(logits_BSV: Tensor, targets_BS: Tensor) -> Tensor:
     return flat.view_as(targets_BS)
 
 
-def targets(window_BL: Tensor, head: int, length: int) -> Tensor:
-    """Targets [B, S] of a head: position i is asked for token i + 1 + head."""
-    return window_BL[:, head + 1 : head + 1 + length]
+def _asked(logits: tuple[Tensor, ...], window_BL: Tensor) -> tuple[Asked, ...]:
+    """What the heads make of their targets, from whole logits."""
+    found = []
+    for k, z in enumerate(logits):
+        wanted = targets(window_BL, k, z.shape[1])
+        each = token_losses(z, wanted)
+        found.append(Asked(each.mean(), each.detach(), z.detach().argmax(-1) == wanted))
+    return tuple(found)
 
 
 def training_losses(output: Output, window_BL: Tensor, *, ahead_weight: float, alpha: float) -> Losses:
     """L = L_main + lambda * mean over depths of L_k + alpha * balance (arXiv 2412.19437, eq. 17 and 25)."""
-    length = output.logits[0].shape[1]
-    per_head = [token_losses(z, targets(window_BL, k, length)).mean() for k, z in enumerate(output.logits)]
+    asked = output.asked or _asked(output.logits, window_BL)
+    per_head = [one.loss for one in asked]
     zero = per_head[0].new_zeros(())
     depths = len(per_head) - 1
     ahead = sum(per_head[1:], zero) / depths if depths else zero
     accuracy = zero
     if depths:
-        best = output.logits[1].detach().argmax(-1)
-        accuracy = (best == targets(window_BL, 1, length)).float().mean()
+        accuracy = asked[1].right.float().mean()
     balance = alpha * output.balance_loss
     return Losses(per_head[0] + ahead_weight * ahead + balance, per_head[0], ahead, accuracy, balance)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attend import Attend, Heads
 from model.config import ModelConfig
 from model.precision import Linear
 from model.rope import rotate, softmax_scale
@@ -25,6 +26,7 @@ class LatentAttention(nn.Module):
         super().__init__()
         c, heads = config, config.num_attention_heads
         self.config, self.scale = config, softmax_scale(config)
+        self.heads = Heads(heads, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim, self.scale)
         if c.q_lora_rank is None:
             self.q_proj = Linear(c.hidden_size, heads * c.qk_head_dim)
         else:
@@ -39,22 +41,33 @@ class LatentAttention(nn.Module):
     def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
         """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that
         is less than all before it. Returns [B, S, D]."""
-        c, (batch, length, _) = self.config, x_BSD.shape
-        by_head = (batch, length, c.num_attention_heads, -1)
+        c = self.config
+        queries, compressed = self._queries(x_BSD), self.kv_a_proj_with_mqa(x_BSD)
+        latent, k_rope = torch.split(compressed, [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        keys_values = self.kv_b_proj(self.kv_a_layernorm(latent))
+        if x_BSD.device.type == "cpu" and queries.dtype == torch.float32:
+            out = Attend.apply(queries, keys_values, k_rope, cos, sin, mask, self.heads)  # type: ignore[no-untyped-call]
+        else:
+            out = self._attend(queries, keys_values, k_rope, cos, sin, mask)
+        return self.o_proj(out)  # type: ignore[no-any-return]
 
-        q = self._queries(x_BSD).view(by_head).transpose(1, 2)
+    def _attend(
+        self, queries: Tensor, keys_values: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """As `Attend`, by torch's kernels."""
+        c, (batch, length, _) = self.config, queries.shape
+        by_head = (batch, length, c.num_attention_heads, -1)
+        q = queries.view(by_head).transpose(1, 2)
         q_nope, q_rope = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         q = torch.cat((q_nope, rotate(q_rope, cos, sin)), dim=-1)
 
-        compressed = self.kv_a_proj_with_mqa(x_BSD)
-        latent, k_rope = torch.split(compressed, [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         k_rope = rotate(k_rope.unsqueeze(1), cos, sin)  # one rotary key for all heads
-        kv = self.kv_b_proj(self.kv_a_layernorm(latent)).view(by_head).transpose(1, 2)
+        kv = keys_values.view(by_head).transpose(1, 2)
         k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
         k = torch.cat((k_nope, k_rope.expand(-1, c.num_attention_heads, -1, -1)), dim=-1)
 
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))  # type: ignore[no-any-return]
+        return out.transpose(1, 2).reshape(batch, length, -1)
 
     def _queries(self, x_BSD: Tensor) -> Tensor:
         if self.config.q_lora_rank is None:

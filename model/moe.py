@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.experts import Experts
+from model.local import Choice, applies
 from model.precision import Linear
 from model.router import Router
 
@@ -50,10 +51,13 @@ class MoE(nn.Module):
         """[B, S, D] -> [B, S, D]."""
         x = x_BSD.reshape(-1, x_BSD.shape[-1])
         weights, chosen, counts = self.gate(x)
-        rows, place, order, padded = _gather_by_expert(x, chosen, counts)
-        computed = self.experts(rows, padded)[place]
-        slots = torch.zeros_like(computed).index_copy(0, order, computed).view(*chosen.shape, -1)
-        routed: Tensor = (slots * weights.unsqueeze(-1)).sum(1).to(x.dtype).view_as(x_BSD)
+        if applies(x, self.experts.products):
+            routed: Tensor = self.experts(x, choice=Choice(weights, chosen, counts)).view_as(x_BSD)
+        else:
+            rows, place, order, padded = _gather_by_expert(x, chosen, counts)
+            computed = self.experts(rows, padded)[place]
+            slots = torch.zeros_like(computed).index_copy(0, order, computed).view(*chosen.shape, -1)
+            routed = (slots * weights.unsqueeze(-1)).sum(1).to(x.dtype).view_as(x_BSD)
         if self.shared_experts is not None:
             routed = routed + self.shared_experts(x_BSD)
         return routed

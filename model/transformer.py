@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.block import Block
 from model.config import ModelConfig
 from model.experts import Experts
+from model.head import Asked, Head
 from model.mtp import NextToken
 from model.rope import rotation
 from model.router import Router
@@ -25,12 +26,19 @@ class Output(NamedTuple):
     """[B, S, V] of the main model, then of each prediction depth that was asked for."""
     balance_loss: Tensor
     """Sum of the layers' sequence-wise auxiliary losses, without alpha (scalar FP32)."""
+    asked: tuple[Asked, ...] = ()
+    """In place of logits, where the targets were given: what each head makes of its own."""
 
 
 def documents_of(tokens_BL: Tensor, end_of_text: int) -> Tensor:
     """[B, L] number of the document that each token belongs to, from 0; end-of-text belongs to the one it ends."""
     ends = (tokens_BL == end_of_text).long()
     return ends.cumsum(dim=1) - ends
+
+
+def targets(window_BL: Tensor, head: int, length: int) -> Tensor:
+    """Targets [B, S] of a head: position i is asked for token i + 1 + head."""
+    return window_BL[:, head + 1 : head + 1 + length]
 
 
 def document_mask(documents_BS: Tensor) -> Tensor:
@@ -66,14 +74,21 @@ class CausalLM(nn.Module):
             )
         self.config = config
         self.model = Transformer(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Head(config.hidden_size, config.vocab_size)
 
-    def forward(self, tokens_BL: Tensor, depth: int = 0, documents_BL: Tensor | None = None) -> Output:
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        depth: int = 0,
+        documents_BL: Tensor | None = None,
+        window_BL: Tensor | None = None,
+    ) -> Output:
         """Logits for the first S = L - depth positions; `depth` prediction modules look at the tokens after.
 
         With depth 0 this is the plain model. Head k (0 is the main one) predicts token i + 1 + k at position i. With
         `documents_BL` (`documents_of`) no position attends to another document; prediction modules still read the
-        embedding of the tokens that they predict after.
+        embedding of the tokens that they predict after. With `window_BL`, which has one token more than `tokens_BL`,
+        each head is asked for its targets, and no logits are returned: they never stand whole.
         """
         body = self.model
         length = tokens_BL.shape[1] - depth
@@ -90,14 +105,17 @@ class CausalLM(nn.Module):
             h, loss = layer(h, cos, sin, mask)
             balance = balance + loss
         h = body.norm(h)  # what a head reads is what the next depth gets, as in the released order
-        logits = [self.lm_head(h)]
+        read = [h]
         for k in range(depth):
             module = body.mtp[k]
             assert isinstance(module, NextToken)
             h, loss = module(h, embedded[:, k + 1 : k + 1 + length], cos, sin, mask)
             balance = balance + loss
-            logits.append(self.lm_head(h))
-        return Output(tuple(logits), balance)
+            read.append(h)
+        if window_BL is None:
+            return Output(tuple(self.lm_head(h) for h in read), balance)
+        asked = (self.lm_head(h, targets(window_BL, k, length)) for k, h in enumerate(read))
+        return Output((), balance, tuple(asked))
 
     def blocks(self) -> dict[str, Block]:
         """All layers by a short name: "0", "1", ... for the main ones, "mtp.0", ... for the prediction modules."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.experts import feed_forward
+from model.local import Choice, applies, routed
 from model.moe import MoE
 from model.precision import HIGH, Products
 from model.router import Routing
@@ -41,10 +42,26 @@ class BoundExperts(GroupedExperts):  # type: ignore[misc]
     calls: int = 0
     """Forward passes so far (recomputed ones too), to prove that this code runs."""
 
-    def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """See `model.experts.feed_forward`; AutoEP's w1, w3, w2 are gate, up, down."""
+    def forward(self, x_ND: Tensor, counts_E: Tensor | None = None, choice: Choice | None = None) -> Tensor:
+        """See `model.experts.Experts.forward`; AutoEP's w1, w3, w2 are gate, up, down."""
         self.calls += 1
+        if choice is not None:
+            return routed(x_ND, choice, self.w1, self.w3, self.w2)
+        assert counts_E is not None
         return feed_forward(x_ND, counts_E, self.w1, self.w3, self.w2, self.products)
+
+
+class BoundLayer(AutoEPMoELayer):  # type: ignore[misc]
+    """AutoEP's layer; where no token leaves a CPU, without the copies that an exchange would need."""
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """[B, S, D] -> [B, S, D]."""
+        if self.ep_size > 1 or not applies(x_BSD, self.experts.products):
+            return super().forward(x_BSD)  # type: ignore[no-any-return]
+        x = x_BSD.reshape(-1, x_BSD.shape[-1])
+        choice = Choice(*self.router(x, self.expert_bias))
+        output: Tensor = self.experts(x, choice=choice).view_as(x_BSD)
+        return output if self.shared_experts is None else output + self.shared_experts(x_BSD)
 
 
 def autoep_config(config: ModelConfig, size: int) -> dict[str, Any]:
@@ -82,7 +99,7 @@ def bind(module: nn.Module, config: ModelConfig) -> list[tuple[str, Any]]:
         if not isinstance(layer, AutoEPMoELayer):
             continue
         _check(name, layer, config)
-        layer.router.__class__, layer.experts.__class__ = BoundRouter, BoundExperts
+        layer.__class__, layer.router.__class__, layer.experts.__class__ = BoundLayer, BoundRouter, BoundExperts
         layer.router.routing = Routing(config)
         bound.append((name, layer))
     return bound
@@ -90,6 +107,9 @@ def bind(module: nn.Module, config: ModelConfig) -> list[tuple[str, Any]]:
 
 def _check(name: str, layer: Any, config: ModelConfig) -> None:  # noqa: ANN401 - DeepSpeed is untyped
     """What AutoEP still does with our results must agree with them."""
+    assert type(layer) is AutoEPMoELayer, name
+    assert not layer.return_router_logits, name
+    assert layer.shared_experts_gate is None, name
     assert type(layer.router) is TokenChoiceTopKRouter, name
     assert type(layer.experts) is GroupedExperts, name
     assert layer.top_k == config.num_experts_per_tok, name

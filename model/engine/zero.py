@@ -122,19 +122,20 @@ class ZeroEngine:
         layout = self.recipe.layout
         self._engine.set_train_batch_size(passes * layout.micro_batch * layout.world_size)
         self._engine.set_gradient_accumulation_boundary(self._passes_done == passes)
-        output = self._forward(window_BL)
+        output = self._forward(window_BL, asked=window_BL)
         losses = training_losses(output, window_BL, ahead_weight=ahead_weight, alpha=alpha)
         self._engine.backward(losses.total)
         if self._passes_done < passes:
             self._engine.step()  # counts the micro-step; updates nothing
         return losses
 
-    def _forward(self, window_BL: Tensor, depth: int | None = None) -> Output:
-        """The model's output, each document for itself where the recipe says so."""
+    def _forward(self, window_BL: Tensor, depth: int | None = None, asked: Tensor | None = None) -> Output:
+        """The model's output, each document for itself where the recipe says so; with losses in place of logits for
+        the targets of `asked`."""
         recipe, tokens = self.recipe, window_BL[:, :-1]
         depth = recipe.model.num_nextn_predict_layers if depth is None else depth
         documents = documents_of(tokens, recipe.end_of_text) if recipe.isolate_documents else None
-        output: Output = self._engine(tokens, depth, documents)
+        output: Output = self._engine(tokens, depth, documents, asked)
         return output
 
     def step(self, learning_rate: float) -> float:

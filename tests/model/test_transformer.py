@@ -165,7 +165,8 @@ def test_no_position_sees_the_future() -> None:
     changed[0, 7] = (changed[0, 7] + 1) % config.vocab_size
     before, after = model(tokens, depth=2).logits, model(changed, depth=2).logits
     for head in range(3):  # head k at position i reads tokens up to i + k
-        same = (before[head] == after[head]).all(-1)[0]
+        # not bitwise: how many rows an expert gets changes how its product is rounded
+        same = torch.isclose(before[head], after[head], rtol=0, atol=2e-6).all(-1)[0]
         assert same[: 7 - head].all(), head
         assert not same[7 - head :].any(), head
 

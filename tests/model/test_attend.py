@@ -1,0 +1,50 @@
+"""Attention in blocks against torch's kernels on the same projections."""
+
+import pytest
+import torch
+from support.recipes import TINY
+from torch import Tensor
+
+from model import attend as module
+from model.attend import Attend
+from model.mla import LatentAttention
+from model.rope import rotation
+from model.transformer import document_mask
+
+C = TINY
+
+
+def compare(length: int, mask: Tensor | None = None) -> None:
+    layer = LatentAttention(C)
+    generator = torch.Generator().manual_seed(length)
+    heads, nope, rope, value = C.num_attention_heads, C.qk_nope_head_dim, C.qk_rope_head_dim, C.v_head_dim
+    sizes = (heads * (nope + rope), heads * (nope + value))
+    queries, keys_values = (torch.randn(2, length, size, generator=generator, requires_grad=True) for size in sizes)
+    joined = torch.randn(2, length, 3 + rope, generator=generator, requires_grad=True)
+    inputs = (queries, keys_values, joined)
+    cos, sin = rotation(C, length, torch.device("cpu"))
+    pick = torch.randn(2, length, heads * value, generator=generator)
+    found = [
+        f(queries, keys_values, joined[..., 3:], cos, sin, mask)  # a view, as in the layer
+        for f in (lambda *a: Attend.apply(*a, layer.heads), layer._attend)
+    ]
+    torch.testing.assert_close(*found)
+    mine, theirs = (torch.autograd.grad((out * pick).sum(), inputs) for out in found)
+    for a, b in zip(mine, theirs, strict=True):
+        assert b.abs().max() > 1e-2 or length == 1  # one key: queries and keys have no say
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep", [0, 512])
+@pytest.mark.parametrize("length", [1, 7, 64, 65, 150])
+def test_blocks_equal_whole_matrices(length: int, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With probabilities kept or computed again; lengths that the block divides and does not."""
+    monkeypatch.setattr(module, "KEEP", keep)
+    compare(length)
+
+
+@pytest.mark.parametrize("keep", [0, 512])
+def test_documents_are_kept_apart(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP", keep)
+    numbers = torch.arange(100).repeat(2, 1)
+    compare(100, document_mask(torch.stack((numbers[0] // 13, numbers[1] // 70))))

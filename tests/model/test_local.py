@@ -1,0 +1,64 @@
+"""Experts of one process in one piece against a loop over tokens."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.local import Choice, applies, routed
+from model.precision import HIGH
+
+T, D, INNER, E, K = 13, 6, 5, 7, 2
+
+
+def plain(x: Tensor, weights: Tensor, chosen: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    rows = []
+    for t in range(T):
+        y = torch.zeros(D)
+        for j in range(K):
+            e = int(chosen[t, j])
+            y = y + weights[t, j] * (down[e] @ (F.silu(gate[e] @ x[t]) * (up[e] @ x[t])))
+        rows.append(y)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("allowed", [list(range(E)), [1, 3, 4], [0, 6]])
+def test_values_and_gradients(allowed: list[int]) -> None:
+    """Also where experts get no token: the first, the last, one between."""
+    generator = torch.Generator().manual_seed(len(allowed))
+    chosen = torch.stack(
+        [torch.tensor(allowed)[torch.randperm(len(allowed), generator=generator)[:K]] for _ in range(T)]
+    )
+    x = torch.randn(D, T, generator=generator).t().requires_grad_()  # not contiguous
+    weights = torch.rand(T, K, generator=generator, requires_grad=True)
+    joined = torch.randn(E, 2 * INNER, D, generator=generator, requires_grad=True)
+    down = torch.randn(E, D, INNER, generator=generator, requires_grad=True)
+    gate, up = joined.chunk(2, dim=1)
+    counts = torch.bincount(chosen.flatten(), minlength=E).int()
+    ours = routed(x, Choice(weights, chosen, counts), gate, up, down)
+    theirs = plain(x, weights, chosen, gate, up, down)
+    torch.testing.assert_close(ours, theirs)
+    pick, inputs = torch.randn(T, D, generator=generator), (x, weights, joined, down)
+    mine = torch.autograd.grad((ours * pick).sum(), inputs, retain_graph=True)
+    reference = torch.autograd.grad((theirs * pick).sum(), inputs)
+    for a, b in zip(mine, reference, strict=True):
+        assert b.abs().max() > 0.1
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for e in set(range(E)) - set(allowed):
+        assert not mine[2][e].any()
+        assert not mine[3][e].any()
+
+
+def test_only_for_high_products_of_fp32_on_a_cpu() -> None:
+    class Low:
+        def linear(self, x: Tensor, weight_OI: Tensor) -> Tensor:
+            raise NotImplementedError
+
+        def grouped(self, rows_NI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
+            raise NotImplementedError
+
+    x = torch.zeros(2, 3)
+    assert applies(x, HIGH)
+    assert not applies(x, Low())
+    assert not applies(x.bfloat16(), HIGH)
+    assert not applies(x.to("meta"), HIGH)
