@@ -23,7 +23,9 @@ from model.recipe import Layout
 ALIGN = 8
 """AutoEP pads every expert's rows to a multiple of this (`TOKEN_GROUP_ALIGN_SIZE_M`)."""
 BUCKET = 500_000_000
-"""Elements of DeepSpeed's reduction bucket (`reduce_bucket_size`), which is allocated whole whatever the model's size."""
+"""Elements of DeepSpeed's reduction bucket (`reduce_bucket_size`): allocated whole, however small the model is."""
+GROUP = 178_956_971
+"""Elements at which DeepSpeed begins another parameter group of experts (`max_group_size`)."""
 INDEX, FLOAT = 8, 4
 """Bytes of an int64 and of an FP32 number."""
 
@@ -85,7 +87,8 @@ class TrainingMemory:
     logits: int
     """Logits of all heads, what the loss keeps of them, and their gradient."""
     update: int
-    """FP32 gradients that the optimizer makes for its step; by then activations are gone."""
+    """Of the largest parameter group the FP32 copy of its gradients and AdamW's intermediates; by then activations are
+    gone."""
 
     @property
     def states(self) -> int:
@@ -94,7 +97,8 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """The larger of the backward pass and the update."""
+        """The larger of the backward pass and the update. Parts are added up that are largest at somewhat different
+        moments, so this is an upper bound."""
         backward = self.buckets + self.gathered + self.activations + self.logits
         return self.states + max(backward, self.update)
 
@@ -121,7 +125,7 @@ def training_memory(
         gathered=_gathered(config, layout) * policy.weights,
         activations=round(tokens * activation_bytes(config, layout, policy, sequence_length, kernels)),
         logits=tokens * logit_bytes(config, policy),
-        update=_update(config, layout, policy),
+        update=_update(config, layout, kernels) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
     )
 
 
@@ -182,9 +186,18 @@ def _gathered(config: ModelConfig, layout: Layout) -> int:
     return max(counts.dense_layer, moe) + counts.embedding + counts.head
 
 
-def _update(config: ModelConfig, layout: Layout, policy: Policy) -> int:
-    """Gradients of this process's share in the type of the master weights, where they are in another."""
-    return _share(config, layout) * FLOAT if layout.zero_stage and policy.gradients < FLOAT else 0
+def _update(config: ModelConfig, layout: Layout, kernels: Kernels) -> int:
+    """AdamW works through one flat group after the other: matrices, vectors, experts in groups of `GROUP`. A loop over
+    tensors makes two intermediates of a group's size, `foreach` on GPUs one."""
+    if not layout.zero_stage:
+        return 0  # tensor by tensor
+    experts = expert_parameters(config)
+    rest = trained_parameters(config) - experts
+    largest = max(
+        rest // layout.world_size,
+        min(experts // layout.expert_parallel, GROUP) * layout.expert_parallel // layout.world_size,
+    )
+    return largest * FLOAT * (3 if kernels is Kernels.composed else 2)
 
 
 # ------------------------------------------------------------------ activations: bytes for one token
@@ -241,7 +254,7 @@ def moe_bytes(config: ModelConfig, e: int, rows: int, expert_parallel: int) -> f
 
 
 def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:
-    """A prediction module besides its layer: two norms, of which FP32 has the inputs already, `eh_proj`, the last norm."""
+    """A prediction module besides its layer: two norms, whose inputs FP32 has kept, `eh_proj`, the last norm."""
     norm = norm_bytes(config.hidden_size, e, kernels)
     shared = 2 * FLOAT * config.hidden_size if e == FLOAT else 0
     return 3 * norm - shared
