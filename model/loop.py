@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,12 +40,15 @@ from model.saving import WRITTEN, Saver
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 
 GO, SAVE, STOP, REPLACED = 0, 1, 2, 3
-WITHOUT_EFFECT = {
-    "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tasks", "eval_tokens", "layout", "peak_flops",
-    "sample_tokens",
+WITHOUT_EFFECT: dict[str, Any] = {
+    **dict.fromkeys((
+        "anomalies", "checkpoint", "data", "eval_every_steps", "eval_tasks", "eval_tokens", "layout", "peak_flops",
+        "precision", "sample_tokens",
+    ), True),
+    "optimizer": {"moments_precision"},
 }  # fmt: skip
-"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own, and of the
-layout only the size of the batch matters."""
+"""Fields of a recipe that may differ between a checkpoint and its resume; the data has a digest of its own, of the
+layout only the size of the batch matters, and precision is how something is computed, not what."""
 
 
 class RolledBack(RuntimeError):
@@ -236,6 +240,7 @@ class Loop:
                 tokens=self._tokens(step),
                 world_size=self.engine.world_size,
                 resumed_from=found.folder if found else None,
+                arithmetic=self.engine.arithmetic,
             )
         return step
 

@@ -1,11 +1,12 @@
-"""The optimizer of the paper: AdamW with decay on matrices only."""
+"""The optimizer of the paper: AdamW with decay on matrices only; moments in FP32 or BF16 (arXiv 2412.19437, 3.3.2)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.recipe import Optimizer
 
@@ -20,6 +21,54 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     ]
 
 
-def build_optimizer(groups: list[dict[str, Any]], settings: Optimizer, learning_rate: float) -> torch.optim.AdamW:
+def build_optimizer(groups: list[dict[str, Any]], settings: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW; built by torch, not by DeepSpeed, whose fused kernels need a compiler at first use."""
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    build = Bf16MomentsAdamW if settings.moments_precision == "bf16" else torch.optim.AdamW
+    return build(groups, lr=learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Bf16MomentsAdamW(torch.optim.Optimizer):
+    """torch's AdamW but for the moments, which are stored in BF16 and computed in FP32: half of their memory.
+
+    Names of the state are AdamW's, so that each can go on from a checkpoint of the other.
+    """
+
+    def __init__(
+        self, params: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update. There is nothing to call again: `closure` must be None."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _update(parameter, self.state[parameter], group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch gives loaded moments the parameters' dtype; here they stay in BF16."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state.update({name: state[name].to(torch.bfloat16) for name in MOMENTS if name in state})
+
+
+def _update(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    (beta1, beta2), rate = group["betas"], group["lr"]
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        state.update({name: torch.zeros_like(parameter, dtype=torch.bfloat16) for name in MOMENTS})
+    gradient = parameter.grad.float()  # type: ignore[union-attr]
+    state["step"] += 1
+    step = state["step"].item()
+    first = state["exp_avg"].float().lerp_(gradient, 1 - beta1)
+    second = state["exp_avg_sq"].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    spread = (second.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
+    parameter.mul_(1 - rate * group["weight_decay"])
+    parameter.addcdiv_(first, spread, value=-rate / (1 - beta1**step))
+    state["exp_avg"].copy_(first)
+    state["exp_avg_sq"].copy_(second)

@@ -14,6 +14,9 @@ from model.config import Frozen, ModelConfig
 from model.dataset import SourceName
 from model.ramp import BatchSchedule, BatchStage
 
+PrecisionName = Literal["fp32", "bf16", "fp8"]
+"""Policies of `model.precision`."""
+
 
 class Schedule(Frozen):
     """Learning rate by optimizer step: linear warm-up, constant, cosine to `final_learning_rate`, constant."""
@@ -34,6 +37,8 @@ class Optimizer(Frozen):
     weight_decay: float = Field(0.1, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     """Global gradient norm above which gradients are scaled down."""
+    moments_precision: Literal["fp32", "bf16"] = "fp32"
+    """In which both moments are stored; they are computed, and master weights are kept, in FP32."""
 
 
 class Balance(Frozen):
@@ -126,7 +131,7 @@ class Recipe(Frozen):
     steps: int = Field(ge=1)
     batch_stages: tuple[BatchStage, ...] = ()
     """How the batch grows; empty: `batch_sequences` at every step."""
-    precision: Literal["fp32", "bf16"]
+    precision: PrecisionName
     init_from: str | None = None
     """Folder (or URL) of whole weights in the released layout to start from; None: random weights by `seed`."""
     schedule: Schedule

@@ -25,8 +25,9 @@ class Stop:
 class Reporter(Protocol):
     """Handed in by the caller; must be picklable, because it travels to the worker of rank 0."""
 
-    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
-        """Workers are up and the model is loaded; training goes on from `step` (0 for a fresh start)."""
+    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None, arithmetic: str) -> None:
+        """Workers are up and the model is loaded; training goes on from `step` (0 for a fresh start). `arithmetic` says
+        what matrix products run on, and why."""
 
     def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:
         """An optimizer step is done; `metrics` by the names in `model.metrics`, `samples` by

@@ -82,6 +82,8 @@ def _out_of_memory(error: BaseException) -> bool:
 def _train(assignment: Assignment) -> None:
     recipe = assignment.recipe
     engine = ZeroEngine(recipe)
+    if engine.rank == 0:
+        print(f"arithmetic: {engine.arithmetic}", flush=True)
     manifest = read_manifest(recipe.data)
     tokenizer = Tokenizer.load(recipe.data)
     with StackDump(assignment.reporter.stack_file(engine.rank), assignment.stall_seconds) as dump:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NoReturn, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from model.recipe import PrecisionName
 from orchestrator.schema import Currency, Money, Part
 from orchestrator.status import JobStatus
 
@@ -192,6 +193,8 @@ class Optimizer(_Spec):
     """Decay of matrices; norms and biases have none."""
     gradient_clipping: float = Field(1.0, gt=0, le=1e6)
     """Global gradient norm above which gradients are scaled down."""
+    moments_precision: Literal["fp32", "bf16"] = "fp32"
+    """In which both moments are stored; bf16 halves their memory, as in DeepSeek-V3. Master weights are always FP32."""
 
 
 class Balance(_Spec):
@@ -256,8 +259,9 @@ class Training(_Spec):
     """Tokens per optimizer step, over all workers; absent: chosen by the length of the run."""
     batch_ramp: BatchRamp | None = None
     """Smaller batches at the start of the run; absent: none, `{}`: as DeepSeek-V3."""
-    precision: Literal["fp32", "bf16"] | None = None
-    """Arithmetic of the matrix products; absent: bf16 on GPUs, fp32 on CPUs."""
+    precision: PrecisionName | None = None
+    """Arithmetic of the matrix products; absent: bf16 on GPUs, fp32 on CPUs. fp8: 8-bit products in linear layers and
+    experts; needs GPUs of Hopper's generation or newer, and is emulated on CPUs."""
     seed: int = Field(1, ge=0, le=2**31 - 1)
     """Decides initial weights and the order of the data."""
     schedule: Schedule = Schedule()

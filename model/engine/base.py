@@ -32,6 +32,8 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    arithmetic: str
+    """What matrix products run on, and why."""
 
     def micro_step(self, window_BL: Tensor, *, ahead_weight: float, alpha: float, passes: int) -> Losses:
         """Forward and backward of one micro-batch, one of `passes` before the next `step`; gradients add up."""

@@ -29,6 +29,9 @@ from model.engine.universal import convert, require_loadable
 from model.loss import Losses, training_losses
 from model.names import autoep_to_memory
 from model.optim import build_optimizer, parameter_groups
+from model.precision import use
+from model.precision.backends import Choice, Sizes, choose
+from model.precision.policy import policy_of
 from model.recipe import Optimizer, Recipe
 from model.router import Routing
 from model.transformer import CausalLM, Output, documents_of
@@ -53,7 +56,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's fused one needs a compiler
         "steps_per_print": 10**9,
     }
-    if recipe.precision == "bf16":
+    if policy_of(recipe.precision, recipe.device).tensors == "bf16":
         config["bf16"] = {"enabled": True}
     if recipe.model.num_moe_layers or recipe.model.num_nextn_predict_layers:
         config["expert_parallel"] = autoep_config(recipe.model, layout.expert_parallel)
@@ -94,9 +97,19 @@ class ZeroEngine:
         self.model: CausalLM = self._engine.module
         self.device = torch.device(self._engine.device)
         self._layers = bind(self.model, recipe.model)
+        chosen = self._choose_products()
+        use(self.model, chosen.products)
+        self.arithmetic = chosen.text
         self._passes_done = 0
         for block in self.model.blocks().values():
             block.recompute = recipe.layout.recompute == "full"
+
+    def _choose_products(self) -> Choice:
+        """The same in every process, tried with the shape of the first layer's feed-forward."""
+        config = self.recipe.model
+        policy = policy_of(self.recipe.precision, self.recipe.device)
+        sizes = Sizes(inputs=config.hidden_size, outputs=config.moe_intermediate_size)
+        return choose(policy, self.device, sizes, agree=lambda problems: together(lambda: problems))
 
     def topology(self) -> Topology:
         """See `Engine`."""

@@ -22,9 +22,9 @@ from orchestrator.spec import TrainingJob
 CHANGEABLE = (
     "budget.limit", "retry.*", "tracking.tags.*", "checkpoint.intervalMinutes", "checkpoint.keep", "parallelism.*",
     "compute.workers", "compute.gpus", "compute.gpusPerNode", "compute.priceClass", "compute.cpuPerWorker",
-    "compute.memoryPerWorker",
+    "compute.memoryPerWorker", "training.precision", "training.optimizer.momentsPrecision",
 )  # fmt: skip
-"""All else is what the run is: its model, data, mathematics and name."""
+"""All else is what the run is: its model, data, mathematics and name. Precision is how it is computed."""
 
 
 def change(record: Record, assignments: Sequence[str], settings: Settings) -> Record:

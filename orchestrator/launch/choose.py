@@ -10,7 +10,6 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable
-from typing import Literal
 
 import fsspec
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from model.config import ModelConfig
 from model.dataset import DatasetManifest, read_manifest
 from model.presets import preset
 from model.ramp import BatchSchedule
-from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, Recipe, Schedule
+from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, PrecisionName, Recipe, Schedule
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.launch.batches import choose_batches, choose_mixture, choose_tasks
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
@@ -39,7 +38,9 @@ _CONSTANT_SHARE = 0.67
 """10T of 14.8T tokens in DeepSeek-V3."""
 _BIAS_STOP_SHARE = 0.97
 """14.3T of 14.8T tokens in DeepSeek-V3."""
-_DECIDED_ANEW = ("spec.parallelism.", "spec.compute.", "spec.checkpoint.", "spec.tracking.")
+_DECIDED_ANEW = (
+    "spec.parallelism.", "spec.compute.", "spec.checkpoint.", "spec.tracking.", "spec.training.precision",
+)  # fmt: skip
 """Choices that a later attempt makes for itself; all others stay as the first attempt made them."""
 
 
@@ -98,10 +99,13 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
 
 
 def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choices) -> Recipe:
-    """The recipe that the run has begun with, on the layout that the job asks for now."""
+    """The recipe that the run has begun with, on the layout and in the precision that the job asks for now."""
     _manifest(job, begun.data, begun.model)
-    layout = choose_layout(job, begun.model, begun.sequence_length, choose, precision=begun.precision, begun=begun)
-    return begun.model_copy(update={"layout": layout, "checkpoint": _checkpointing(job, storage, choose)})
+    precision = _precision(job, choose)
+    layout = choose_layout(job, begun.model, begun.sequence_length, choose, precision=precision, begun=begun)
+    optimizer = begun.optimizer.model_copy(update={"moments_precision": job.spec.training.optimizer.moments_precision})
+    changed = {"layout": layout, "precision": precision, "optimizer": optimizer}
+    return begun.model_copy(update=changed | {"checkpoint": _checkpointing(job, storage, choose)})
 
 
 def kept_choices(chosen: Iterable[Choice]) -> list[Choice]:
@@ -217,9 +221,9 @@ def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest
             )
 
 
-def _precision(job: TrainingJob, choose: Choices) -> Literal["fp32", "bf16"]:
+def _precision(job: TrainingJob, choose: Choices) -> PrecisionName:
     given, device = job.spec.training.precision, job.spec.compute.accelerator
-    default: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
+    default: PrecisionName = "fp32" if device == "cpu" else "bf16"
     choose("spec.training.precision", given, lambda: (default, f"the usual on {device}"))
     return given or default
 
@@ -287,6 +291,7 @@ def _optimizer(job: TrainingJob) -> Optimizer:
         eps=wanted.epsilon,
         weight_decay=wanted.weight_decay,
         grad_clip=wanted.gradient_clipping,
+        moments_precision=wanted.moments_precision,
     )
 
 

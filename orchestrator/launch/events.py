@@ -69,6 +69,8 @@ class Started(_Event):
     world_size: int = Field(ge=1)
     resumed_from: str | None = Field(None, max_length=2048)
     """The checkpoint it goes on from; None for a fresh start."""
+    arithmetic: str = Field("", max_length=_MAX_MESSAGE)
+    """What matrix products run on, and why; empty from writers that did not say."""
 
 
 class Progress(_Event):

@@ -22,6 +22,11 @@ class Asked:
     precision: str
     accelerator: str
 
+    @property
+    def bf16_tensors(self) -> bool:
+        """Whether weights are BF16 in the forward pass, as in `model.precision.policy`."""
+        return self.precision == "bf16" or (self.precision == "fp8" and self.accelerator != "cpu")
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -44,11 +49,16 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit(
         "parallelism.zeroStage",
-        lambda asked: asked.zero_stage == 0 and asked.precision == "bf16",
-        lambda _: (
-            "is 0, and training.precision is bf16: without ZeRO the engine keeps no FP32 master weights, and small "
-            "updates are lost: use zeroStage 1"
+        lambda asked: asked.zero_stage == 0 and asked.bf16_tensors,
+        lambda asked: (
+            f"is 0, and training.precision is {asked.precision}: without ZeRO the engine keeps no FP32 master "
+            "weights, and small updates are lost: use zeroStage 1"
         ),
+    ),
+    Limit(
+        "training.precision",
+        lambda asked: asked.precision == "fp8" and asked.accelerator == "A100",
+        lambda _: "is fp8, but the A100 has no 8-bit floating point: use bf16, or H100 and newer",
     ),
 )
 

@@ -57,9 +57,10 @@ class FileReporter:
                     print(f"{len(waiting)} events wait to be written: {error}", file=sys.stderr, flush=True)
                     return
 
-    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
+    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None, arithmetic: str) -> None:
         """See `Reporter`."""
-        self._append("started", step=step, tokens=tokens, world_size=world_size, resumed_from=resumed_from)
+        where = {"step": step, "tokens": tokens, "resumed_from": resumed_from}
+        self._append("started", **where, world_size=world_size, arithmetic=arithmetic)
 
     def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:
         """See `Reporter`."""

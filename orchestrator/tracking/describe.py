@@ -35,6 +35,7 @@ def run_tags(wanted: Desired, attempt: Attempt | None, newest: Mapping[str, floa
     found[names.TAG_FAILURE] = (of.failure or "") if outcome == "failed" else ""
     if attempt is None:
         found[names.TAG_ATTEMPTS] = str(len(wanted.attempts))
+    found[names.TAG_ARITHMETIC] = _arithmetic(wanted, attempt)
     found[names.TAG_RESUMED] = str(_resumed(wanted, attempt)).lower()
     return {key: names.clipped(value, names.MAX_TAG_VALUE) for key, value in found.items()}
 
@@ -43,6 +44,13 @@ def _resumed(wanted: Desired, attempt: Attempt | None) -> bool:
     """Whether it went on from a checkpoint."""
     starts = (event for event in wanted.events if isinstance(event, Started) and event.resumed_from)
     return any(attempt is None or event.attempt == attempt.number for event in starts)
+
+
+def _arithmetic(wanted: Desired, attempt: Attempt | None) -> str:
+    """What the newest workers multiply with; empty before there are any."""
+    starts = [event for event in wanted.events if isinstance(event, Started)]
+    said = [event.arithmetic for event in starts if attempt is None or event.attempt == attempt.number]
+    return said[-1] if said else ""
 
 
 def _config(params: Mapping[str, str]) -> str:

@@ -40,6 +40,7 @@ TAG_OUTCOME = "fathom.outcome"
 TAG_FAILURE = "fathom.failure"
 TAG_ATTEMPTS = "fathom.attempts"
 TAG_RESUMED = "fathom.resumed"
+TAG_ARITHMETIC = "fathom.arithmetic"
 TAG_CONFIG = "fathom.config"
 """Digest of the parameters: runs that share it differ in nothing but their fate."""
 RESERVED = ("mlflow.", "fathom.")

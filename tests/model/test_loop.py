@@ -274,8 +274,11 @@ def test_what_the_digest_of_a_recipe_covers(bench: Bench) -> None:
         "sample_tokens": 5,
         "peak_flops": 1e12,
         "anomalies": Anomalies(action="warn", threshold=3),
+        "precision": "fp8",
     }
     assert recipe_digest(bench.recipe(**same)) == recipe_digest(recipe)
+    moments = recipe.optimizer.model_copy(update={"moments_precision": "bf16"})
+    assert recipe_digest(bench.recipe(optimizer=moments)) == recipe_digest(recipe)
     ways = [(2, 2, 2, 2, 3), (8, 4, 1, 1, 0), (1, 1, 8, 1, 2)]
     for world, expert, micro_batch, accumulation, stage in ways:
         layout = Layout(
@@ -292,7 +295,6 @@ def test_what_the_digest_of_a_recipe_covers(bench: Bench) -> None:
         "seed": 9,
         "sequence_length": 8,
         "steps": 9,
-        "precision": "bf16",
         "schedule": recipe.schedule.model_copy(update={"learning_rate": 0.02}),
         "optimizer": recipe.optimizer.model_copy(update={"beta2": 0.9}),
         "balance": recipe.balance.model_copy(update={"aux_loss_alpha": 0.0}),

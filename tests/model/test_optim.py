@@ -1,13 +1,15 @@
 """AdamW's parameter groups and one step by hand."""
 
+import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from support.recipes import TINY
-from torch import nn
+from torch import Tensor, nn
 
-from model.optim import build_optimizer, parameter_groups
+from model.optim import MOMENTS, Bf16MomentsAdamW, build_optimizer, parameter_groups
 from model.recipe import Optimizer
 from model.transformer import CausalLM
 
@@ -49,3 +51,54 @@ def test_two_steps_by_hand() -> None:
         x -= 0.01 * 0.1 * x
         x -= 0.01 * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.95**t)) + 1e-8)
         assert parameter.item() == pytest.approx(x, rel=1e-6)
+
+
+def _trained(build: Callable[..., torch.optim.Optimizer], steps: int) -> tuple[Tensor, torch.optim.Optimizer]:
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.randn(64, 8, generator=generator))
+    optimizer = build([{"params": [parameter], "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.95), eps=1e-8)
+    for _ in range(steps):
+        parameter.grad = torch.randn(64, 8, generator=generator) * 1e-3
+        optimizer.step()
+    return parameter.detach(), optimizer
+
+
+def test_moments_in_bf16_give_nearly_the_same_updates() -> None:
+    theirs, _ = _trained(torch.optim.AdamW, 40)
+    ours, optimizer = _trained(Bf16MomentsAdamW, 40)
+    start, _ = _trained(torch.optim.AdamW, 0)
+    far = (ours - theirs).norm() / (theirs - start).norm()
+    assert 0 < far < 0.01
+    (state,) = optimizer.state.values()
+    assert {str(state[name].dtype) for name in MOMENTS} == {"torch.bfloat16"}
+    assert state["step"].item() == 40
+
+
+def test_moments_that_bf16_holds_exactly_give_the_same_update() -> None:
+    """The first moments after one gradient of 1 are 0.1 and 0.05; only what is stored is rounded, so one step of each
+    is equal."""
+    theirs, _ = _trained(torch.optim.AdamW, 1)
+    ours, _ = _trained(Bf16MomentsAdamW, 1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_each_optimizer_goes_on_from_the_state_of_the_other() -> None:
+    _, low = _trained(Bf16MomentsAdamW, 3)
+    _, high = _trained(torch.optim.AdamW, 3)
+    for source, target, kind in ((low, high, torch.float32), (high, low, torch.bfloat16), (low, low, torch.bfloat16)):
+        saved = copy.deepcopy(source.state_dict())
+        target.load_state_dict(saved)
+        (state,) = target.state.values()
+        for name in MOMENTS:
+            assert state[name].dtype == kind
+            torch.testing.assert_close(state[name].float(), saved["state"][0][name].float(), rtol=2**-8, atol=0)
+        (parameter,) = target.param_groups[0]["params"]
+        parameter.grad = torch.ones_like(parameter)
+        target.step()
+        assert state["step"].item() == saved["state"][0]["step"].item() + 1
+
+
+def test_the_setting_decides_where_moments_are_stored() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2))]}]
+    assert type(build_optimizer(groups, Optimizer(moments_precision="bf16"), 0.1)) is Bf16MomentsAdamW
+    assert type(build_optimizer(groups, Optimizer(), 0.1)) is torch.optim.AdamW

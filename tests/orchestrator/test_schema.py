@@ -93,7 +93,7 @@ def test_details_survive() -> None:
         "maximum": 10**15,
     }
     assert _property(schema, "parallelism.zeroStage")["enum"] == [0, 1, 2, 3]
-    assert _property(schema, "training.precision")["enum"] == ["fp32", "bf16"]
+    assert _property(schema, "training.precision")["enum"] == ["fp32", "bf16", "fp8"]
     clipping = _property(schema, "training.optimizer.gradientClipping")
     assert (clipping["minimum"], clipping["exclusiveMinimum"], clipping["default"]) == (0, True, 1.0)
     assert _property(schema, "training.optimizer")["default"]["weightDecay"] == 0.1
@@ -133,7 +133,7 @@ def test_samples_validate(path: Path) -> None:
         ("training.tokens", "2M"),
         ("training.tokens", 0),
         ("training.tokens", 10**16),
-        ("training.precision", "fp8"),
+        ("training.precision", "fp4"),
         ("training.optimizer", {"gradientClipping": 0}),
         ("budget.limit", 1.0),
         ("budget.limit", "1e3"),

@@ -98,7 +98,7 @@ def test_jobs_are_values() -> None:
         ({"training": {"tokens": 1000.0}}, "spec.training.tokens"),
         ({"training": {"tokens": 0}}, "spec.training.tokens"),
         ({"training": {"tokens": 10**16}}, "spec.training.tokens"),
-        ({"training": {"tokens": 1, "precision": "fp8"}}, "spec.training.precision"),
+        ({"training": {"tokens": 1, "precision": "fp4"}}, "spec.training.precision"),
         ({"training": {"tokens": 1, "mtp": {"weight": float("nan")}}}, "spec.training.mtp.weight"),
         ({"budget": {"limit": 5.0}}, "spec.budget.limit"),
         ({"budget": {"limit": "-5"}}, "spec.budget.limit"),

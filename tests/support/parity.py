@@ -17,6 +17,9 @@ from model.checkpoint import Topology
 from model.engine.base import topology_of
 from model.loss import training_losses
 from model.optim import build_optimizer, parameter_groups
+from model.precision import use
+from model.precision.backends import Sizes, choose
+from model.precision.policy import policy_of
 from model.ramp import BatchStage
 from model.recipe import Layout, Recipe, Schedule
 from model.schedule import bias_speed, learning_rate, multi_token_weight
@@ -97,6 +100,8 @@ def one_process(of: Recipe, *, by_sgd: bool = False, steps: int = STEPS) -> Outc
     """The plain model on the whole batch, by torch alone."""
     model = CausalLM(of.model)
     model.initialise(of.seed)
+    policy = policy_of(of.precision, of.device)
+    use(model, choose(policy, torch.device(of.device), Sizes(inputs=8, outputs=8)).products)
     build = sgd if by_sgd else build_optimizer
     optimizer = build(parameter_groups(model, of.optimizer.weight_decay), of.optimizer, 1.0)
     routings = [b.routing for b in model.blocks().values() if b.routing]

@@ -115,6 +115,7 @@ class PlainEngine:
     """`Engine` by torch alone; every process has the whole model. Its attributes let a test interfere."""
 
     device = torch.device("cpu")
+    arithmetic = "fp32: by torch alone"
 
     def __init__(self, recipe: Recipe) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

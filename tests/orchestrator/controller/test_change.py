@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from support.runs import dataset, tiny_job
 
+from model.loop import recipe_digest
 from orchestrator.controller.change import CHANGEABLE, change, resolve_next
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
@@ -55,13 +56,25 @@ def test_what_may_change(record: Record, assignment: str) -> None:
     assert later.recipe.model_copy(update=same) == first.recipe
 
 
+def test_a_run_may_go_on_in_another_precision(record: Record) -> None:
+    first = resolve_next(record, History(record), SETTINGS, 1).recipe
+    assert (first.precision, first.optimizer.moments_precision) == ("fp32", "fp32")
+    changed = change(record, ["training.precision=fp8", "training.optimizer.momentsPrecision=bf16"], SETTINGS)
+    later = resolve_next(changed, History(changed), SETTINGS, 2)
+    assert (later.recipe.precision, later.recipe.optimizer.moments_precision) == ("fp8", "bf16")
+    same = {"precision": first.precision, "optimizer": first.optimizer, "checkpoint": first.checkpoint}
+    assert later.recipe.model_copy(update=same) == first
+    assert recipe_digest(later.recipe) == recipe_digest(first), "the checkpoint is of the same run"
+    assert [c.path for c in later.chosen if "precision" in c.path.lower()] == [], "given, not chosen"
+
+
 @pytest.mark.parametrize(
     "assignment",
     [
         "training.tokens=200000", "training.seed=2", "training.globalBatchTokens=512", "model.preset=small",
         "model.overrides.layers=2", "data.source=elsewhere", "data.sequenceLength=64", "tracking.experiment=x",
         "checkpoint.uri=elsewhere", "metadata.name=other", "metadata.namespace=other", "suspend=true",
-        "compute.image=x", "training.anomalies.action=warn", "training.precision=bf16",
+        "compute.image=x", "training.anomalies.action=warn", "training.optimizer.beta1=0.8",
     ],
 )  # fmt: skip
 def test_what_must_stay(record: Record, assignment: str) -> None:
@@ -78,7 +91,7 @@ def test_a_value_that_stays_the_same_is_no_change(record: Record) -> None:
 def test_each_field_of_the_list_exists() -> None:
     known = TrainingJob.model_json_schema()["$defs"]
     parts = {"budget": "Budget", "retry": "Retry", "tracking": "Tracking", "checkpoint": "Checkpoint"}
-    parts |= {"parallelism": "Parallelism", "compute": "Compute"}
+    parts |= {"parallelism": "Parallelism", "compute": "Compute", "training": "Training"}
     for path in CHANGEABLE:
         part, field, *_ = path.split(".")
         assert field == "*" or field in known[parts[part]]["properties"], path

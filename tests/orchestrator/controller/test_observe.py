@@ -63,3 +63,13 @@ def test_what_people_are_told_at_once() -> None:
     assert seen.restarts == 1
     expected = ["step 3: going back", "workers are started again: rank 0: RolledBack", "mind the gap"]
     assert seen.warnings == expected
+
+
+def test_what_came_of_asking_for_8_bits_is_told() -> None:
+    for arithmetic, told in (
+        ("fp32: all products in FP32", []),
+        *((t, [t]) for t in ("fp8: x", "bf16 instead of fp8")),
+    ):
+        seen = Observation(steps=10)
+        seen.add(event("started", step=0, tokens=0, world_size=2, arithmetic=arithmetic))
+        assert seen.warnings == told

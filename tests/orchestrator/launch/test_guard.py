@@ -52,7 +52,7 @@ class Driver:
         self.reporter.progress(step=step, tokens=step, metrics={}, samples=1)
 
     def start(self, step: int = 0) -> None:
-        self.reporter.started(step=step, tokens=0, world_size=2, resumed_from=None)
+        self.reporter.started(step=step, tokens=0, world_size=2, resumed_from=None, arithmetic="fp32")
 
 
 @pytest.fixture

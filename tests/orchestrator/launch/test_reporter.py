@@ -43,13 +43,14 @@ def reporter(folder: RunFolder, stop_at: float | None = None) -> FileReporter:
 
 def test_what_a_worker_says_becomes_events(folder: RunFolder) -> None:
     told: Reporter = pickle.loads(pickle.dumps(reporter(folder)))
-    told.started(step=3, tokens=30, world_size=2, resumed_from="x")
+    told.started(step=3, tokens=30, world_size=2, resumed_from="x", arithmetic="fp8: by hand")
     told.progress(step=4, tokens=40, metrics={"train/loss": 2.5, "broken": float("nan")}, samples=2**63)
     told.checkpoint_committed(step=4, uri="x/step-4", size_bytes=5, seconds=0.5)
     told.warning("mind the gap")
     events, _ = read(folder.events)
     started, progress, saved, warning = events
     assert isinstance(started, Started)
+    assert started.arithmetic == "fp8: by hand"
     assert (started.step, started.world_size, started.resumed_from) == (3, 2, "x")
     assert isinstance(progress, Progress)
     assert progress.metrics == {"train/loss": 2.5}
