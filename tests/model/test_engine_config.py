@@ -40,6 +40,8 @@ RECIPES = {
     "tiny-zero0": _stage(0),
     "tiny-zero2": _stage(2),
     "tiny-zero3": _stage(3),
+    "fp8-gpu": tiny_recipe(precision="fp8", device="cuda"),
+    "fp8-cpu": tiny_recipe(precision="fp8"),
     "dense": tiny_recipe(model=TINY.replace(first_k_dense_replace=3, num_nextn_predict_layers=0)),
 }
 Config = Callable[[Recipe], dict[str, Any]]

@@ -52,6 +52,7 @@ def test_a_run_from_start_to_end(bench: Bench) -> None:
     loop = bench.loop(reporter)
     assert loop.run() == 8
     assert reporter.starts == [(0, 0, 1, None)]
+    assert reporter.arithmetic == "fp32: by torch alone"
     assert list(reporter.steps) == list(range(1, 9))
     assert reporter.tokens == [step * 8 * 16 for step in range(1, 9)]
     always = {"train/loss", "train/mtp_loss", "train/mtp_accuracy", "train/aux_loss", "train/grad_norm"}
@@ -304,6 +305,7 @@ def test_what_the_digest_of_a_recipe_covers(bench: Bench) -> None:
         "isolate_documents": True,
         "end_of_text": 1,
         "batch_stages": ramp(4, 8, 16, 4),
+        "init_from": "weights",
     }
     for name, value in different.items():
         assert recipe_digest(recipe.model_copy(update={name: value})) != recipe_digest(recipe), name

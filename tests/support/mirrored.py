@@ -56,7 +56,7 @@ class Story:
     def begin(self) -> None:
         """The first attempt, up to a checkpoint."""
         self.attempt(1, 0)
-        self.say("started", 2, step=0, tokens=0, world_size=2)
+        self.say("started", 2, step=0, tokens=0, world_size=2, arithmetic="fp8: a")
         for step in range(1, 4):
             self.step(step, 2 + step)
             self.load(2.5 + step)
@@ -69,7 +69,7 @@ class Story:
     def go_on(self) -> None:
         """The second attempt repeats a step."""
         self.attempt(2, 10)
-        self.say("started", 12, 2, step=2, tokens=2_000_000, world_size=2, resumed_from="x")
+        self.say("started", 12, 2, step=2, tokens=2_000_000, world_size=2, resumed_from="x", arithmetic="fp8: b")
         self.step(3, 13, 2)
         self.step(4, 14, 2, **{"eval/bits_per_byte": 2.5})
         self.load(15, 2)

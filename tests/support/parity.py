@@ -166,9 +166,9 @@ def distance(case: Case, ranks: list[Outcome], plain: Outcome) -> Distance:
     assert ranks[0].weights.keys() == plain.weights.keys()
     return Distance(
         loss=_largest(zip(ranks[0].losses, plain.losses, strict=True)),
-        gradient=_most(gradients, plain.gradients),
+        gradient=most(gradients, plain.gradients),
         norm=_largest(zip(ranks[0].norms, plain.norms, strict=True)),
-        weight=_most(ranks[0].weights, plain.weights),
+        weight=most(ranks[0].weights, plain.weights),
         loads_equal=all(torch.equal(a, b) for a, b in zip(ranks[0].loads, plain.loads, strict=True)),
     )
 
@@ -177,7 +177,8 @@ def _largest(pairs: Any) -> float:  # noqa: ANN401 - a zip of floats
     return max(abs(a - b) for a, b in pairs)
 
 
-def _most(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def most(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Largest absolute difference over all tensors."""
     return max((a[name] - b[name]).abs().max().item() for name in b)
 
 

@@ -218,6 +218,7 @@ class Recorder:
     after: Callable[[int], None] = lambda step: None
     """Called after each step: what the world does in between."""
     starts: list[tuple[int, int, int, str | None]] = field(default_factory=list)
+    arithmetic: str = ""
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
     samples: dict[int, int] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
@@ -234,8 +235,9 @@ class Recorder:
     over: bool = False
     """The answer of `has_failed`."""
 
-    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None) -> None:
+    def started(self, *, step: int, tokens: int, world_size: int, resumed_from: str | None, arithmetic: str) -> None:
         self.starts.append((step, tokens, world_size, resumed_from))
+        self.arithmetic = arithmetic
         self.last = step
 
     def progress(self, *, step: int, tokens: int, metrics: dict[str, float], samples: int) -> None:

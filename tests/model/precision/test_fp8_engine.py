@@ -15,7 +15,8 @@ Moments = Literal["fp32", "bf16"]
 
 
 def test_8_bits_under_autoep_and_zero_equal_one_process(tmp_path: Path) -> None:
-    """With powers of two as scales, blocks that are cut otherwise give the same numbers but for the very small."""
+    """The first gradients are equal as in FP32: with powers of two as scales, token blocks that are cut otherwise give
+    the same numbers. Later on sums in another order round to another 8-bit number now and then."""
     ways: list[tuple[Literal[1, 2, 3], parity.Variant]] = [
         (1, "plain"), (2, "accumulate-recompute"), (3, "accumulate-recompute"),
     ]  # fmt: skip
@@ -26,12 +27,12 @@ def test_8_bits_under_autoep_and_zero_equal_one_process(tmp_path: Path) -> None:
     high = parity.one_process(one, by_sgd=True)
     expected = parity.one_process(one.model_copy(update=fp8), by_sgd=True)
     moved = max(abs(a - b) for a, b in zip(high.losses, expected.losses, strict=True))
-    assert moved > 1e-4, "8 bits change nothing: are they used?"
+    assert parity.most(high.gradients, expected.gradients) > 1e-4, "8 bits change nothing: are they used?"
     for name, ranks in run(tmp_path, 2, cases).items():
         far = parity.distance(next(case for case in cases if case.name == name), ranks, expected)
-        assert far.loss < moved / 20, name
         assert abs(ranks[0].losses[0] - expected.losses[0]) < 3e-6, name
-        assert far.gradient < 1e-3 * max(g.abs().max().item() for g in expected.gradients.values()), name
+        assert far.gradient < 1e-6, name
+        assert far.loss < moved / 4, name
 
 
 def test_a_run_goes_on_in_another_precision_and_comes_back_exactly(tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ def test_what_is_shown(undisturbed: list[dict[str, Any]]) -> None:
     assert {"sample.txt", "expert_load.png", "expert_load.csv", "metrics.csv"} <= set(parent["artifacts"])
     tags = parent["tags"]
     assert (tags["fathom.outcome"], tags["fathom.attempts"], tags["fathom.resumed"]) == ("succeeded", "2", "true")
+    assert [run["tags"]["fathom.arithmetic"] for run in undisturbed] == ["fp8: b", "fp8: a", "fp8: b"]
     assert (tags["who"], tags["data.license"]) == ("me", "CC0")
     assert first["tags"]["fathom.failure"] == "driver-lost: gone"
     note = tags["mlflow.note.content"]

@@ -25,7 +25,13 @@ from orchestrator.launch.events import (
 
 KEY: dict[str, Any] = {"job": "u-1", "attempt": 1, "incarnation": "local-1"}
 KINDS: dict[str, dict[str, Any]] = {
-    "started": {"step": 4, "tokens": 400, "world_size": 2, "resumed_from": "file:///c/step-4"},
+    "started": {
+        "step": 4,
+        "tokens": 400,
+        "world_size": 2,
+        "resumed_from": "file:///c/step-4",
+        "arithmetic": "fp32",
+    },
     "progress": {"step": 5, "tokens": 500, "metrics": {"train/loss": 2.5, "moe/cv": 0.0}},
     "checkpoint-committed": {"step": 5, "uri": "file:///c/step-5", "size_bytes": 10, "seconds": 0.25},
     "warning": {"message": "Größe ≠ 0\nline two"},
@@ -61,6 +67,7 @@ def test_the_wire_form(tmp_path: Path) -> None:
     assert json.loads(log.path.read_text()) == {
         "job": "u-1", "attempt": 1, "incarnation": "local-1", "seq": 1, "time": 1.0, "version": 1,
         "kind": "started", "step": 4, "tokens": 400, "worldSize": 2, "resumedFrom": "file:///c/step-4",
+        "arithmetic": "fp32",
     }  # fmt: skip
 
 
