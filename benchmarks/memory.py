@@ -44,7 +44,15 @@ from model.config import ModelConfig  # noqa: E402
 from model.loss import training_losses  # noqa: E402
 from model.presets import preset  # noqa: E402
 from model.recipe import Layout, Recipe  # noqa: E402
-from orchestrator.plan.memory import BUCKET, POLICIES, Kernels, logit_bytes, trained_parameters, training_memory  # noqa: E402
+from orchestrator.plan.memory import (  # noqa: E402
+    BUCKET,
+    POLICIES,
+    Kernels,
+    kept_bytes,
+    logit_bytes,
+    trained_parameters,
+    training_memory,
+)
 
 Case = tuple[str, int, str]
 """Precision, ZeRO stage, recomputation."""
@@ -207,22 +215,23 @@ def weight_tensors(engine: Any) -> list[Tensor]:  # noqa: ANN401
 
 def rows(config: ModelConfig, case: Case, batch: int, sequence: int, found: Measured) -> dict[str, Any]:
     """Measured, formula, and their ratio, by part."""
-    recipe = recipe_of(config, case, batch, sequence)
+    recipe, stage = recipe_of(config, case, batch, sequence), case[1]
     policy = POLICIES[recipe.precision]
     formula = training_memory(config, recipe.layout, policy, sequence, Kernels.composed)
     tokens = batch * sequence
     heads = 1 + config.num_nextn_predict_layers
     pairs = {name: (getattr(found, name), getattr(formula, name)) for name in ("weights", "master", "moments")}
-    pairs["gradients"] = (found.gradients, formula.gradients)
-    one_layer = formula.activations if recipe.layout.recompute == "none" else None
-    pairs["activations"] = (found.activations, one_layer)
+    # ZeRO-3 keeps its bucket
+    pairs["gradients"] = (found.gradients, formula.gradients + (formula.buckets if stage == 3 else 0))
+    saved_by_layers = round(tokens * kept_bytes(config, recipe.layout, policy, sequence, Kernels.composed))
+    pairs["activations"] = (found.activations, saved_by_layers)
     saved = heads * (policy.activations + 4) * config.vocab_size * tokens
     pairs["logits"] = (found.logits, saved)
     assert saved <= tokens * logit_bytes(config, policy)
     pairs["backward"] = (found.backward, formula.peak - formula.states + formula.gradients)
     pairs["update"] = (found.update, formula.update + formula.gradients)
     return {
-        name: {"measured": measured, "formula": wanted, "ratio": wanted and round(measured / wanted, 4)}
+        name: {"measured": measured, "formula": wanted, "ratio": round(measured / wanted, 4) if wanted else None}
         for name, (measured, wanted) in pairs.items()
     }
 
@@ -245,7 +254,7 @@ def main() -> None:
         report["cases"].append({"case": case, "parts": parts, "resident": found.resident})
         print(f"{case}  resident {found.resident}")
         for name, row in parts.items():
-            print(f"    {name:12s} {row['measured']:>13,} {row['formula'] or 0:>13,} {row['ratio']}")
+            print(f"    {name:12s} {row['measured']:>13,} {row['formula']:>13,} {row['ratio']}")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
 

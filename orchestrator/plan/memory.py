@@ -206,20 +206,26 @@ def _update(config: ModelConfig, layout: Layout, kernels: Kernels) -> int:
 def activation_bytes(
     config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels
 ) -> float:
-    """What the backward pass needs of all layers; with recomputation the inputs of the layers and one whole layer."""
+    """What is alive of the layers when the backward pass begins, and with recomputation one layer more."""
+    again = max(_layers(config, layout, policy, sequence_length, kernels)) if layout.recompute == "full" else 0
+    return kept_bytes(config, layout, policy, sequence_length, kernels) + again
+
+
+def kept_bytes(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
+    """What the forward pass keeps for the backward pass, without the loss: of recomputed layers only the input."""
+    e, ahead = policy.activations, config.num_nextn_predict_layers
+    layers = _layers(config, layout, policy, sequence_length, kernels)
+    kept = len(layers) * e * config.hidden_size if layout.recompute == "full" else sum(layers)
+    return kept + norm_bytes(config.hidden_size, e, kernels) + ahead * entry_bytes(config, e, kernels) + INDEX
+
+
+def _layers(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> list[float]:
+    """Each layer, prediction modules' too."""
     c, e = config, policy.activations
     rows = layout.micro_batch * sequence_length
-    attention = attention_bytes(c, e, sequence_length, kernels)
-    dense = attention + norm_bytes(c.hidden_size, e, kernels) + 4 * e * c.intermediate_size
-    moe = attention + norm_bytes(c.hidden_size, e, kernels) + moe_bytes(c, e, rows, layout.expert_parallel)
-    layers = [dense] * c.first_k_dense_replace + [moe] * c.num_moe_layers
-    ahead = [moe] * c.num_nextn_predict_layers
-    if layout.recompute == "full":
-        kept = (len(layers) + len(ahead)) * e * c.hidden_size + max(layers + ahead)
-    else:
-        kept = sum(layers + ahead)
-    ends = norm_bytes(c.hidden_size, e, kernels) + len(ahead) * entry_bytes(c, e, kernels)
-    return kept + ends + INDEX
+    both = attention_bytes(c, e, sequence_length, kernels) + norm_bytes(c.hidden_size, e, kernels)
+    dense, moe = both + 4 * e * c.intermediate_size, both + moe_bytes(c, e, rows, layout.expert_parallel)
+    return [dense] * c.first_k_dense_replace + [moe] * (c.num_moe_layers + c.num_nextn_predict_layers)
 
 
 def norm_bytes(width: int, e: int, kernels: Kernels) -> int:
