@@ -56,5 +56,10 @@ class Block(nn.Module):
             x = x + self.mlp(self.post_attention_layernorm(x))
             return x, x.new_zeros((), dtype=cos.dtype)
         routing.sequence_length = x.shape[1]
-        x = x + self.mlp(self.post_attention_layernorm(x))
-        return x, routing.take_balance_loss(x)
+        try:
+            x = x + self.mlp(self.post_attention_layernorm(x))
+            return x, routing.take_balance_loss(x)
+        finally:
+            routing.balance_loss = (
+                None  # recomputation ends before the loss is taken, which would keep the layer's graph
+            )

@@ -1,0 +1,279 @@
+"""Bytes that training and generation take on one device, by part: exact arithmetic, no torch.
+
+Called by the planner to refuse what does not fit. Invariant: the states (weights, master weights, gradients, moments)
+are those that DeepSpeed 0.19.8 holds under `model.engine.zero`, and the activations those that autograd keeps of
+`model/` inside AutoEP, as `benchmarks/memory.py` measures them on CPUs. What stands for GPUs only (`Kernels.fused`) is
+read from PyTorch's source and was never measured.
+
+Sources: ZeRO, arXiv 1910.02054, section 3 and 5 (what each stage divides); DeepSeek-V3, arXiv 2412.19437, sections 3.2
+and 3.3 (recomputation, FP8 weights, BF16 moments).
+Letters in comments: D hidden size, H heads, E experts, K experts per token, F inner size, S sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Literal
+
+from model.config import ModelConfig
+from model.flops import cache_bytes_per_token, count
+from model.recipe import Layout
+
+ALIGN = 8
+"""AutoEP pads every expert's rows to a multiple of this (`TOKEN_GROUP_ALIGN_SIZE_M`)."""
+BUCKET = 500_000_000
+"""Elements of DeepSpeed's reduction bucket (`reduce_bucket_size`): allocated whole, however small the model is."""
+GROUP = 178_956_971
+"""Elements at which DeepSpeed begins another parameter group of experts (`max_group_size`)."""
+INDEX, FLOAT = 8, 4
+"""Bytes of an int64 and of an FP32 number."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Bytes of one number of each kind; `moments` of both of Adam's together."""
+
+    weights: int
+    master: int
+    """The FP32 copy that the optimizer updates; 0 where there is none."""
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """All states, on one device."""
+        return self.weights + self.master + self.gradients + self.moments
+
+
+FP32 = Policy(weights=4, master=4, gradients=4, moments=8, activations=4)
+"""DeepSpeed's ZeRO keeps a flat copy as master weights even where the weights are FP32 already."""
+BF16 = Policy(weights=2, master=4, gradients=2, moments=8, activations=2)
+"""DeepSpeed accumulates gradients in the weights' type unless it is told otherwise."""
+BF16_MOMENTS = Policy(weights=2, master=4, gradients=2, moments=4, activations=2)
+"""The policies' option of BF16 moments."""
+CLASSIC_BF16 = Policy(weights=2, master=4, gradients=4, moments=8, activations=2)
+"""Mixed precision as most describe it (arXiv 1910.02054, section 3.1, with FP32 gradients): 18 bytes."""
+OFFICIAL_FP8 = Policy(weights=1, master=4, gradients=4, moments=4, activations=2)
+"""DeepSeek-V3's own training, arXiv 2412.19437, section 3.3: FP8 weights, FP32 master weights and gradients, BF16
+moments: 13 bytes. Not what this engine does."""
+
+
+class Kernels(Enum):
+    """Whether norms and attention are single kernels, which keep their inputs, or composed of smaller operations."""
+
+    composed = "composed"
+    """CPUs: a norm keeps FP32 intermediates; attention keeps the S x S weights of every head, because PyTorch's fused
+    kernel there refuses keys and values of different widths."""
+    fused = "fused"
+    """GPUs."""
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on one device, of the process that has most."""
+
+    weights: int
+    master: int
+    gradients: int
+    moments: int
+    buckets: int
+    """Where gradients are collected for reduction."""
+    gathered: int
+    """Weights of the layers at work, where ZeRO-3 keeps them in parts."""
+    activations: int
+    """Of one micro-batch, logits apart."""
+    logits: int
+    """Logits of all heads, what the loss keeps of them, and their gradient."""
+    update: int
+    """Of the largest parameter group the FP32 copy of its gradients and AdamW's intermediates; by then activations are
+    gone."""
+
+    @property
+    def states(self) -> int:
+        """What stays from step to step, and the gradients."""
+        return self.weights + self.master + self.gradients + self.moments
+
+    @property
+    def peak(self) -> int:
+        """The larger of the backward pass and the update. Parts are added up that are largest at somewhat different
+        moments, so this is an upper bound."""
+        backward = self.buckets + self.gathered + self.activations + self.logits
+        return self.states + max(backward, self.update)
+
+    def by_part(self) -> dict[str, int]:
+        """Name -> bytes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def training_memory(
+    config: ModelConfig,
+    layout: Layout,
+    policy: Policy,
+    sequence_length: int,
+    kernels: Kernels = Kernels.fused,
+) -> TrainingMemory:
+    """All parts; experts are taken to be visited equally, so that each device computes as many rows as it sends."""
+    tokens = layout.micro_batch * sequence_length
+    states = _states(config, layout, policy)
+    local = _local_parameters(config, layout)
+    bucket = BUCKET if kernels is Kernels.fused else min(BUCKET, local)  # memory of a host is taken when it is written
+    return TrainingMemory(
+        **states,
+        buckets=bucket * policy.gradients if layout.zero_stage else 0,
+        gathered=_gathered(config, layout) * policy.weights,
+        activations=round(tokens * activation_bytes(config, layout, policy, sequence_length, kernels)),
+        logits=tokens * logit_bytes(config, policy),
+        update=_update(config, layout, kernels) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
+    )
+
+
+def cache_memory(config: ModelConfig, sequences: int, length: int, element_bytes: int = 2) -> int:
+    """Bytes of the latent cache of generation, see `model.flops.cache_bytes_per_token`."""
+    return sequences * length * cache_bytes_per_token(config, element_bytes)
+
+
+# ------------------------------------------------------------------ states
+
+
+def expert_parameters(config: ModelConfig) -> int:
+    """All routed experts, those of prediction modules included."""
+    layers = config.num_moe_layers + config.num_nextn_predict_layers
+    return layers * config.n_routed_experts * count(config).expert
+
+
+def trained_parameters(config: ModelConfig) -> int:
+    """Main model and prediction modules, which share embedding and head with it."""
+    counts = count(config)
+    return counts.total + counts.mtp
+
+
+def _local_parameters(config: ModelConfig, layout: Layout) -> int:
+    """Parameters that one process works with: everything but the experts, and its own experts."""
+    experts = expert_parameters(config)
+    return trained_parameters(config) - experts + experts // layout.expert_parallel
+
+
+def _share(config: ModelConfig, layout: Layout) -> int:
+    """Parameters of which one process keeps the divided states: experts are divided among the processes that hold the
+    same ones, everything else among all."""
+    experts = expert_parameters(config)
+    rest = trained_parameters(config) - experts
+    return -(-rest // layout.world_size) + -(-experts // layout.world_size)
+
+
+def _states(config: ModelConfig, layout: Layout, policy: Policy) -> dict[str, int]:
+    """ZeRO stage 1 divides master weights and moments, 2 gradients too, 3 weights too (arXiv 1910.02054, section 5)."""
+    stage, local = layout.zero_stage, _local_parameters(config, layout)
+    share = _share(config, layout) if stage else local
+    copied = stage > 0 or policy.weights < FLOAT  # without ZeRO, FP32 weights are updated in place
+    return {
+        "weights": (share if stage == 3 else local) * policy.weights,
+        "master": share * policy.master * copied,
+        "gradients": (share if stage >= 2 else local) * policy.gradients,
+        "moments": share * policy.moments,
+    }
+
+
+def _gathered(config: ModelConfig, layout: Layout) -> int:
+    """Elements: under ZeRO-3 the largest layer whole (of its experts those of this process), and embedding and head."""
+    if layout.zero_stage < 3:
+        return 0
+    counts = count(config)
+    routed = config.n_routed_experts * counts.expert
+    moe = counts.moe_layer - routed + routed // layout.expert_parallel
+    return max(counts.dense_layer, moe) + counts.embedding + counts.head
+
+
+def _update(config: ModelConfig, layout: Layout, kernels: Kernels) -> int:
+    """AdamW works through one flat group after the other: matrices, vectors, experts in groups of `GROUP`. A loop over
+    tensors makes two intermediates of a group's size, `foreach` on GPUs one."""
+    if not layout.zero_stage:
+        return 0  # tensor by tensor
+    experts = expert_parameters(config)
+    rest = trained_parameters(config) - experts
+    largest = max(
+        rest // layout.world_size,
+        min(experts // layout.expert_parallel, GROUP) * layout.expert_parallel // layout.world_size,
+    )
+    return largest * FLOAT * (3 if kernels is Kernels.composed else 2)
+
+
+# ------------------------------------------------------------------ activations: bytes for one token
+
+
+def activation_bytes(
+    config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels
+) -> float:
+    """What is alive of the layers when the backward pass begins, and with recomputation one layer more."""
+    again = max(_layers(config, layout, policy, sequence_length, kernels)) if layout.recompute == "full" else 0
+    return kept_bytes(config, layout, policy, sequence_length, kernels) + again
+
+
+def kept_bytes(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
+    """What the forward pass keeps for the backward pass, without the loss: of recomputed layers only the input."""
+    e, ahead = policy.activations, config.num_nextn_predict_layers
+    layers = _layers(config, layout, policy, sequence_length, kernels)
+    kept = len(layers) * e * config.hidden_size if layout.recompute == "full" else sum(layers)
+    return kept + norm_bytes(config.hidden_size, e, kernels) + ahead * entry_bytes(config, e, kernels) + INDEX
+
+
+def _layers(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> list[float]:
+    """Each layer, prediction modules' too."""
+    c, e = config, policy.activations
+    rows = layout.micro_batch * sequence_length
+    both = attention_bytes(c, e, sequence_length, kernels) + norm_bytes(c.hidden_size, e, kernels)
+    dense, moe = both + 4 * e * c.intermediate_size, both + moe_bytes(c, e, rows, layout.expert_parallel)
+    return [dense] * c.first_k_dense_replace + [moe] * (c.num_moe_layers + c.num_nextn_predict_layers)
+
+
+def norm_bytes(width: int, e: int, kernels: Kernels) -> int:
+    """RMSNorm and its result, which the following product keeps. Composed: the input in FP32 and normalised."""
+    return (e if kernels is Kernels.fused else 2 * FLOAT) * width + e * width
+
+
+def attention_bytes(config: ModelConfig, e: int, sequence_length: int, kernels: Kernels) -> float:
+    """Norm, latent attention: queries, keys, values by head, and the output that `o_proj` reads."""
+    c, heads = config, config.num_attention_heads
+    kept = norm_bytes(c.hidden_size, e, kernels)
+    if c.q_lora_rank is not None:
+        kept += norm_bytes(c.q_lora_rank, e, kernels)
+    kept += norm_bytes(c.kv_lora_rank, e, kernels) + (e * c.qk_rope_head_dim if e == FLOAT else 0)
+    if kernels is Kernels.fused:  # the values keep the product that they are cut from; logarithms of the sums in FP32
+        by_head = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + 2 * c.v_head_dim) + FLOAT
+    else:  # computed in FP32 whatever the policy
+        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + sequence_length) + e * c.v_head_dim
+    return kept + heads * by_head
+
+
+def moe_bytes(config: ModelConfig, e: int, rows: int, expert_parallel: int) -> float:
+    """Router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted, shared
+    experts. `rows`: tokens of the micro-batch."""
+    c, k, inner = config, config.num_experts_per_tok, config.moe_intermediate_size
+    router = FLOAT * c.n_routed_experts + (FLOAT * c.hidden_size if e < FLOAT else 0)
+    indices = 4 * INDEX * k + 3 * FLOAT * k  # choices, order, places; weights before and after the norm
+    padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
+    routed = e * padded * (c.hidden_size + 4 * inner) + e * k * c.hidden_size
+    exchanged = 0 if expert_parallel == 1 else 2 * INDEX * k
+    return router + indices + routed + exchanged + 4 * e * c.n_shared_experts * inner
+
+
+def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:
+    """A prediction module besides its layer: two norms, whose inputs FP32 has kept, `eh_proj`, the last norm."""
+    norm = norm_bytes(config.hidden_size, e, kernels)
+    shared = 2 * FLOAT * config.hidden_size if e == FLOAT else 0
+    return 3 * norm - shared
+
+
+def logit_bytes(config: ModelConfig, policy: Policy) -> int:
+    """Each head's logits and their FP32 logarithms; one head's gradient, in FP32 and in the policy's type."""
+    heads = 1 + config.num_nextn_predict_layers
+    e = policy.activations
+    gradient = FLOAT + (e if e < FLOAT else 0)
+    return (heads * (e + FLOAT) + gradient) * config.vocab_size
+
+
+PolicyName = Literal["fp32", "bf16"]
+POLICIES: dict[PolicyName, Policy] = {"fp32": FP32, "bf16": BF16}
+"""What the product's precisions hold."""
