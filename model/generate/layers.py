@@ -26,7 +26,8 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., n] -> [..., n]."""
         if not self.exact:  # of fewer bits, which the library adds up in FP32
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            rounded: Tensor = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return rounded
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x / torch.hypot(length, self.least) * self.scaled
 
