@@ -26,10 +26,10 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """[..., n] -> [..., n]."""
         if not self.exact:  # of fewer bits, which the library adds up in FP32
-            rounded: Tensor = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-            return rounded
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.hypot(length, self.least) * self.scaled
+        normed: Tensor = x / torch.hypot(length, self.least) * self.scaled
+        return normed
 
 
 class Swiglu:
