@@ -364,7 +364,7 @@ def _percent(values: list[float]) -> str:
 
 
 def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
-    """Left: losses. Right: relative difference to BF16, mean over seeds, both smoothed over 25 steps."""
+    """Left: losses. Right: relative difference to FP32, mean over seeds, both smoothed over 25 steps."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -373,7 +373,7 @@ def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     kernel = np.ones(25) / 25
     for name, arm in ARMS.items():
-        curves = [(np.array(run["losses"]), by.get(("bf16", s))) for (a, s), run in by.items() if a == name]
+        curves = [(np.array(run["losses"]), by.get(("fp32", s))) for (a, s), run in by.items() if a == name]
         if not curves:
             continue
         steps = np.arange(24, len(curves[0][0])) + 1
@@ -387,7 +387,7 @@ def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
         if differences:
             right.plot(steps, 100 * np.mean(differences, axis=0), label=arm.title, linewidth=1)
     left.set(xlabel="step", ylabel="training loss (nats)")
-    right.set(xlabel="step", ylabel="relative to BF16 (%)", ylim=(-2, 4))
+    right.set(xlabel="step", ylabel="relative to FP32 (%)")
     right.axhspan(-100 * LIMIT, 100 * LIMIT, color="0.85", zorder=0)
     left.legend(fontsize=7)
     figure.tight_layout()
