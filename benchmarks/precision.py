@@ -1,6 +1,7 @@
 """What 8-bit arithmetic does to training: FP32, BF16 and FP8 on the same text, and controls that ought to be worse.
 
     python benchmarks/precision.py --out OUT [--steps 300] [--seeds 1,2,3] [--arms fp32,bf16,...] [--part 1/2]
+    python benchmarks/precision.py --out OUT --continued [--seeds ...] [--arms ...] [--part ...]
     python benchmarks/precision.py --out OUT --same-weights
     python benchmarks/precision.py --out OUT --report docs/precision.png
 
@@ -11,8 +12,10 @@ written to `OUT/ARM-SEED.json` when it has ended, and not done again; `--part i/
 processes can share the work. The report computes, for each arm, the relative difference of two losses to the BF16 and
 the FP32 run of the same seed: training loss (mean over the last 50 steps) and held-out loss (after the last step).
 
-Two runs that differ in the last bit drift apart, by more than the limit in so few steps. `--same-weights` has no such
-noise: it trains in FP32, keeps the weights, and takes the held-out loss and one batch's gradient in each arithmetic.
+Two runs that differ in the last bit drift apart; from random weights by more than the limit in so few steps. So
+`--continued` starts all arms from the weights of one FP32 run of 900 steps and trains on as at the end of a run, with a
+falling rate; its arm `again`, FP32 from weights changed by a millionth, shows what is still noise. `--same-weights` has
+none: it takes the held-out loss and one batch's gradient in each arithmetic on the weights of one FP32 run.
 """
 
 from __future__ import annotations
@@ -61,8 +64,9 @@ from model.recipe import (
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.tokenizer import Tokenizer
 from model.transformer import CausalLM
+from model.weights import INDEX, write_weights
 
-SEQUENCE, BATCH, LAST = 128, 4, 50
+SEQUENCE, BATCH, LAST, FIRST = 128, 4, 50, 900
 EVAL_TOKENS = 16_384
 MODEL = ModelConfig(
     vocab_size=2048,
@@ -141,6 +145,7 @@ ARMS = {
     "e5m2": Arm("control: E5M2 everywhere", "fp32", lambda: Fp8Products(E5M2())),
     "one-scale": Arm("control: one scale per tensor", "fp32", lambda: Fp8Products(OneScale())),
     "unscaled": Arm("control: E4M3 without scales", "fp32", lambda: Fp8Products(Unscaled())),
+    "again": Arm("FP32 from weights changed by 1e-6", "fp32"),
     "fp8-bf16": Arm("FP8 products between BF16 tensors", "bf16", lambda: Fp8Products(Reference())),
     "moments-bf16": Arm("FP32, moments in BF16", "fp32", moments="bf16"),
 }
@@ -156,9 +161,10 @@ def prepared(folder: Path) -> DatasetManifest:
     return prepare(Mixture(sources=(source,)), folder, options)
 
 
-def recipe_of(arm: Arm, seed: int, steps: int, data: str) -> Recipe:
-    """As the product would choose for so few steps, but for the batch."""
-    rate = 2.2e-4 * (7168 / MODEL.hidden_size) ** 0.5
+def recipe_of(arm: Arm, seed: int, steps: int, data: str, start: str | None = None) -> Recipe:
+    """As the product would choose for so few steps, but for the batch; from weights (`start`): a third of the highest
+    rate, falling to a thirtieth."""
+    rate = 2.2e-4 * (7168 / MODEL.hidden_size) ** 0.5 / (1 if start is None else 3)
     return Recipe(
         model=MODEL,
         data=data,
@@ -166,11 +172,12 @@ def recipe_of(arm: Arm, seed: int, steps: int, data: str) -> Recipe:
         sequence_length=SEQUENCE,
         steps=steps,
         precision=arm.precision,
+        init_from=start,
         schedule=Schedule(
             learning_rate=rate,
             final_learning_rate=rate / 10,
             warmup_steps=max(1, steps // 30),
-            decay_start_step=steps * 2 // 3,
+            decay_start_step=steps * 2 // 3 if start is None else steps // 30,
             decay_end_step=steps,
         ),
         optimizer=Optimizer(moments_precision=arm.moments),
@@ -227,17 +234,38 @@ def one_process() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def run_all(out: Path, names: list[str], seeds: list[int], steps: int, part: tuple[int, int]) -> None:
+def trained_weights(out: Path, data: str, manifest: DatasetManifest, first: int = FIRST) -> None:
+    """`OUT/weights`, and the same changed by a millionth in `OUT/weights-again`."""
+    if (out / "weights-again" / INDEX).exists():
+        return
+    weights: dict[str, Tensor] = {}
+    train(ARMS["fp32"], recipe_of(ARMS["fp32"], 0, first, data), manifest, weights)
+    generator = torch.Generator().manual_seed(0)
+    changed = {name: w * (1 + 1e-6 * torch.randn(w.shape, generator=generator)) for name, w in weights.items()}
+    tokenizer = Tokenizer.load(data).to_json()
+    for folder, tensors in (("weights", weights), ("weights-again", changed)):
+        write_weights(str(out / folder), MODEL, iter(tensors.items()), tokenizer, write=True)
+
+
+def run_all(
+    out: Path, names: list[str], seeds: list[int], steps: int, part: tuple[int, int], *, continued: bool
+) -> None:
     """All runs of this part that have not been done."""
+    data = out / "data"
+    out = out / "continued" if continued else out
+    out.mkdir(parents=True, exist_ok=True)
     with one_process():
-        manifest = prepared(out / "data")
+        manifest = prepared(data)
+        if continued:
+            trained_weights(out, str(data), manifest)
         runs = [(seed, name) for seed in seeds for name in names]
         for seed, name in runs[part[0] - 1 :: part[1]]:
             target = out / f"{name}-{seed}.json"
             if target.exists():
                 continue
             print(f"{name}, seed {seed}", flush=True)
-            recipe = recipe_of(ARMS[name], seed, steps, str(out / "data"))
+            start = str(out / ("weights-again" if name == "again" else "weights")) if continued else None
+            recipe = recipe_of(ARMS[name], seed, steps, str(data), start)
             result = {"arm": name, "seed": seed, "steps": steps} | train(ARMS[name], recipe, manifest)
             target.with_suffix(".part").write_text(json.dumps(result))
             target.with_suffix(".part").replace(target)
@@ -336,7 +364,7 @@ def _percent(values: list[float]) -> str:
 
 
 def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
-    """Left: losses. Right: relative difference to BF16, mean over seeds, both smoothed over 25 steps."""
+    """Left: losses. Right: relative difference to FP32, mean over seeds, both smoothed over 25 steps."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -345,7 +373,7 @@ def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
     kernel = np.ones(25) / 25
     for name, arm in ARMS.items():
-        curves = [(np.array(run["losses"]), by.get(("bf16", s))) for (a, s), run in by.items() if a == name]
+        curves = [(np.array(run["losses"]), by.get(("fp32", s))) for (a, s), run in by.items() if a == name]
         if not curves:
             continue
         steps = np.arange(24, len(curves[0][0])) + 1
@@ -359,7 +387,7 @@ def draw(by: dict[tuple[str, int], dict[str, Any]], picture: Path) -> None:
         if differences:
             right.plot(steps, 100 * np.mean(differences, axis=0), label=arm.title, linewidth=1)
     left.set(xlabel="step", ylabel="training loss (nats)")
-    right.set(xlabel="step", ylabel="relative to BF16 (%)", ylim=(-2, 4))
+    right.set(xlabel="step", ylabel="relative to FP32 (%)")
     right.axhspan(-100 * LIMIT, 100 * LIMIT, color="0.85", zorder=0)
     left.legend(fontsize=7)
     figure.tight_layout()
@@ -374,6 +402,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--part", default="1/1", help="i/n: every n-th run, from the i-th")
+    parser.add_argument("--continued", action="store_true", help="all arms from the weights of one FP32 run")
     parser.add_argument("--same-weights", action="store_true", help="each arithmetic on the weights of one FP32 run")
     parser.add_argument("--report", type=Path, metavar="PICTURE", help="only report on what was run")
     args = parser.parse_args()
@@ -386,7 +415,7 @@ def main() -> None:
         same_weights(args.out, seeds[0], args.steps)
         return
     first, of = map(int, args.part.split("/"))
-    run_all(args.out, args.arms.split(","), seeds, args.steps, (first, of))
+    run_all(args.out, args.arms.split(","), seeds, args.steps, (first, of), continued=args.continued)
 
 
 if __name__ == "__main__":

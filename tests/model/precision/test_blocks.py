@@ -129,6 +129,13 @@ def test_aligned_rows_are_the_rows(sizes: list[int]) -> None:
 
 
 # ------------------------------------------------------------------- numbers at the edge
+@pytest.mark.parametrize("exponent", [-100, -1, 0, 60])
+def test_a_scale_changes_at_the_largest_number_and_not_a_bit_before(exponent: int) -> None:
+    edge = torch.tensor([448.0 * 2.0**exponent])
+    above = torch.nextafter(edge, torch.tensor([torch.inf]))
+    assert [quantise_rows(x[None])[1].item() for x in (edge, above)] == [2.0**exponent, 2.0 ** (exponent + 1)]
+
+
 def test_a_block_of_zeros_stays_zero() -> None:
     for q, scale in (quantise_rows(torch.zeros(2, 200)), quantise_weight(torch.zeros(2, 200))):
         assert (scale == 1).all()
