@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.generate.decoder import Decoder
-from model.generate.sampling import GREEDY, Sampling, Verdict, distribution, draw, verify
+from model.generate.sampling import GREEDY, Sampling, distribution, draw, verify
 from model.generate.statistics import Statistics
 from model.transformer import CausalLM
 
@@ -148,24 +148,24 @@ class Writer:
         if draft is not None:
             tokens_BT = torch.cat((tokens_BT, draft.token_B.unsqueeze(1)), dim=1)
         h_BTD = decoder.read(tokens_BT, first_B)
-        logits_BTV = decoder.logits(h_BTD)
-        if draft is None:
-            found = [[token] for token in self._pick(logits_BTV[:, 0], live).tolist()]
-        else:
-            verdict = self._verify(logits_BTV[:, 0], draft, live)
-            both = torch.stack((verdict.token_B, self._pick(logits_BTV[:, 1], live)), dim=1).tolist()
-            found = [pair if right else pair[:1] for pair, right in zip(both, verdict.accepted_B.tolist(), strict=True)]
-            self.statistics.accepted += sum(len(one) == 2 for one in found)
+        found = self._found(decoder.logits(h_BTD), draft, live)
+        self.statistics.accepted += sum(len(one) == 2 for one in found)
         self.statistics.rounds += 1
         self.statistics.row_rounds += len(live)
         return h_BTD, found
 
-    def _verify(self, logits_BV: Tensor, draft: Draft, live: Sequence[Row]) -> Verdict:
+    def _found(self, logits_BTV: Tensor, draft: Draft | None, live: Sequence[Row]) -> list[list[int]]:
+        """Each row's next token, and the one after where the draft was right."""
+        if draft is None:
+            return [[token] for token in self._pick(logits_BTV[:, 0], live).tolist()]
         if draft.probabilities_BV is None:
-            best_B = logits_BV.argmax(-1)
-            return Verdict(best_B == draft.token_B, best_B)
-        target_BV = distribution(logits_BV, self.sampling)
-        return verify(target_BV, draft.probabilities_BV, draft.token_B, self._uniform(live, 2))
+            right = draft.token_B.tolist()
+            best = logits_BTV.argmax(-1).tolist()
+            return [pair if pair[0] == token else pair[:1] for pair, token in zip(best, right, strict=True)]
+        target_BV = distribution(logits_BTV[:, 0], self.sampling)
+        verdict = verify(target_BV, draft.probabilities_BV, draft.token_B, self._uniform(live, 2))
+        pairs = torch.stack((verdict.token_B, self._pick(logits_BTV[:, 1], live)), dim=1).tolist()
+        return [pair if ok else pair[:1] for pair, ok in zip(pairs, verdict.accepted_B.tolist(), strict=True)]
 
     def _pick(self, logits_BV: Tensor, live: Sequence[Row]) -> Tensor:
         """[B] the next token of each row."""
