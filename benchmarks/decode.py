@@ -23,13 +23,13 @@ import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from model.flops import cache_bytes_per_token
-from model.generate import Statistics, Writer
+from model.generate import Prepared, Statistics, Writer
 from model.released import to_released
 from model.transformer import CausalLM
 from model.weights import read_model
 
 
-def in_turns(model: CausalLM, prompts: Sequence[Sequence[int]], tokens: int) -> tuple[Writer, Writer]:
+def in_turns(model: Prepared, prompts: Sequence[Sequence[int]], tokens: int) -> tuple[Writer, Writer]:
     """Plain and speculating, one pass each in turn."""
     both = tuple(Writer(model, prompts, tokens=tokens, speculate=s, clock=time.process_time) for s in (False, True))
     going = [iter(writer) for writer in both]
@@ -38,7 +38,7 @@ def in_turns(model: CausalLM, prompts: Sequence[Sequence[int]], tokens: int) -> 
     return both
 
 
-def speculation(model: CausalLM, prompts: Sequence[Sequence[int]], batch: int, tokens: int) -> dict[str, Any]:
+def speculation(model: Prepared, prompts: Sequence[Sequence[int]], batch: int, tokens: int) -> dict[str, Any]:
     """Sums over all prompts, `batch` at a time."""
     plain, ahead, same = Statistics(), Statistics(), 0
     for i in range(0, len(prompts) - batch + 1, batch):
@@ -76,11 +76,11 @@ def transformers_model(ours: CausalLM) -> DeepseekV3ForCausalLM:
 
 def against_transformers(model: CausalLM, prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, Any]:
     """Plain decoding of single texts, with either's cache."""
-    theirs, ours_s, theirs_s, count, same = transformers_model(model), 0.0, 0.0, 0, 0
+    theirs, ours, ours_s, theirs_s, count, same = transformers_model(model), Prepared(model), 0.0, 0.0, 0, 0
     options = {"do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
     options |= {"return_dict_in_generate": True}
     for prompt in prompts:
-        writer = Writer(model, [prompt], tokens=tokens, clock=time.process_time)
+        writer = Writer(ours, [prompt], tokens=tokens, clock=time.process_time)
         list(writer)
         start = torch.tensor([prompt])
         seconds = []
@@ -127,8 +127,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model, tokenizer = read_model(args.weights)
     prompts = [tokenizer.encode(json.loads(line)) for line in args.prompts.read_text().splitlines()]
-    in_turns(model, prompts[:1], 8)  # warm up
-    decoding = [speculation(model, prompts, batch, args.tokens) for batch in args.batch]
+    prepared = Prepared(model)
+    in_turns(prepared, prompts[:1], 8)  # warm up
+    decoding = [speculation(prepared, prompts, batch, args.tokens) for batch in args.batch]
     print(table(decoding), end="\n\n")
     beside = against_transformers(model, prompts[:8], args.tokens)
     print(table([beside]))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from model.generate.decoder import Prepared
 from model.generate.sampling import GREEDY, Sampling
 from model.generate.statistics import Statistics, bound
 from model.generate.text import TextStream
 from model.generate.writer import Row, Writer
 from model.transformer import CausalLM
 
-__all__ = ["GREEDY", "Row", "Sampling", "Statistics", "TextStream", "Writer", "bound", "generate"]
+__all__ = ["GREEDY", "Prepared", "Row", "Sampling", "Statistics", "TextStream", "Writer", "bound", "generate"]
 
 
 def generate(

@@ -47,6 +47,7 @@ class CachedAttention:
         self.key_up_HNC, value_up_HVC = torch.split(up, [c.qk_nope_head_dim, c.v_head_dim], dim=1)
         self.value_up_HCV = value_up_HVC.transpose(1, 2)
         self.out = attention.o_proj.weight
+        self.nothing = self.out.new_zeros(1)
 
     def __call__(self, x_BTD: Tensor, kept_BSW: Tensor, places: Places, expand: bool | None = None) -> Tensor:
         """Writes the new tokens into `kept_BSW`, which holds this layer's part of the cache; -> [B, T, D].
@@ -70,13 +71,13 @@ class CachedAttention:
         if expand is None:
             expand = expanding_is_cheaper(c, tokens, places.end)
         attend = self._expanded if expand else self._absorbed
-        return F.linear(attend(q_nope, q_rope, kept, places.hidden_BTS), self.out)
+        return F.linear(attend(q_nope, q_rope, kept, places), self.out)
 
-    def _expanded(self, q_nope_BTHN: Tensor, q_rope_BTHR: Tensor, kept_BSW: Tensor, hidden: Tensor | None) -> Tensor:
+    def _expanded(self, q_nope_BTHN: Tensor, q_rope_BTHR: Tensor, kept_BSW: Tensor, places: Places) -> Tensor:
         """-> [B, T, H*V]."""
-        c, (batch, places, _) = self.config, kept_BSW.shape
+        c, (batch, size, _), hidden = self.config, kept_BSW.shape, places.hidden_BTS
         latent, k_rope = torch.split(kept_BSW, [c.kv_lora_rank, c.qk_rope_head_dim], -1)
-        kv = F.linear(latent, self.kv_up).view(batch, places, c.num_attention_heads, -1).transpose(1, 2)
+        kv = F.linear(latent, self.kv_up).view(batch, size, c.num_attention_heads, -1).transpose(1, 2)
         k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], -1)
         k = torch.cat((k_nope, k_rope.unsqueeze(1).expand(-1, c.num_attention_heads, -1, -1)), -1)
         q = torch.cat((q_nope_BTHN, q_rope_BTHR), -1).transpose(1, 2)
@@ -84,15 +85,15 @@ class CachedAttention:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=self.scale)
         return out.transpose(1, 2).flatten(2)
 
-    def _absorbed(self, q_nope_BTHN: Tensor, q_rope_BTHR: Tensor, kept_BSW: Tensor, hidden: Tensor | None) -> Tensor:
+    def _absorbed(self, q_nope_BTHN: Tensor, q_rope_BTHR: Tensor, kept_BSW: Tensor, places: Places) -> Tensor:
         """-> [B, T, H*V]."""
         batch, tokens, heads, _ = q_nope_BTHN.shape
         by_head = q_nope_BTHN.flatten(0, 1).transpose(0, 1)
         q_latent = torch.bmm(by_head, self.key_up_HNC).transpose(0, 1).view(batch, tokens, heads, -1)
         q = torch.cat((q_latent, q_rope_BTHR), -1).view(batch, tokens * heads, -1)
-        scores = torch.baddbmm(q.new_zeros(1), q, kept_BSW.transpose(1, 2), beta=0, alpha=self.scale)
-        if hidden is not None:
-            scores.view(batch, tokens, heads, -1).masked_fill_(hidden, float("-inf"))
+        bias = places.bias(heads, q.dtype)
+        start, share = (self.nothing, 0) if bias is None else (bias, 1)
+        scores = torch.baddbmm(start, q, kept_BSW.transpose(1, 2), beta=share, alpha=self.scale)
         weights = scores.softmax(-1)  # in FP32 inside, whatever the type
         latent = torch.bmm(weights, kept_BSW[..., : self.config.kv_lora_rank]).view(batch * tokens, heads, -1)
         out = torch.bmm(latent.transpose(0, 1), self.value_up_HCV)

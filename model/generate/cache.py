@@ -37,7 +37,7 @@ class LatentCache:
         self.kept_LBSW = self.kept_LBSW[:, list(rows)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Places:
     """Where the T tokens of one pass stand in each row.
 
@@ -55,6 +55,19 @@ class Places:
     """[B or 1, T, 1, R/2] complex: the rotary angles."""
     hidden_BTS: Tensor | None
     """[B or 1, T, 1, S] which places a token must not see; None: it sees all."""
+
+    _bias: Tensor | None = None
+
+    def bias(self, heads: int, dtype: torch.dtype) -> Tensor | None:
+        """[B or 1, T*H, S] what to add to all scores: 0, or minus infinity for what is hidden. None: nothing.
+
+        The same for all layers, so made once.
+        """
+        if self.hidden_BTS is not None and self._bias is None:
+            hidden = self.hidden_BTS
+            shown = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            self._bias = shown.expand(-1, -1, heads, -1).flatten(1, 2)
+        return self._bias
 
     def write(self, kept_BSW: Tensor, new_BTW: Tensor) -> None:
         """Into one layer's part of the cache."""

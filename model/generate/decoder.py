@@ -46,28 +46,35 @@ class CachedModule:
         return self.norm(self.layer(F.linear(joined, self.entry), kept_BSW, places))
 
 
-class Decoder:
-    """A model's layers with their caches, and its first prediction module with its own. Under inference mode only.
+class Prepared:
+    """A model's parts in the form that passes over caches want, partly copied; parameters are those at the time of
+    making. Several decoders may share it."""
 
-    Parameters are those at the time of making.
-    """
-
-    def __init__(
-        self, model: CausalLM, batch: int, places: int, *, ahead: bool = False, vocabulary: int | None = None
-    ) -> None:
-        """For `batch` rows of at most `places` tokens; `ahead`: with the prediction module; `vocabulary`: logits of so
-        many tokens only (None: of all)."""
-        body, config = model.model, model.config
-        self.embedding, self.norm, weight = body.embed_tokens.weight, Norm(body.norm), model.lm_head.weight
-        self.layers = [CachedLayer(block) for block in model.blocks().values()][: config.num_hidden_layers]
-        self.cache = LatentCache(config, config.num_hidden_layers, batch, places, weight.dtype, weight.device)
-        self.head = weight[:vocabulary]
-        self.angles = Angles(config, places, weight.device)
+    def __init__(self, model: CausalLM) -> None:
+        body, self.config = model.model, model.config
+        self.embedding, self.norm, self.head = body.embed_tokens.weight, Norm(body.norm), model.lm_head.weight
+        blocks = list(model.blocks().values())[: self.config.num_hidden_layers]
+        self.layers = [CachedLayer(block) for block in blocks]
         self.module: CachedModule | None = None
-        if ahead:
+        """The first prediction module, if there is one."""
+        if len(body.mtp):
             assert isinstance(body.mtp[0], NextToken)
             self.module = CachedModule(body.mtp[0])
-            self.module_cache = LatentCache(config, 1, batch, places, weight.dtype, weight.device)
+
+
+class Decoder:
+    """A model with the caches of some texts, and those of its prediction module. Under inference mode only."""
+
+    def __init__(
+        self, model: Prepared, batch: int, places: int, *, ahead: bool = False, vocabulary: int | None = None
+    ) -> None:
+        """For `batch` rows of at most `places` tokens; `ahead`: with the prediction module, which there must be;
+        `vocabulary`: logits of so many tokens only (None: of all)."""
+        self.model, self.head, config = model, model.head[:vocabulary], model.config
+        kind = self.head.dtype, self.head.device
+        self.cache = LatentCache(config, config.num_hidden_layers, batch, places, *kind)
+        self.module_cache = LatentCache(config, 1, batch, places, *kind) if ahead else None
+        self.angles = Angles(config, places, self.head.device)
 
     def read(self, tokens_BT: Tensor, first_B: Sequence[int]) -> Tensor:
         """What the output head reads after each token, [B, T, D]; row b's tokens stand at place `first_B[b]` and after.
@@ -75,18 +82,20 @@ class Decoder:
         All places before must have been read, by whatever passes.
         """
         places = self.angles.at(first_B, tokens_BT.shape[1])
-        h = F.embedding(tokens_BT, self.embedding)
-        for layer, kept in zip(self.layers, self.cache.kept_LBSW, strict=True):
+        h = F.embedding(tokens_BT, self.model.embedding)
+        for layer, kept in zip(self.model.layers, self.cache.kept_LBSW, strict=True):
             h = layer(h, kept, places)
-        return self.norm(h)
+        return self.model.norm(h)
 
     def read_ahead(self, h_BTD: Tensor, next_BT: Tensor, first_B: Sequence[int]) -> Tensor:
         """What the head reads for the token after the next, [B, T, D]: from `read`'s results and the tokens that follow
         each place, as in training."""
-        assert self.module is not None, "made without its prediction module"
+        module, cache = self.model.module, self.module_cache
+        assert module is not None, "the model has no prediction module"
+        assert cache is not None, "made without a cache for the prediction module"
         places = self.angles.at(first_B, next_BT.shape[1])
-        embedded_BTD = F.embedding(next_BT, self.embedding)
-        return self.module(h_BTD, embedded_BTD, self.module_cache.kept_LBSW[0], places)
+        embedded_BTD = F.embedding(next_BT, self.model.embedding)
+        return module(h_BTD, embedded_BTD, cache.kept_LBSW[0], places)
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
@@ -95,10 +104,12 @@ class Decoder:
     @property
     def bytes_per_token(self) -> int:
         """What the caches hold for one token of one row."""
-        return self.cache.bytes_per_token + (self.module_cache.bytes_per_token if self.module is not None else 0)
+        return sum(cache.bytes_per_token for cache in self._caches())
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
-        self.cache.keep(rows)
-        if self.module is not None:
-            self.module_cache.keep(rows)
+        for cache in self._caches():
+            cache.keep(rows)
+
+    def _caches(self) -> list[LatentCache]:
+        return [self.cache] if self.module_cache is None else [self.cache, self.module_cache]

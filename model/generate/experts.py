@@ -25,12 +25,9 @@ class FewExperts:
 
     def __init__(self, moe: MoE) -> None:
         self.moe, self.config = moe, moe.gate.routing.config
-        c, experts, shared = self.config, moe.experts, moe.shared_experts
-        self.gate_up = _stacked(experts.gate_up_proj)
-        self.down = _stacked(experts.down_proj)
+        experts, shared = moe.experts, moe.shared_experts
+        self.gate_up, self.down = Stacked(experts.gate_up_proj), Stacked(experts.down_proj)
         self.shared = None if shared is None else Swiglu(shared)
-        device = self.gate_up.device
-        self.hidden, self.inner = (torch.arange(n, device=device) for n in (c.hidden_size, c.moe_intermediate_size))
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
@@ -46,24 +43,25 @@ class FewExperts:
         return out.view_as(x_BTD)
 
     def _routed(self, x_TD: Tensor, chosen_TK: Tensor, weights_TK: Tensor) -> Tensor:
-        visits = chosen_TK.shape[1]
-        rows = torch.add(self.hidden, chosen_TK.unsqueeze(-1), alpha=self.hidden.numel()).flatten(0, 1)
-        inputs = x_TD.unsqueeze(1).expand(-1, visits, -1).flatten(0, 1)
-        gate, up = _bags(rows, self.gate_up, inputs).chunk(2, -1)
+        tokens, visits = chosen_TK.shape
+        gate, up = self.gate_up(chosen_TK, x_TD.repeat(1, visits), tokens * visits).chunk(2, -1)
         inner = F.silu(gate) * up * weights_TK.to(x_TD.dtype).view(-1, 1)
-        rows = torch.add(self.inner, chosen_TK.unsqueeze(-1), alpha=self.inner.numel()).flatten(1)
-        return _bags(rows, self.down, inner.view(rows.shape))
+        return self.down(chosen_TK, inner, tokens)
 
 
-def _stacked(matrices_EOI: Tensor) -> Tensor:
-    """[E*I, O]: each expert's matrix transposed."""
-    return matrices_EOI.detach().transpose(1, 2).flatten(0, 1).contiguous()
+class Stacked:
+    """All experts' matrices [E, O, I], transposed and one below the other: a copy."""
 
+    def __init__(self, matrices_EOI: Tensor) -> None:
+        experts, _, inputs = matrices_EOI.shape
+        self.table = matrices_EOI.detach().transpose(1, 2).flatten(0, 1).contiguous()
+        self.rows_EI = torch.arange(experts * inputs, device=self.table.device).view(experts, inputs)
 
-def _bags(rows_NM: Tensor, table: Tensor, weights_NM: Tensor) -> Tensor:
-    """[N, O] the weighted sum of M rows of a table, for each bag."""
-    starts = torch.arange(0, rows_NM.numel(), rows_NM.shape[1], device=rows_NM.device)
-    return torch.embedding_bag(table, rows_NM.view(-1), starts, mode=0, per_sample_weights=weights_NM.reshape(-1))[0]
+    def __call__(self, chosen_TK: Tensor, inputs: Tensor, sums: int) -> Tensor:
+        """[sums, O]: the visits' products with their `inputs` ([T*K*I] elements), added up in `sums` equal parts."""
+        rows = F.embedding(chosen_TK, self.rows_EI).view(-1)
+        starts = torch.arange(0, rows.numel(), rows.numel() // sums, device=rows.device)
+        return torch.embedding_bag(self.table, rows, starts, mode=0, per_sample_weights=inputs.view(-1))[0]
 
 
 def feed_forward(mlp: nn.Module) -> FewExperts | Swiglu:

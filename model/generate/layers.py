@@ -5,6 +5,8 @@ Each computes as the module that it is made from, with that module's parameters 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,16 +22,14 @@ class Norm:
         self.weight, size = norm.weight.detach(), norm.weight.numel()
         self.eps = float(norm.eps or torch.finfo(torch.float32).eps)
         self.exact = self.weight.dtype == torch.float32
-        self.least = torch.tensor((size * self.eps) ** 0.5, device=self.weight.device)
-        self.scaled = self.weight * size**0.5
+        self.least = torch.tensor(math.sqrt(size * self.eps), device=self.weight.device)
+        self.scaled: Tensor = self.weight * math.sqrt(size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[..., n] -> [..., n]."""
         if not self.exact:  # of fewer bits, which the library adds up in FP32
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        normed: Tensor = x / torch.hypot(length, self.least) * self.scaled
-        return normed
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least) * self.scaled
 
 
 class Swiglu:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.generate.decoder import Decoder
-from model.generate.sampling import GREEDY, Sampling, Verdict, distribution, draw, verify
+from model.generate.decoder import Decoder, Prepared
+from model.generate.sampling import GREEDY, Sampling, distribution, draw, verify
 from model.generate.statistics import Statistics
 from model.transformer import CausalLM
 
@@ -52,7 +52,7 @@ class Writer:
 
     def __init__(
         self,
-        model: CausalLM,
+        model: CausalLM | Prepared,
         prompts: Sequence[Sequence[int]],
         *,
         tokens: int,
@@ -62,13 +62,15 @@ class Writer:
         vocabulary: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`vocabulary`: only tokens below it are written. ValueError for prompts that are empty or too long, and for
-        `speculate` without a prediction module."""
+        """`model`: prepared already where several writers share it. `vocabulary`: only tokens below it are written.
+
+        ValueError for prompts that are empty or too long, and for `speculate` without a prediction module."""
         self.context = model.config.max_position_embeddings
         _check(prompts, self.context)
-        if speculate and not len(model.model.mtp):
+        if speculate and not model.config.num_nextn_predict_layers:
             raise ValueError("the model has no prediction module (num_nextn_predict_layers is 0) to speculate with")
-        self.model, self.sampling, self.speculate = model.eval(), sampling, speculate
+        self.model, self.sampling, self.speculate = model, sampling, speculate
+        self.device = (model.head if isinstance(model, Prepared) else model.lm_head.weight).device
         self.end_of_text, self.vocabulary, self.clock = end_of_text, vocabulary, clock
         self.cache_bytes_per_token = 0
         """Of what was kept for one token of one row, once begun."""
@@ -94,9 +96,10 @@ class Writer:
         live, statistics = [row for row in self.rows if row.ended is None], self.statistics
         if not live:
             return
+        model = self.model if isinstance(self.model, Prepared) else Prepared(self.model)
         began = self.clock()
         decoder = Decoder(
-            self.model, len(live), max(row.limit for row in live), ahead=self.speculate, vocabulary=self.vocabulary
+            model, len(live), max(row.limit for row in live), ahead=self.speculate, vocabulary=self.vocabulary
         )
         self.cache_bytes_per_token, first_B = decoder.bytes_per_token, [0] * len(live)
         h_BTD, found = self._read_prompts(decoder, live)
@@ -148,24 +151,24 @@ class Writer:
         if draft is not None:
             tokens_BT = torch.cat((tokens_BT, draft.token_B.unsqueeze(1)), dim=1)
         h_BTD = decoder.read(tokens_BT, first_B)
-        logits_BTV = decoder.logits(h_BTD)
-        if draft is None:
-            found = [[token] for token in self._pick(logits_BTV[:, 0], live).tolist()]
-        else:
-            verdict = self._verify(logits_BTV[:, 0], draft, live)
-            both = torch.stack((verdict.token_B, self._pick(logits_BTV[:, 1], live)), dim=1).tolist()
-            found = [pair if right else pair[:1] for pair, right in zip(both, verdict.accepted_B.tolist(), strict=True)]
-            self.statistics.accepted += sum(len(one) == 2 for one in found)
+        found = self._found(decoder.logits(h_BTD), draft, live)
+        self.statistics.accepted += sum(len(one) == 2 for one in found)
         self.statistics.rounds += 1
         self.statistics.row_rounds += len(live)
         return h_BTD, found
 
-    def _verify(self, logits_BV: Tensor, draft: Draft, live: Sequence[Row]) -> Verdict:
+    def _found(self, logits_BTV: Tensor, draft: Draft | None, live: Sequence[Row]) -> list[list[int]]:
+        """Each row's next token, and the one after where the draft was right."""
+        if draft is None:
+            return [[token] for token in self._pick(logits_BTV[:, 0], live).tolist()]
         if draft.probabilities_BV is None:
-            best_B = logits_BV.argmax(-1)
-            return Verdict(best_B == draft.token_B, best_B)
-        target_BV = distribution(logits_BV, self.sampling)
-        return verify(target_BV, draft.probabilities_BV, draft.token_B, self._uniform(live, 2))
+            right = draft.token_B.tolist()
+            best = logits_BTV.argmax(-1).tolist()
+            return [pair if pair[0] == token else pair[:1] for pair, token in zip(best, right, strict=True)]
+        target_BV = distribution(logits_BTV[:, 0], self.sampling)
+        verdict = verify(target_BV, draft.probabilities_BV, draft.token_B, self._uniform(live, 2))
+        pairs = torch.stack((verdict.token_B, self._pick(logits_BTV[:, 1], live)), dim=1).tolist()
+        return [pair if ok else pair[:1] for pair, ok in zip(pairs, verdict.accepted_B.tolist(), strict=True)]
 
     def _pick(self, logits_BV: Tensor, live: Sequence[Row]) -> Tensor:
         """[B] the next token of each row."""
@@ -176,13 +179,13 @@ class Writer:
     def _uniform(self, live: Sequence[Row], count: int) -> Tensor:
         """[count, B] numbers in [0, 1), each row's from its own generator."""
         drawn = [torch.rand(count, generator=row.chance) for row in live]
-        return torch.stack(drawn, dim=1).to(self.model.lm_head.weight.device)
+        return torch.stack(drawn, dim=1).to(self.device)
 
     def _tokens(self, live: Sequence[Row], first_B: Sequence[int], tokens: int) -> Tensor:
         """[B, T] from the texts, with 0 beyond their ends."""
         cut = [row.text[first : first + tokens] for row, first in zip(live, first_B, strict=True)]
         padded = [one + [0] * (tokens - len(one)) for one in cut]
-        return torch.tensor(padded, device=self.model.lm_head.weight.device)
+        return torch.tensor(padded, device=self.device)
 
     def _take(self, row: Row, tokens: Sequence[int]) -> list[int]:
         """Append what belongs to the text, and see whether it ends. -> what was appended."""

@@ -57,21 +57,23 @@ def generate_command(
     """
     prompts = _prompts(prompt or [], prompts_file)
     require_source(source)
-    from model.generate import Sampling, TextStream, Writer
+    from model.generate import Prepared, Sampling, TextStream, Writer
 
     try:
         sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
     model, tokenizer, where = load(source, step, _remark)
-    ahead = bool(len(model.model.mtp)) if speculate is None else speculate
+    ahead = model.config.num_nextn_predict_layers > 0 if speculate is None else speculate
     if compare and not ahead:
         raise UsageError("--compare needs speculation, and a model with a prediction module (MTP)")
+
+    prepared = Prepared(model)
 
     def writer(speculates: bool) -> Writing:
         starts = [tokenizer.encode(text) or [tokenizer.end_of_text] for text in prompts]
         one = Writer(
-            model,
+            prepared,
             starts,
             tokens=tokens,
             sampling=sampling,

@@ -11,7 +11,7 @@ import model.generate.experts as few
 from model.config import ModelConfig, Yarn
 from model.flops import cache_bytes_per_token
 from model.generate.attention import CachedAttention, expanding_is_cheaper
-from model.generate.decoder import Decoder
+from model.generate.decoder import Decoder, Prepared
 from model.presets import preset
 from model.transformer import CausalLM
 
@@ -49,7 +49,7 @@ def some_tokens(config: ModelConfig, batch: int = 2) -> Tensor:
 @torch.inference_mode()
 def through_the_cache(model: CausalLM, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the main model and the module, at all places but the last."""
-    decoder = Decoder(model, len(tokens), LENGTH, ahead=True)
+    decoder = Decoder(Prepared(model), len(tokens), LENGTH, ahead=True)
     main, ahead = [], []
     for first, last in PASSES:
         firsts = [first] * len(tokens)
@@ -98,7 +98,7 @@ def test_rows_of_different_lengths(monkeypatch: pytest.MonkeyPatch, expand: bool
     tokens, lengths = some_tokens(TINY, 3), [4, 11, 7]
     with torch.inference_mode():
         expected = model(tokens, 1).logits
-        decoder, rows = Decoder(model, 3, LENGTH, ahead=True), range(3)
+        decoder, rows = Decoder(Prepared(model), 3, LENGTH, ahead=True), range(3)
         padded = tokens[:, :11].clone()
         for row, length in enumerate(lengths):
             padded[row, length:] = 5
@@ -127,7 +127,7 @@ def test_places_written_in_vain_are_never_seen() -> None:
     tokens = some_tokens(TINY, 1)
     with torch.inference_mode():
         expected = model(tokens).logits[0]
-        decoder = Decoder(model, 1, LENGTH)
+        decoder = Decoder(Prepared(model), 1, LENGTH)
         decoder.read(tokens[:, :8], [0])
         decoder.read(torch.tensor([[int(tokens[0, 8]), 1, 2, 3]]), [8])  # three wrong ones
         ours = decoder.logits(decoder.read(tokens[:, 9:11], [9]))
@@ -140,7 +140,7 @@ def test_the_cache_is_as_large_as_predicted(name: str, dtype: torch.dtype) -> No
     config = TINY if name == "tiny" else preset("mini")
     model = CausalLM(config).to(dtype)
     size = dtype.itemsize
-    plain, ahead = Decoder(model, 2, 8), Decoder(model, 2, 8, ahead=True)
+    plain, ahead = Decoder(Prepared(model), 2, 8), Decoder(Prepared(model), 2, 8, ahead=True)
     assert plain.bytes_per_token == cache_bytes_per_token(config, size)
     assert ahead.bytes_per_token == cache_bytes_per_token(config, size, modules=1)
     tensors = [ahead.cache.kept_LBSW, ahead.module_cache.kept_LBSW]
@@ -176,5 +176,5 @@ def test_the_order_of_products_goes_by_their_number() -> None:
 def test_only_the_vocabulary_that_is_asked_for() -> None:
     model = made(TINY)
     with torch.inference_mode():
-        decoder = Decoder(model, 1, 4, vocabulary=10)
+        decoder = Decoder(Prepared(model), 1, 4, vocabulary=10)
         assert decoder.logits(decoder.read(torch.tensor([[1]]), [0])).shape == (1, 1, 10)
