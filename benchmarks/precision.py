@@ -1,6 +1,7 @@
 """What 8-bit arithmetic does to training: FP32, BF16 and FP8 on the same text, and controls that ought to be worse.
 
     python benchmarks/precision.py --out OUT [--steps 300] [--seeds 1,2,3] [--arms fp32,bf16,...] [--part 1/2]
+    python benchmarks/precision.py --out OUT --same-weights
     python benchmarks/precision.py --out OUT --report docs/precision.png
 
 A model with hidden and expert widths of 256 learns the Python files of this interpreter's standard library (without its
@@ -9,6 +10,9 @@ multiply; arms of one seed have the same initial weights and see the same sequen
 written to `OUT/ARM-SEED.json` when it has ended, and not done again; `--part i/n` takes every n-th run, so that several
 processes can share the work. The report computes, for each arm, the relative difference of two losses to the BF16 and
 the FP32 run of the same seed: training loss (mean over the last 50 steps) and held-out loss (after the last step).
+
+Two runs that differ in the last bit drift apart, by more than the limit in so few steps. `--same-weights` has no such
+noise: it trains in FP32, keeps the weights, and takes the held-out loss and one batch's gradient in each arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ import statistics
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +33,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.balance import collect_loads, update_biases
@@ -53,6 +60,7 @@ from model.recipe import (
 )
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.tokenizer import Tokenizer
+from model.transformer import CausalLM
 
 SEQUENCE, BATCH, LAST = 128, 4, 50
 EVAL_TOKENS = 16_384
@@ -177,8 +185,10 @@ def recipe_of(arm: Arm, seed: int, steps: int, data: str) -> Recipe:
     )
 
 
-def train(arm: Arm, recipe: Recipe, manifest: DatasetManifest) -> dict[str, Any]:
-    """-> losses of the main head in nats by step, the held-out loss, CPU seconds of a step."""
+def train(
+    arm: Arm, recipe: Recipe, manifest: DatasetManifest, weights: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """-> losses of the main head in nats by step, the held-out loss, CPU seconds of a step; fills `weights`."""
     engine = ZeroEngine(recipe)
     if arm.products is not None:
         use(engine.model, arm.products())
@@ -200,17 +210,27 @@ def train(arm: Arm, recipe: Recipe, manifest: DatasetManifest) -> dict[str, Any]
     token_bytes = Tokenizer.load(recipe.data).token_byte_lengths()
     scores = evaluate(engine, heldout, token_bytes, BATCH, MODEL.num_nextn_predict_layers)
     text = engine.arithmetic if arm.products is None else arm.title
+    if weights is not None:
+        weights |= dict(engine.full_weights())
     engine.close()
     return {"losses": losses, "norms": norms, "cpu_s_per_step": seconds, "arithmetic": text} | scores
 
 
-def run_all(out: Path, names: list[str], seeds: list[int], steps: int, part: tuple[int, int]) -> None:
-    """All runs of this part that have not been done."""
+@contextmanager
+def one_process() -> Iterator[None]:
+    """A process group of one, on one thread."""
     torch.set_num_threads(1)
-    manifest = prepared(out / "data")
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+def run_all(out: Path, names: list[str], seeds: list[int], steps: int, part: tuple[int, int]) -> None:
+    """All runs of this part that have not been done."""
+    with one_process():
+        manifest = prepared(out / "data")
         runs = [(seed, name) for seed in seeds for name in names]
         for seed, name in runs[part[0] - 1 :: part[1]]:
             target = out / f"{name}-{seed}.json"
@@ -221,7 +241,54 @@ def run_all(out: Path, names: list[str], seeds: list[int], steps: int, part: tup
             result = {"arm": name, "seed": seed, "steps": steps} | train(ARMS[name], recipe, manifest)
             target.with_suffix(".part").write_text(json.dumps(result))
             target.with_suffix(".part").replace(target)
-        dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------ the same weights
+def same_weights(out: Path, seed: int, steps: int) -> None:
+    """Writes `OUT/same-weights.json`: by arithmetic, how far the held-out loss and the gradient are from FP32."""
+    with one_process():
+        manifest = prepared(out / "data")
+        recipe = recipe_of(ARMS["fp32"], seed, steps, str(out / "data"))
+        weights: dict[str, Tensor] = {}
+        train(ARMS["fp32"], recipe, manifest, weights)
+    heldout = next(iter(heldout_windows(recipe.data, manifest, SEQUENCE, 1, EVAL_TOKENS).values()))
+    batch = TrainingBatches(TrainingWindows(recipe.data, manifest, SEQUENCE), seed, 1, BATCH, recipe.batches)
+    unseen = torch.from_numpy(batch.batch_for(steps, 0, 0))
+    found: dict[str, tuple[float, Tensor]] = {}
+    for name in ("fp32", "bf16", "fp8", "e5m2", "one-scale", "unscaled"):
+        model = CausalLM(MODEL)
+        model.load_state_dict(weights)
+        if name == "bf16":
+            for parameter in model.parameters():
+                parameter.data = parameter.data.bfloat16()
+        elif name != "fp32":
+            products = ARMS[name].products
+            use(model, Fp8Products(Reference()) if products is None else products())
+        found[name] = (_heldout(model, heldout), _gradient(model, unseen))
+    loss, gradient = found["fp32"]
+    rows = {
+        name: {"loss": other / loss - 1, "gradient": float((theirs - gradient).norm() / gradient.norm())}
+        for name, (other, theirs) in found.items()
+    }
+    for name, row in rows.items():
+        print(f"{name:<10} held-out loss {100 * row['loss']:+.4f} %, gradient {100 * row['gradient']:.2f} % away")
+    (out / "same-weights.json").write_text(json.dumps({"seed": seed, "steps": steps, "arms": rows}, indent=1))
+
+
+@torch.no_grad()
+def _heldout(model: CausalLM, windows: NDArray[np.int64]) -> float:
+    losses = []
+    for part in torch.from_numpy(windows).split(BATCH):
+        logits = model(part[:, :-1]).logits[0]
+        losses.append(F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
+    return float(torch.stack(losses).double().sum()) / windows[:, 1:].size
+
+
+def _gradient(model: CausalLM, window: Tensor) -> Tensor:
+    """Of all parameters, one after the other."""
+    logits = model(window[:, :-1]).logits[0]
+    F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten()).backward()  # type: ignore[no-untyped-call]
+    return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
 
 
 # ------------------------------------------------------------------ report
@@ -307,14 +374,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--part", default="1/1", help="i/n: every n-th run, from the i-th")
+    parser.add_argument("--same-weights", action="store_true", help="each arithmetic on the weights of one FP32 run")
     parser.add_argument("--report", type=Path, metavar="PICTURE", help="only report on what was run")
     args = parser.parse_args()
     if args.report is not None:
         report(args.out, args.report)
         return
     args.out.mkdir(parents=True, exist_ok=True)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    if args.same_weights:
+        same_weights(args.out, seeds[0], args.steps)
+        return
     first, of = map(int, args.part.split("/"))
-    run_all(args.out, args.arms.split(","), [int(seed) for seed in args.seeds.split(",")], args.steps, (first, of))
+    run_all(args.out, args.arms.split(","), seeds, args.steps, (first, of))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ class Policy:
 
 
 def policy_of(name: PrecisionName, device: str) -> Policy:
-    """On CPUs the 8-bit policy keeps FP32 around its products: there BF16 saves no time, and on a development machine
-    the effect of 8 bits can be seen by itself."""
+    """On CPUs the 8-bit policy keeps FP32 around its products: many of them take BF16 products an order of magnitude
+    slower, and on a development machine the effect of 8 bits can be seen by itself."""
     if name == "fp8":
         return Policy(name, "bf16" if device == "cuda" else "fp32", eight_bits=True)
     return Policy(name, name, eight_bits=False)

@@ -16,28 +16,27 @@ Moments = Literal["fp32", "bf16"]
 
 def test_8_bits_under_autoep_and_zero_equal_one_process(tmp_path: Path) -> None:
     """The first gradients are equal as in FP32: with powers of two as scales, token blocks that are cut otherwise give
-    the same numbers. Later on sums in another order round to another 8-bit number now and then."""
+    the same numbers. After an update, sums in another order round to another 8-bit number now and then."""
     ways: list[tuple[Literal[1, 2, 3], parity.Variant]] = [
         (1, "plain"), (2, "accumulate-recompute"), (3, "accumulate-recompute"),
     ]  # fmt: skip
     fp8 = {"precision": "fp8"}
     layouts = {f"z{stage}": parity.layout(2, stage, 2, variant) for stage, variant in ways}
-    cases = [Case(name, parity.recipe(of, steep=True).model_copy(update=fp8), sgd=True) for name, of in layouts.items()]
+    recipes = {name: parity.recipe(of, steep=True).model_copy(update=fp8) for name, of in layouts.items()}
+    cases = [Case(name, of, sgd=True, steps=2) for name, of in recipes.items()]
     one = parity.recipe(parity.layout(1, 1, 1), steep=True)
-    high = parity.one_process(one, by_sgd=True)
-    expected = parity.one_process(one.model_copy(update=fp8), by_sgd=True)
-    moved = max(abs(a - b) for a, b in zip(high.losses, expected.losses, strict=True))
+    high = parity.one_process(one, by_sgd=True, steps=2)
+    expected = parity.one_process(one.model_copy(update=fp8), by_sgd=True, steps=2)
     assert parity.most(high.gradients, expected.gradients) > 1e-4, "8 bits change nothing: are they used?"
     for name, ranks in run(tmp_path, 2, cases).items():
         far = parity.distance(next(case for case in cases if case.name == name), ranks, expected)
         assert abs(ranks[0].losses[0] - expected.losses[0]) < 3e-6, name
         assert far.gradient < 1e-6, name
-        assert far.loss < moved / 4, name
+        assert far.loss < 1e-3, name
 
 
 def test_a_run_goes_on_in_another_precision_and_comes_back_exactly(tmp_path: Path) -> None:
-    """FP32 master weights and moments pass through BF16 and 8 bits unharmed, in every ZeRO stage with a universal
-    form."""
+    """FP32 master weights and moments pass through BF16 and 8 bits unharmed, in both universal forms of DeepSpeed."""
     for stage, found in run_ranks(_through_all, 1, tmp_path)[0].items():
         assert found["back"] == found["straight"], stage
         for name in ("bf16", "fp8"):
@@ -55,7 +54,7 @@ def _recipe(stage: Any, precision: PrecisionName, moments: Moments = "fp32") -> 
 
 
 def _through_all(folder: Path) -> dict[int, dict[str, Any]]:
-    return {stage: _chain(folder / f"z{stage}", stage) for stage in (1, 2, 3)}
+    return {stage: _chain(folder / f"z{stage}", stage) for stage in (1, 3)}
 
 
 def _chain(folder: Path, stage: int) -> dict[str, Any]:
