@@ -46,10 +46,10 @@ from model.presets import preset  # noqa: E402
 from model.recipe import Layout, Recipe  # noqa: E402
 from orchestrator.plan.memory import (  # noqa: E402
     BUCKET,
-    POLICIES,
     Kernels,
     kept_bytes,
     logit_bytes,
+    policy_of,
     trained_parameters,
     training_memory,
 )
@@ -59,6 +59,7 @@ Case = tuple[str, int, str]
 CASES: tuple[Case, ...] = (
     ("fp32", 1, "none"), ("fp32", 1, "full"), ("fp32", 2, "none"), ("fp32", 3, "none"), ("fp32", 0, "none"),
     ("bf16", 0, "none"), ("bf16", 1, "none"), ("bf16", 1, "full"), ("bf16", 2, "none"), ("bf16", 3, "none"),
+    ("fp8", 1, "none"), ("fp8", 1, "full"),
 )  # fmt: skip
 SETTINGS = {"ahead_weight": 0.3, "alpha": 1e-4}
 
@@ -216,7 +217,7 @@ def weight_tensors(engine: Any) -> list[Tensor]:  # noqa: ANN401
 def rows(config: ModelConfig, case: Case, batch: int, sequence: int, found: Measured) -> dict[str, Any]:
     """Measured, formula, and their ratio, by part."""
     recipe, stage = recipe_of(config, case, batch, sequence), case[1]
-    policy = POLICIES[recipe.precision]
+    policy = policy_of(recipe.precision, on_cpu=True)
     formula = training_memory(config, recipe.layout, policy, sequence, Kernels.composed)
     tokens = batch * sequence
     heads = 1 + config.num_nextn_predict_layers

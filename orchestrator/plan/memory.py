@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Literal
 
 from model.config import ModelConfig
-from model.flops import cache_bytes_per_token, count
-from model.recipe import Layout
+from model.flops import BLOCK, cache_bytes_per_token, count
+from model.recipe import Layout, PrecisionName
 
 ALIGN = 8
 """AutoEP pads every expert's rows to a multiple of this (`TOKEN_GROUP_ALIGN_SIZE_M`)."""
@@ -40,6 +39,8 @@ class Policy:
     gradients: int
     moments: int
     activations: int
+    eight_bits: bool = False
+    """Whether linear layers and experts keep their inputs in 8 bits, with an FP32 scale for each 128."""
 
     @property
     def bytes_per_parameter(self) -> int:
@@ -55,6 +56,10 @@ BF16_MOMENTS = Policy(weights=2, master=4, gradients=2, moments=4, activations=2
 """The policies' option of BF16 moments."""
 CLASSIC_BF16 = Policy(weights=2, master=4, gradients=4, moments=8, activations=2)
 """Mixed precision as most describe it (arXiv 1910.02054, section 3.1, with FP32 gradients): 18 bytes."""
+FP8 = Policy(weights=2, master=4, gradients=2, moments=8, activations=2, eight_bits=True)
+"""Weights stay BF16: they are quantised anew for each product, since ZeRO and AutoEP own them."""
+FP8_ON_CPU = Policy(weights=4, master=4, gradients=4, moments=8, activations=4, eight_bits=True)
+"""The reference backend among FP32 tensors, see `model.precision.policy`."""
 OFFICIAL_FP8 = Policy(weights=1, master=4, gradients=4, moments=4, activations=2)
 """DeepSeek-V3's own training, arXiv 2412.19437, section 3.3: FP8 weights, FP32 master weights and gradients, BF16
 moments: 13 bytes. Not what this engine does."""
@@ -125,7 +130,7 @@ def training_memory(
         gathered=_gathered(config, layout) * policy.weights,
         activations=round(tokens * activation_bytes(config, layout, policy, sequence_length, kernels)),
         logits=tokens * logit_bytes(config, policy),
-        update=_update(config, layout, kernels) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
+        update=_update(config, layout, policy, kernels) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
     )
 
 
@@ -186,17 +191,18 @@ def _gathered(config: ModelConfig, layout: Layout) -> int:
     return max(counts.dense_layer, moe) + counts.embedding + counts.head
 
 
-def _update(config: ModelConfig, layout: Layout, kernels: Kernels) -> int:
+def _update(config: ModelConfig, layout: Layout, policy: Policy, kernels: Kernels) -> int:
     """AdamW works through one flat group after the other: matrices, vectors, experts in groups of `GROUP`. A loop over
-    tensors makes two intermediates of a group's size, `foreach` on GPUs one."""
-    if not layout.zero_stage:
-        return 0  # tensor by tensor
+    tensors makes two intermediates of a group's size, `foreach` on GPUs one. Without ZeRO: tensor by tensor, whose norm
+    is taken in FP64, and FP32 copies of gradients that are not."""
     experts = expert_parameters(config)
     rest = trained_parameters(config) - experts
-    largest = max(
-        rest // layout.world_size,
-        min(experts // layout.expert_parallel, GROUP) * layout.expert_parallel // layout.world_size,
-    )
+    if not layout.zero_stage:
+        tensor = config.n_routed_experts // layout.expert_parallel * count(config).expert * 2 // 3
+        copies = _local_parameters(config, layout) * FLOAT if policy.gradients < FLOAT else 0
+        return 16 * max(tensor, count(config).embedding) + copies
+    expert_group = min(experts // layout.expert_parallel, GROUP) * layout.expert_parallel
+    largest = max(rest, expert_group) // layout.world_size
     return largest * FLOAT * (3 if kernels is Kernels.composed else 2)
 
 
@@ -213,57 +219,84 @@ def activation_bytes(
 
 def kept_bytes(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
     """What the forward pass keeps for the backward pass, without the loss: of recomputed layers only the input."""
-    e, ahead = policy.activations, config.num_nextn_predict_layers
+    width, e, ahead = config.hidden_size, policy.activations, config.num_nextn_predict_layers
     layers = _layers(config, layout, policy, sequence_length, kernels)
-    kept = len(layers) * e * config.hidden_size if layout.recompute == "full" else sum(layers)
-    return kept + norm_bytes(config.hidden_size, e, kernels) + ahead * entry_bytes(config, e, kernels) + INDEX
+    kept = len(layers) * e * width if layout.recompute == "full" else sum(layers)
+    last = norm_bytes(width, e, kernels) + e * width  # and what the output head reads
+    return kept + last + ahead * entry_bytes(config, e, kernels) + INDEX
 
 
 def _layers(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> list[float]:
     """Each layer, prediction modules' too."""
-    c, e = config, policy.activations
-    rows = layout.micro_batch * sequence_length
-    both = attention_bytes(c, e, sequence_length, kernels) + norm_bytes(c.hidden_size, e, kernels)
-    dense, moe = both + 4 * e * c.intermediate_size, both + moe_bytes(c, e, rows, layout.expert_parallel)
+    c, rows = config, layout.micro_batch * sequence_length
+    attention = attention_bytes(c, policy, sequence_length, kernels)
+    dense = attention + feed_forward_bytes(c, policy, c.intermediate_size, kernels)
+    moe = attention + moe_bytes(c, policy, rows, layout.expert_parallel, kernels)
     return [dense] * c.first_k_dense_replace + [moe] * (c.num_moe_layers + c.num_nextn_predict_layers)
 
 
+def operand_bytes(width: int, policy: Policy, products: int = 1) -> float:
+    """What `products` matrix products with the same input keep of it: the tensor itself, once; in 8 bits each has its
+    own."""
+    return products * width * (1 + FLOAT / BLOCK) if policy.eight_bits else policy.activations * width
+
+
 def norm_bytes(width: int, e: int, kernels: Kernels) -> int:
-    """RMSNorm and its result, which the following product keeps. Composed: the input in FP32 and normalised."""
-    return (e if kernels is Kernels.fused else 2 * FLOAT) * width + e * width
+    """RMSNorm: its input. Composed: the input in FP32, and normalised."""
+    return (e if kernels is Kernels.fused else 2 * FLOAT) * width
 
 
-def attention_bytes(config: ModelConfig, e: int, sequence_length: int, kernels: Kernels) -> float:
-    """Norm, latent attention: queries, keys, values by head, and the output that `o_proj` reads."""
-    c, heads = config, config.num_attention_heads
-    kept = norm_bytes(c.hidden_size, e, kernels)
+def attention_bytes(config: ModelConfig, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
+    """Norm, latents with their norms, queries, keys and values by head, and the output that `o_proj` reads."""
+    c, e, heads = config, policy.activations, config.num_attention_heads
+    kept = norm_bytes(c.hidden_size, e, kernels) + operand_bytes(c.hidden_size, policy, 2)
     if c.q_lora_rank is not None:
-        kept += norm_bytes(c.q_lora_rank, e, kernels)
-    kept += norm_bytes(c.kv_lora_rank, e, kernels) + (e * c.qk_rope_head_dim if e == FLOAT else 0)
-    if kernels is Kernels.fused:  # the values keep the product that they are cut from; logarithms of the sums in FP32
-        by_head = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + 2 * c.v_head_dim) + FLOAT
+        kept += norm_bytes(c.q_lora_rank, e, kernels) + operand_bytes(c.q_lora_rank, policy)
+    kept += norm_bytes(c.kv_lora_rank, e, kernels) + operand_bytes(c.kv_lora_rank, policy)
+    if e == FLOAT:
+        kept += e * c.qk_rope_head_dim  # the norm keeps the whole product that the latent is cut from
+    if kernels is Kernels.fused:  # values keep the product that they are cut from; logarithms of the sums in FP32
+        by_head = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim) + FLOAT
+        by_head += e * c.v_head_dim  # the output, which the kernel's backward reads
+        kept += operand_bytes(heads * c.v_head_dim, policy) if policy.eight_bits else 0
     else:  # computed in FP32 whatever the policy
-        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + sequence_length) + e * c.v_head_dim
+        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + sequence_length)
+        kept += operand_bytes(heads * c.v_head_dim, policy)
     return kept + heads * by_head
 
 
-def moe_bytes(config: ModelConfig, e: int, rows: int, expert_parallel: int) -> float:
-    """Router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted, shared
-    experts. `rows`: tokens of the micro-batch."""
-    c, k, inner = config, config.num_experts_per_tok, config.moe_intermediate_size
-    router = FLOAT * c.n_routed_experts + (FLOAT * c.hidden_size if e < FLOAT else 0)
+def swiglu_bytes(inner: int, policy: Policy) -> float:
+    """Gate, its activation, up, and the product of the last two."""
+    return 3 * policy.activations * inner + operand_bytes(inner, policy)
+
+
+def feed_forward_bytes(config: ModelConfig, policy: Policy, inner: int, kernels: Kernels) -> float:
+    """Norm and dense SwiGLU."""
+    norm = norm_bytes(config.hidden_size, policy.activations, kernels)
+    return norm + operand_bytes(config.hidden_size, policy, 2) + swiglu_bytes(inner, policy)
+
+
+def moe_bytes(config: ModelConfig, policy: Policy, rows: int, expert_parallel: int, kernels: Kernels) -> float:
+    """Norm, router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted,
+    shared experts. `rows`: tokens of the micro-batch."""
+    c, e, k, inner = config, policy.activations, config.num_experts_per_tok, config.moe_intermediate_size
+    router = FLOAT * c.n_routed_experts
+    if e < FLOAT or policy.eight_bits:  # else it keeps the same tensor as the shared experts
+        router += FLOAT * c.hidden_size
     indices = 4 * INDEX * k + 3 * FLOAT * k  # choices, order, places; weights before and after the norm
-    padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
-    routed = e * padded * (c.hidden_size + 4 * inner) + e * k * c.hidden_size
     exchanged = 0 if expert_parallel == 1 else 2 * INDEX * k
-    return router + indices + routed + exchanged + 4 * e * c.n_shared_experts * inner
+    padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
+    routed = padded * (operand_bytes(c.hidden_size, policy, 2) + swiglu_bytes(inner, policy)) + e * k * c.hidden_size
+    shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels)
+    return router + indices + exchanged + routed + shared
 
 
 def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:
-    """A prediction module besides its layer: two norms, whose inputs FP32 has kept, `eh_proj`, the last norm."""
-    norm = norm_bytes(config.hidden_size, e, kernels)
+    """A prediction module besides its layer: two norms, whose inputs FP32 has kept, `eh_proj`, the last norm, what the
+    head reads."""
+    norms = 3 * norm_bytes(config.hidden_size, e, kernels)
     shared = 2 * FLOAT * config.hidden_size if e == FLOAT else 0
-    return 3 * norm - shared
+    return norms - shared + 3 * e * config.hidden_size
 
 
 def logit_bytes(config: ModelConfig, policy: Policy) -> int:
@@ -274,6 +307,6 @@ def logit_bytes(config: ModelConfig, policy: Policy) -> int:
     return (heads * (e + FLOAT) + gradient) * config.vocab_size
 
 
-PolicyName = Literal["fp32", "bf16"]
-POLICIES: dict[PolicyName, Policy] = {"fp32": FP32, "bf16": BF16}
-"""What the product's precisions hold."""
+def policy_of(precision: PrecisionName, on_cpu: bool) -> Policy:
+    """What the product's precisions hold."""
+    return {"fp32": FP32, "bf16": BF16, "fp8": FP8_ON_CPU if on_cpu else FP8}[precision]

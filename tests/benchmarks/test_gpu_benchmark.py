@@ -143,7 +143,7 @@ def test_a_product_that_fails_costs_only_itself() -> None:
     assert found["bf16"]["seconds"] > 0
 
 
-def test_sections_run_apart_and_are_stopped(tmp_path: Path) -> None:
+def test_sections_run_apart_and_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = arguments(tmp_path / "gpu.json", "--preset", "mini", "--sections", "machine")
     given.remove("--here")
     program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *given]
@@ -152,6 +152,10 @@ def test_sections_run_apart_and_are_stopped(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "gpu.json").read_text())["machine"]["torch"] == torch.__version__
     args = gpu.arguments(given)
     assert gpu.run_apart("machine", None, args, {}, 0.01) == {"error": "stopped after 0 seconds"}
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--nonsense"])
+    dead = gpu.run_apart("machine", None, args, {}, 60)
+    assert dead["error"] == "its process ended with 2"
+    assert "--out" in dead["said"]
     done = subprocess.run([*program, "--seconds-limit", "1"], capture_output=True, text=True, check=False)
     assert json.loads((tmp_path / "gpu.json").read_text())["machine"] == {"error": "no time left"}, done.stderr
 
