@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from support import tokens
+from support.checkpoints import claimed, save
 from support.plain_loop import Inline, PlainEngine, Recorder, one_thread
 from support.recipes import TINY, tiny_recipe
 
@@ -249,3 +250,12 @@ def test_a_fault_that_passes_is_no_failure(worker: Worker, monkeypatch: pytest.M
     worker.run()
     assert worker.reporter.last == 4
     assert worker.weights.exists()
+
+
+def test_initial_weights_are_read_only_where_there_is_nothing_to_go_on_from(train: ModuleType, tmp_path: Path) -> None:
+    store = claimed(tmp_path / "run")
+    assert train._begins_anew(store)
+    save(store, 5)
+    assert not train._begins_anew(store)
+    (tmp_path / "run" / "checkpoints" / "step-5" / "manifest.json").unlink()  # unfinished: the loop begins anew
+    assert train._begins_anew(store)
