@@ -165,9 +165,9 @@ class Writer:
             right = draft.token_B.tolist()
             best = logits_BTV.argmax(-1).tolist()
             return [pair if pair[0] == token else pair[:1] for pair, token in zip(best, right, strict=True)]
-        target_BV = distribution(logits_BTV[:, 0], self.sampling)
-        verdict = verify(target_BV, draft.probabilities_BV, draft.token_B, self._uniform(live, 2))
-        pairs = torch.stack((verdict.token_B, self._pick(logits_BTV[:, 1], live)), dim=1).tolist()
+        target_BTV, uniform_3B = distribution(logits_BTV, self.sampling), self._uniform(live, 3)
+        verdict = verify(target_BTV[:, 0], draft.probabilities_BV, draft.token_B, uniform_3B[:2])
+        pairs = torch.stack((verdict.token_B, draw(target_BTV[:, 1], uniform_3B[2])), dim=1).tolist()
         return [pair if ok else pair[:1] for pair, ok in zip(pairs, verdict.accepted_B.tolist(), strict=True)]
 
     def _pick(self, logits_BV: Tensor, live: Sequence[Row]) -> Tensor:
