@@ -109,7 +109,7 @@ def picture(seeds: Sequence[Rows], path: Path) -> None:
         right.bar([x + at for x in range(2)], means[4:], 0.8 / len(shown))
     left.set(ylabel="held-out loss (nats per token)", xticks=range(3), xticklabels=HEAD[2:5])
     right.set(ylabel="right tokens among the knowable", xticks=range(2), xticklabels=HEAD[5:], ylim=(0, 1))
-    left.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
