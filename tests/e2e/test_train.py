@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from support.home import (
     STEPS,
     Done,
@@ -132,6 +133,21 @@ def test_a_trained_model_writes(calm: tuple[Home, Done]) -> None:
     assert first.code == 0, first.err
     assert first.out.strip()
     assert first.out == second.out
+
+
+def test_a_run_is_exported_from_its_weights_and_from_its_last_checkpoint(calm: tuple[Home, Done]) -> None:
+    """Two processes trained it; one reads both, and they say the same bits."""
+    from model.weights import read_model
+
+    home = calm[0]
+    folder, out = home.run_folder().root, home.runs.parent
+    final, last = out / "exported", out / "exported-checkpoint"
+    for where, options in ((final, ()), (last, ("--step", STEPS))):
+        done = home.fathom("export", folder, where, *options)
+        assert done.code == 0, done.err
+    a, b = (read_model(str(where))[0].state_dict() for where in (final, last))
+    assert all(torch.equal(a[name], tensor) for name, tensor in b.items())
+    assert (final / "tokenizer.json").read_bytes() == (last / "tokenizer.json").read_bytes()
 
 
 def test_resuming_a_finished_run_trains_nothing(calm: tuple[Home, Done]) -> None:
