@@ -1,11 +1,19 @@
 """A whole training step of the product against transformers' DeepseekV3: the same shape, weights, tokens and threads.
 
-    python benchmarks/train_step.py [--shape mini wide long] [--rounds 9] [--threads 1] [--json FILE]
+    python benchmarks/train_step.py [--shape mini wide long] [--precision fp32 bf16] [--rounds 9] [--threads 1]
+        [--json FILE]
 
 Ours is what a job runs: the DeepSpeed engine at its defaults for one process (ZeRO stage 1, AutoEP of size 1), clipping
 and AdamW. Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without
-their loss function's copies, clipping, torch's fused AdamW. FP32; prediction modules are left out of ours, because
+their loss function's copies, clipping, torch's fused AdamW. Prediction modules are left out of ours, because
 transformers trains none. Each side has its own process, which the other waits for: they take turns, step by step.
+
+fp32: weights, activations and products in FP32 on both sides.
+bf16: ours is the policy of that name: BF16 weights, activations, gradients and products, and in the optimizer FP32
+master weights and moments. transformers has two ways, and both are run:
+- `autocast`: FP32 weights, gradients and moments, products in BF16. As many bits per weight as ours learn.
+- `pure`: BF16 weights, gradients and moments and nothing else. Less work and less memory than ours, and a worse
+  result: an update smaller than 1/256 of a weight is lost. There is no master copy to learn it.
 
 CPU seconds are of whole steps; memory is the highest resident set during the steps, above that of the process with
 everything imported and nothing built. The ratio of speeds is the median over the rounds of theirs / ours.
@@ -29,10 +37,11 @@ import torch.nn.functional as F
 
 from model.config import ModelConfig
 from model.presets import preset
-from model.recipe import Balance, Checkpointing, Layout, MultiToken, Optimizer, Recipe, Schedule
+from model.recipe import Balance, Checkpointing, Layout, MultiToken, Optimizer, PrecisionName, Recipe, Schedule
 from model.released import to_released
 from model.transformer import CausalLM
 
+Step = Callable[[torch.Tensor], float]
 MIB = 1 << 20
 RATE = 1e-3
 WIDE: dict[str, Any] = {
@@ -54,6 +63,8 @@ SHAPES: dict[str, tuple[dict[str, Any], int, int]] = {
     "long": ({}, 1024, 4),
 }
 """Changes of preset `mini`, tokens of a sequence, sequences of a step."""
+WAYS: dict[PrecisionName, tuple[str, ...]] = {"fp32": ("fp32",), "bf16": ("autocast", "pure")}
+"""What transformers can do against a precision of ours."""
 
 
 def shape(name: str) -> tuple[ModelConfig, int, int]:
@@ -62,7 +73,7 @@ def shape(name: str) -> tuple[ModelConfig, int, int]:
     return preset("mini").replace(num_nextn_predict_layers=0, **changes), sequence, batch
 
 
-def fathom(config: ModelConfig, sequence: int, batch: int) -> Callable[[torch.Tensor], float]:
+def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionName) -> Step:
     """-> one step of the product on a window; returns its loss."""
     from model.engine.zero import ZeroEngine
 
@@ -74,7 +85,7 @@ def fathom(config: ModelConfig, sequence: int, batch: int) -> Callable[[torch.Te
         seed=0,
         sequence_length=sequence,
         steps=1,
-        precision="fp32",
+        precision=precision,
         schedule=Schedule(
             learning_rate=RATE, final_learning_rate=RATE, warmup_steps=0, decay_start_step=1, decay_end_step=1
         ),
@@ -98,8 +109,8 @@ def fathom(config: ModelConfig, sequence: int, batch: int) -> Callable[[torch.Te
     return step
 
 
-def transformers(config: ModelConfig, experts: str, settings: Optimizer) -> Callable[[torch.Tensor], float]:
-    """-> one step of DeepseekV3ForCausalLM with the same first weights."""
+def transformers(config: ModelConfig, _sequence: int, _batch: int, how: str, experts: str) -> Step:
+    """-> one step of DeepseekV3ForCausalLM with the same first weights; `how`: see `WAYS`."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     released = DeepseekV3Config(
@@ -110,6 +121,9 @@ def transformers(config: ModelConfig, experts: str, settings: Optimizer) -> Call
     model = DeepseekV3ForCausalLM(released)
     model.load_state_dict(ours.state_dict(), assign=True)
     model.train()
+    if how == "pure":
+        model.to(torch.bfloat16)
+    settings = Optimizer()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=RATE,
@@ -120,7 +134,8 @@ def transformers(config: ModelConfig, experts: str, settings: Optimizer) -> Call
     )
 
     def step(window: torch.Tensor) -> float:
-        logits = model(window[:, :-1]).logits
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            logits = model(window[:, :-1]).logits.float()
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip, foreach=True)
@@ -145,8 +160,9 @@ def side(name: str, which: str, threads: int) -> None:
 
     config, sequence, batch = shape(which)
     start = resident("VmRSS")
-    kind, _, experts = name.partition(":")
-    step = fathom(config, sequence, batch) if kind == "fathom" else transformers(config, experts, Optimizer())
+    kind, *how = name.split(":")
+    build = fathom if kind == "fathom" else transformers
+    step = build(config, sequence, batch, *how)
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
     generator = torch.Generator().manual_seed(1)
     for _ in sys.stdin:
@@ -194,49 +210,63 @@ class Side:
         self.process.communicate()
 
 
-def compare(which: str, rounds: int, threads: int, experts: str) -> dict[str, Any]:
-    """Both sides on one shape."""
+def compare(which: str, precision: PrecisionName, rounds: int, threads: int, experts: str) -> list[dict[str, Any]]:
+    """All sides on one shape, in turns: a row for each way of transformers."""
     config, sequence, batch = shape(which)
-    sides = {name.partition(":")[0]: Side(name, which, threads) for name in ("fathom", f"transformers:{experts}")}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    names = [f"fathom:{precision}", *(f"transformers:{way}:{experts}" for way in WAYS[precision])]
+    sides = [Side(name, which, threads) for name in names]
+    found: list[list[dict[str, float]]] = [[] for _ in sides]
     for _ in range(rounds + 2):
-        for name, one in sides.items():
-            found[name].append(one.step())
-    for one in sides.values():
+        for rows, one in zip(found, sides, strict=True):
+            rows.append(one.step())
+    for one in sides:
         one.close()
-    ours, theirs = (rows[2:] for rows in found.values())  # two to warm up
-    ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours, theirs, strict=True)]
-    peaks = [max(row["peak"] for row in rows) for rows in found.values()]
-    tokens = sequence * batch
-    return {
+    common = {
         "shape": which,
-        "tokens": tokens,
+        "precision": precision,
+        "tokens": sequence * batch,
         "sequence": sequence,
         "parameters": sum(p.numel() for p in CausalLM(config).parameters()),
         "rounds": rounds,
         "threads": threads,
         "experts": experts,
-        "seconds": [round(statistics.median(r["seconds"] for r in rows), 4) for rows in (ours, theirs)],
-        "tokens_per_second": [round(tokens / statistics.median(r["seconds"] for r in rows)) for rows in (ours, theirs)],
+    }
+    ours, *others = found
+    return [
+        common | {"theirs": way} | paired(ours, theirs, sequence * batch)
+        for way, theirs in zip(WAYS[precision], others, strict=True)
+    ]
+
+
+def paired(ours: list[dict[str, float]], theirs: list[dict[str, float]], tokens: int) -> dict[str, Any]:
+    """What the steps of two sides say; the first two of each only warm up."""
+    both = ours, theirs
+    ratios = [b["seconds"] / a["seconds"] for a, b in zip(ours[2:], theirs[2:], strict=True)]
+    seconds = [statistics.median(row["seconds"] for row in rows[2:]) for rows in both]
+    peaks = [max(row["peak"] for row in rows) for rows in both]
+    return {
+        "seconds": [round(value, 4) for value in seconds],
+        "tokens_per_second": [round(tokens / value) for value in seconds],
         "peak_mib": [round(peak / MIB, 1) for peak in peaks],
         "speed_ratio": round(statistics.median(ratios), 3),
         "speed_quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]],
         "memory_ratio": round(peaks[0] / peaks[1], 3),
-        "first_loss": [rows[0]["loss"] for rows in found.values()],
-        "last_loss": [rows[-1]["loss"] for rows in found.values()],
+        "first_loss": [rows[0]["loss"] for rows in both],
+        "last_loss": [rows[-1]["loss"] for rows in both],
     }
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """In Markdown; each pair is ours and theirs."""
     lines = [
-        "| shape | tokens/step | parameters | tokens per CPU-second | speed | peak MiB | memory |",
-        "|" + "---|" * 7,
+        "| shape | precision | theirs | tokens/step | parameters | tokens per CPU-second | speed | peak MiB | memory |",
+        "|" + "---|" * 9,
     ]
     for r in results:
         speeds, peaks = (" / ".join(f"{v:,}" for v in r[key]) for key in ("tokens_per_second", "peak_mib"))
         lines.append(
-            f"| {r['shape']} | {r['tokens']:,} | {r['parameters'] / 1e6:.1f}M | {speeds} | {r['speed_ratio']} "
+            f"| {r['shape']} | {r['precision']} | {r['theirs']} | {r['tokens']:,} "
+            f"| {r['parameters'] / 1e6:.1f}M | {speeds} | {r['speed_ratio']} "
             f"| {peaks} | {r['memory_ratio']} |"
         )
     return "\n".join(lines)
@@ -246,6 +276,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--precision", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--experts", default="grouped_mm", help="transformers' experts_implementation")
@@ -255,7 +286,12 @@ def main() -> None:
     if args.side:
         side(args.side, args.shape[0], args.threads)
         return
-    results = [compare(name, args.rounds, args.threads, args.experts) for name in args.shape]
+    results = [
+        row
+        for name in args.shape
+        for precision in args.precision
+        for row in compare(name, precision, args.rounds, args.threads, args.experts)
+    ]
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

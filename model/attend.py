@@ -2,7 +2,8 @@
 
 torch's fast CPU kernel wants values as long as keys, which latent attention has not, and its general path builds
 whole S x S matrices several times. Here a block of queries meets the keys up to its end, queries and keys are turned
-and put in place in one go, and the backward pass writes into the layout of the projections.
+and put in place in one go, and the backward pass writes into the layout of the projections. In BF16 the products are of
+BF16; softmax, rotation and what is summed over blocks are computed in FP32.
 Shapes: B batch, S sequence, H heads, N + R dimension of a head's query (R with position), V of its value.
 """
 
@@ -57,8 +58,16 @@ def _probabilities(q: Tensor, k: Tensor, begin: int, end: int, scale: float, hid
     return torch.softmax(scores, dim=-1)
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """To an FP32 sum."""
+    if a.dtype == total.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total.add_(torch.bmm(a, b))
+
+
 class Attend(torch.autograd.Function):
-    """Causal attention of FP32 projections; see the module."""
+    """Causal attention of FP32 or BF16 projections; see the module."""
 
     @staticmethod
     def forward(
@@ -101,16 +110,16 @@ class Attend(torch.autograd.Function):
         hidden = rest.pop(0) if ctx.has_mask else None
         batch, length, _ = grad.shape
         grad = grad.view(batch, length, of.heads, of.value).transpose(1, 2).reshape(-1, length, of.value)
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dq, dk, dv = torch.empty_like(q), *(torch.zeros_like(x, dtype=torch.float32) for x in (k, v))
         for i, begin in enumerate(range(0, length, BLOCK)):
             end = min(begin + BLOCK, length)
             p = rest[i] if rest else _probabilities(q, k, begin, end, of.scale, hidden)
             g = grad[:, begin:end]
-            dv[:, :end].baddbmm_(p.transpose(1, 2), g)
+            _add_product(dv[:, :end], p.transpose(1, 2), g)
             dp = torch.bmm(g, v[:, :end].transpose(1, 2))
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype).mul_(of.scale)
             dq[:, begin:end] = torch.bmm(ds, k[:, :end])
-            dk[:, :end].baddbmm_(ds.transpose(1, 2), q[:, begin:end])
+            _add_product(dk[:, :end], ds.transpose(1, 2), q[:, begin:end])
         dq, dk, dv = (x.view(batch, of.heads, length, -1) for x in (dq, dk, dv))
 
         by_head = (batch, length, of.heads)

@@ -45,7 +45,7 @@ class LatentAttention(nn.Module):
         queries, compressed = self._queries(x_BSD), self.kv_a_proj_with_mqa(x_BSD)
         latent, k_rope = torch.split(compressed, [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
         keys_values = self.kv_b_proj(self.kv_a_layernorm(latent))
-        if x_BSD.device.type == "cpu" and queries.dtype == torch.float32:
+        if x_BSD.device.type == "cpu" and queries.dtype in (torch.float32, torch.bfloat16):
             out = Attend.apply(queries, keys_values, k_rope, cos, sin, mask, self.heads)  # type: ignore[no-untyped-call]
         else:
             out = self._attend(queries, keys_values, k_rope, cos, sin, mask)

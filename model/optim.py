@@ -22,9 +22,15 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def build_optimizer(groups: list[dict[str, Any]], settings: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW; built by torch, not by DeepSpeed, whose fused kernels need a compiler at first use."""
-    build = Bf16MomentsAdamW if settings.moments_precision == "bf16" else torch.optim.AdamW
-    return build(groups, lr=learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    """AdamW; built by torch, not by DeepSpeed, whose fused kernels need a compiler at first use.
+
+    On a CPU by torch's fused kernel: the others hold up to two copies more of ZeRO's one large tensor.
+    """
+    common: dict[str, Any] = {"lr": learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.eps}
+    if settings.moments_precision == "bf16":
+        return Bf16MomentsAdamW(groups, **common)
+    on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, **common, fused=on_cpu or None)
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

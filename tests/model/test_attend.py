@@ -48,3 +48,26 @@ def test_documents_are_kept_apart(keep: int, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "KEEP", keep)
     numbers = torch.arange(100).repeat(2, 1)
     compare(100, document_mask(torch.stack((numbers[0] // 13, numbers[1] // 70))))
+
+
+@pytest.mark.parametrize("keep", [0, 512])
+def test_in_bf16_as_in_fp32_but_for_rounding(keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several blocks, with documents; gradients are not summed in BF16."""
+    monkeypatch.setattr(module, "KEEP", keep)
+    length, of = 400, LatentAttention(C).heads
+    generator = torch.Generator().manual_seed(1)
+    sizes = of.heads * (of.nope + of.rope), of.heads * (of.nope + of.value), of.rope
+    tensors = [torch.randn(2, length, size, generator=generator).bfloat16() for size in sizes]
+    pick = torch.randn(2, length, of.heads * of.value, generator=generator).bfloat16()
+    cos, sin = rotation(C, length, torch.device("cpu"))
+    mask = document_mask(torch.arange(length).repeat(2, 1) // 250)
+
+    def run(dtype: torch.dtype) -> list[Tensor]:
+        inputs = [t.to(dtype).requires_grad_() for t in tensors]
+        out = Attend.apply(*inputs, cos, sin, mask, of)
+        found = [out, *torch.autograd.grad((out.float() * pick.float()).sum(), inputs)]
+        assert all(t.dtype == dtype for t in found)
+        return found
+
+    for low, high in zip(run(torch.bfloat16), run(torch.float32), strict=True):
+        assert 0 < (low.float() - high).norm() < 0.008 * high.norm()

@@ -49,7 +49,29 @@ def test_values_and_gradients(allowed: list[int]) -> None:
         assert not mine[3][e].any()
 
 
-def test_only_for_high_products_of_fp32_on_a_cpu() -> None:
+def test_in_bf16_as_in_fp32_but_for_rounding() -> None:
+    """Sums over many experts are not of BF16: the error does not grow with K."""
+    experts, k, tokens, hidden, inner = 40, 32, 64, 48, 24
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.stack([torch.randperm(experts, generator=generator)[:k] for _ in range(tokens)])
+    counts = torch.bincount(chosen.flatten(), minlength=experts).int()
+    shapes = (tokens, hidden), (experts, inner, hidden), (experts, inner, hidden), (experts, hidden, inner)
+    tensors = [(torch.randn(shape, generator=generator) * shape[-1] ** -0.5).bfloat16() for shape in shapes]
+    weights, pick = torch.rand(tokens, k, generator=generator), torch.randn(tokens, hidden, generator=generator)
+
+    def run(dtype: torch.dtype) -> list[Tensor]:
+        x, gate, up, down = (t.to(dtype).requires_grad_() for t in tensors)
+        gates = weights.clone().requires_grad_()
+        out = routed(x, Choice(gates, chosen, counts), gate, up, down)
+        found = torch.autograd.grad((out.float() * pick.bfloat16().float()).sum(), (x, gates, gate, up, down))
+        assert [t.dtype for t in (out, *found)] == [dtype, dtype, torch.float32, dtype, dtype, dtype]
+        return [out, *found]
+
+    for low, high in zip(run(torch.bfloat16), run(torch.float32), strict=True):
+        assert 0 < (low.float() - high).norm() < 0.006 * high.norm()
+
+
+def test_only_for_high_products_of_fp32_or_bf16_on_a_cpu() -> None:
     class Low:
         def linear(self, x: Tensor, weight_OI: Tensor) -> Tensor:
             raise NotImplementedError
@@ -60,5 +82,7 @@ def test_only_for_high_products_of_fp32_on_a_cpu() -> None:
     x = torch.zeros(2, 3)
     assert applies(x, HIGH)
     assert not applies(x, Low())
-    assert not applies(x.bfloat16(), HIGH)
+    assert applies(x.bfloat16(), HIGH)
+    assert not applies(x.bfloat16(), Low())
+    assert not applies(x.double(), HIGH)
     assert not applies(x.to("meta"), HIGH)

@@ -87,7 +87,7 @@ def test_each_optimizer_goes_on_from_the_state_of_the_other() -> None:
     _, high = _trained(torch.optim.AdamW, 3)
     for source, target, kind in ((low, high, torch.float32), (high, low, torch.bfloat16), (low, low, torch.bfloat16)):
         saved = copy.deepcopy(source.state_dict())
-        target.load_state_dict(saved)
+        target.load_state_dict(copy.deepcopy(saved))  # torch keeps the very tensor of the step
         (state,) = target.state.values()
         for name in MOMENTS:
             assert state[name].dtype == kind
@@ -101,4 +101,8 @@ def test_each_optimizer_goes_on_from_the_state_of_the_other() -> None:
 def test_the_setting_decides_where_moments_are_stored() -> None:
     groups = [{"params": [nn.Parameter(torch.ones(2))]}]
     assert type(build_optimizer(groups, Optimizer(moments_precision="bf16"), 0.1)) is Bf16MomentsAdamW
-    assert type(build_optimizer(groups, Optimizer(), 0.1)) is torch.optim.AdamW
+    usual = build_optimizer(groups, Optimizer(), 0.1)
+    assert type(usual) is torch.optim.AdamW
+    assert usual.defaults["fused"]
+    elsewhere = [{"params": [nn.Parameter(torch.zeros(2, device="meta"))]}]
+    assert not build_optimizer(elsewhere, Optimizer(), 0.1).defaults["fused"]
