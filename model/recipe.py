@@ -16,6 +16,9 @@ from model.ramp import BatchSchedule, BatchStage
 
 PrecisionName = Literal["fp32", "bf16", "fp8"]
 """Policies of `model.precision`."""
+MAX_BF16_DECAY = 0.99
+"""Of moments that are stored in BF16: with 8 significant bits a step of decay below 1/512 is rounded away, and the moment
+never falls again."""
 
 
 class Schedule(Frozen):
@@ -39,6 +42,13 @@ class Optimizer(Frozen):
     """Global gradient norm above which gradients are scaled down."""
     moments_precision: Literal["fp32", "bf16"] = "fp32"
     """In which both moments are stored; they are computed, and master weights are kept, in FP32."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        for name in ("beta1", "beta2"):
+            if self.moments_precision == "bf16" and getattr(self, name) > MAX_BF16_DECAY:
+                raise ValueError(f"{name} is {getattr(self, name)}, moments in bf16 allow at most {MAX_BF16_DECAY}")
+        return self
 
 
 class Balance(Frozen):

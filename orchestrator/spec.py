@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NoReturn, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from model.recipe import PrecisionName
+from model.recipe import MAX_BF16_DECAY, PrecisionName
 from orchestrator.schema import Currency, Money, Part
 from orchestrator.status import JobStatus
 
@@ -201,6 +201,16 @@ class Optimizer(_Spec):
     """Global gradient norm above which gradients are scaled down."""
     moments_precision: Literal["fp32", "bf16"] = "fp32"
     """In which both moments are stored; bf16 halves their memory, as in DeepSeek-V3. Master weights are always FP32."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        for field, decay in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if self.moments_precision == "bf16" and decay > MAX_BF16_DECAY:
+                message = (
+                    f"{decay} exceeds {MAX_BF16_DECAY}: moments in bf16 would never fall; use momentsPrecision: fp32"
+                )
+                _wrong(field, message)
+        return self
 
 
 class Balance(_Spec):

@@ -83,6 +83,6 @@ def verify(target_BV: Tensor, draft_BV: Tensor, token_B: Tensor, uniform_2B: Ten
     at = token_B.unsqueeze(-1)
     accepted = uniform_2B[0] * draft_BV.gather(-1, at).squeeze(-1) < target_BV.gather(-1, at).squeeze(-1)
     more = (target_BV - draft_BV).clamp_min(0)
-    # equal distributions leave nothing over, but then the draft was accepted
+    accepted |= more.sum(-1) == 0  # equal up to rounding: nothing is left over to draw from
     instead = draw(torch.where(accepted.unsqueeze(-1), target_BV, more), uniform_2B[1])
     return Verdict(accepted, torch.where(accepted, token_B, instead))

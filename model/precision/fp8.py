@@ -38,7 +38,8 @@ class Fp8Products:
         """See `Products`."""
         rows = x.numel() // x.shape[-1]
         end = torch.full((1,), rows, dtype=torch.int32, device=x.device)
-        return _product(x.reshape(rows, -1), weight_OI, end, self.arithmetic).view(*x.shape[:-1], -1)
+        out = _product(x.reshape(rows, x.shape[-1]), weight_OI, end, self.arithmetic)
+        return out.view(*x.shape[:-1], weight_OI.shape[0])
 
     def grouped(self, rows_NI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
         """See `Products`."""

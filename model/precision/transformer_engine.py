@@ -96,6 +96,7 @@ def _by_matrix(
             m_splits=sizes,
             grad=layout == "NN",
             single_output=True,
+            use_split_accumulator=True,  # what block scales need; the single product asks for it by itself
         )
     return out
 

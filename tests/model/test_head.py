@@ -89,3 +89,18 @@ def test_a_second_backward_says_why_it_cannot() -> None:
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="one time only"):
         loss.backward()  # type: ignore[no-untyped-call]
+
+
+def test_the_gradient_of_many_chunks_is_added_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_ROWS", 1)
+    monkeypatch.setattr(module, "CHUNK", {"cpu": 40, "cuda": 0})
+    generator = torch.Generator().manual_seed(0)
+    head = Head(8, 40).to(torch.bfloat16)
+    h = torch.randn(1, 2000, 8, generator=generator).to(torch.bfloat16)
+    wanted = torch.randint(0, 3, (1, 2000), generator=generator)
+    (mine,) = torch.autograd.grad(asked_of(head, h, wanted).loss, head.weight)
+    exact = head.weight.detach().double().requires_grad_()
+    F.cross_entropy(F.linear(h.double(), exact)[0], wanted[0]).backward()
+    assert exact.grad is not None
+    error = (mine.double() - exact.grad).norm() / exact.grad.norm()
+    assert error < 0.01, error

@@ -164,6 +164,11 @@ def test_bad_names(name: str) -> None:
             "finalLearningRate",
             ["0.2", "0.1"],
         ),
+        (
+            {"training": {"tokens": 1, "optimizer": {"momentsPrecision": "bf16", "beta2": 0.999}}},
+            "beta2",
+            ["0.999", "0.99"],
+        ),
     ],
 )
 def test_impossible_combinations_name_the_field_and_both_numbers(

@@ -122,3 +122,9 @@ def test_the_rule_draws_from_the_target(case: str) -> None:
 def test_wrong_rules_are_found_out(rule: Rule) -> None:
     counts, _ = counted(rule, P, Q)
     assert chi_square(counts, P) > 50
+
+
+def test_a_draft_that_equals_the_target_up_to_rounding_never_gives_an_impossible_token() -> None:
+    target, draft = torch.tensor([[0.0, 0.49999997, 0.49999997]]), torch.tensor([[0.0, 0.5, 0.5]])
+    found = verify(target, draft, torch.tensor([1]), torch.tensor([[1 - 2**-24], [0.3]]))
+    assert found.token_B.tolist() == [1]

@@ -201,3 +201,9 @@ def test_experts_whose_weight_is_a_part_of_a_parameter() -> None:
 def test_high_products_are_what_they_were() -> None:
     x, w = torch.randn(16, 8), torch.randn(1, 8, 8)
     assert torch.allclose(HIGH.grouped(x, w, torch.tensor([16], dtype=torch.int32)), x @ w[0].T, atol=1e-5)
+
+
+def test_no_rows_give_no_rows() -> None:
+    layer = Linear(8, 5)
+    use(layer, Fp8Products(Reference()))
+    assert layer(torch.zeros(2, 0, 8)).shape == (2, 0, 5)

@@ -114,8 +114,10 @@ def general_grouped_gemm(
     m_splits: list[int] | None = None,
     grad: bool = False,
     single_output: bool = False,
+    use_split_accumulator: bool = False,
 ) -> tuple[Any, ...]:
     assert single_output
+    assert use_split_accumulator, "block scales need it"
     assert m_splits is not None
     assert len(A) == len(B) == len(quantization_params) == len(m_splits)
     assert sum(m_splits) == out[0].shape[0]
