@@ -17,8 +17,8 @@ from model.ramp import BatchSchedule, BatchStage
 PrecisionName = Literal["fp32", "bf16", "fp8"]
 """Policies of `model.precision`."""
 MAX_BF16_DECAY = 0.99
-"""Of moments that are stored in BF16: with 8 significant bits a step of decay below 1/512 is rounded away, and the moment
-never falls again."""
+"""Of moments that are stored in BF16: with 8 significant bits a decay by less than 1/512 is rounded away, and the
+moment never falls again."""
 
 
 class Schedule(Frozen):
