@@ -11,8 +11,6 @@ Every row is an engine of its own in a fresh process (gloo, world size 1). Measu
 - backward, update: the highest number of bytes alive during the last micro-step and during the optimizer's step, over
   what was alive before; every tensor that an operation returns is followed until it is freed;
 - resident: the same highest points as the kernel sees them (VmHWM), which counts pages that were written.
-
-The cache of generation is measured on `model.generate`'s cache where there is one.
 """
 
 from __future__ import annotations
