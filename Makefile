@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs trust mlflow clean
+.PHONY: help venv demo test lint format docs trust bench mlflow clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +45,14 @@ docs: $(STAMP) ## Write docs/job.md from the models
 
 trust: $(STAMP) ## Write the tables of docs/engine.md from real runs, killed and compared (half an hour)
 	@$(BIN)/python -W ignore benchmarks/trust.py
+
+bench: $(STAMP) ## Measure a training step against transformers, memory by part; with WEIGHTS= and PROMPTS= decoding too
+	@mkdir -p runs/bench
+	@$(BIN)/python -W ignore benchmarks/train_step.py --shape mini wide --json runs/bench/train_step.json
+	@$(BIN)/python -W ignore benchmarks/memory.py --json runs/bench/memory.json
+ifdef WEIGHTS
+	@$(BIN)/python -W ignore benchmarks/decode.py "$(WEIGHTS)" --prompts "$(PROMPTS)" --output runs/bench/decode.json
+endif
 
 mlflow: $(STAMP) ## Open MLflow on the runs of this folder (http://127.0.0.1:5000), safely
 	@$(BIN)/fathom mlflow
