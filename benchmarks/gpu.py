@@ -203,7 +203,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--seconds-limit", type=float, default=540, help="for everything")
     parser.add_argument("--sequence", type=int, default=4096)
-    parser.add_argument("--micro-batch", type=int, default=4, help="sequences; halved until it fits")
+    parser.add_argument("--micro-batch", type=int, default=8, help="sequences; halved until it fits")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--peak-bf16", type=float, help="dense FLOP/s of the device, where its name is not known")

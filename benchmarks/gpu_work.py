@@ -305,7 +305,8 @@ def measure_steps(args: argparse.Namespace, device: Device, model: CausalLM, mas
         # squared: a skewed distribution, so that there is something to learn and routing is not uniform
         noise = torch.rand(batch, args.sequence + 1 + depth, generator=generator) ** 2
         window = (noise * config.vocab_size).long().to(device.name)
-        loss = training_losses(model(window[:, :-1], depth), window, ahead_weight=AHEAD_WEIGHT, alpha=ALPHA).total
+        output = model(window[:, :-1], depth, window_BL=window)
+        loss = training_losses(output, window, ahead_weight=AHEAD_WEIGHT, alpha=ALPHA).total
         loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
 

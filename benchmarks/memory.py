@@ -6,8 +6,7 @@ Every row is an engine of its own in a fresh process (gloo, world size 1). Measu
 
 - weights, master, moments: what parameters and optimizer hold after a step;
 - gradients: what a backward pass leaves behind;
-- activations, logits: what autograd saves for the backward pass, weights apart, by whether the loss saved it, and the
-  logits themselves;
+- activations: what autograd saves for the backward pass, weights apart; logits: the most that the heads need at a time;
 - backward, update: the highest number of bytes alive during the last micro-step and during the optimizer's step, over
   what was alive before; every tensor that an operation returns is followed until it is freed;
 - resident: the same highest points as the kernel sees them (VmHWM), which counts pages that were written.
@@ -46,7 +45,6 @@ from orchestrator.plan.memory import (  # noqa: E402
     BUCKET,
     Kernels,
     kept_bytes,
-    logit_bytes,
     policy_of,
     trained_parameters,
     training_memory,
@@ -119,7 +117,7 @@ def size_of(tensors: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> int:
 
 
 def saved_bytes(engine: Any, window: Tensor) -> tuple[int, int]:  # noqa: ANN401 - imported late
-    """-> what the layers save for the backward pass, what the loss saves besides together with the logits."""
+    """-> what the layers save for the backward pass, the highest of what the heads need at a time."""
     weights = {p.untyped_storage().data_ptr() for p in engine.model.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors too: an address that is free again would be taken for a storage known
 
@@ -129,10 +127,15 @@ def saved_bytes(engine: Any, window: Tensor) -> tuple[int, int]:  # noqa: ANN401
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = engine._forward(window)
-        layers = size_of(kept.values())
+        output = engine._forward(window, asked=window)
         training_losses(output, window, **SETTINGS)
-        return layers, size_of([*kept.values(), *output.logits]) - layers
+    read = torch.randn(window.shape[0], window.shape[1] - 2, engine.recipe.model.hidden_size)
+    read = read.to(next(engine.model.parameters()).dtype).requires_grad_()
+    head, heads = engine.model.lm_head, 1 + engine.recipe.model.num_nextn_predict_layers
+    with Alive([read, head.weight], 0) as alive:
+        asked = [head(read, window[:, k + 1 : k + 1 + read.shape[1]]) for k in range(heads)]
+        del asked
+    return size_of(kept.values()), alive.peak
 
 
 def resident(reset: bool = False) -> int:
@@ -218,15 +221,12 @@ def rows(config: ModelConfig, case: Case, batch: int, sequence: int, found: Meas
     policy = policy_of(recipe.precision, on_cpu=True)
     formula = training_memory(config, recipe.layout, policy, sequence, Kernels.composed)
     tokens = batch * sequence
-    heads = 1 + config.num_nextn_predict_layers
     pairs = {name: (getattr(found, name), getattr(formula, name)) for name in ("weights", "master", "moments")}
     # ZeRO-3 keeps its bucket
     pairs["gradients"] = (found.gradients, formula.gradients + (formula.buckets if stage == 3 else 0))
     saved_by_layers = round(tokens * kept_bytes(config, recipe.layout, policy, sequence, Kernels.composed))
     pairs["activations"] = (found.activations, saved_by_layers)
-    saved = heads * (policy.activations + 4) * config.vocab_size * tokens
-    pairs["logits"] = (found.logits, saved)
-    assert saved <= tokens * logit_bytes(config, policy)
+    pairs["logits"] = (found.logits, formula.logits)
     pairs["backward"] = (found.backward, formula.peak - formula.states + formula.gradients)
     pairs["update"] = (found.update, formula.update + formula.gradients)
     return {

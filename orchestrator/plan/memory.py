@@ -25,6 +25,10 @@ BUCKET = 500_000_000
 """Elements of DeepSpeed's reduction bucket (`reduce_bucket_size`): allocated whole, however small the model is."""
 GROUP = 178_956_971
 """Elements at which DeepSpeed begins another parameter group of experts (`max_group_size`)."""
+CHUNK, MIN_ROWS = {"cpu": 1 << 21, "cuda": 1 << 27}, 128
+"""As in `model.head`, which imports torch."""
+QUERIES, KEEP = 64, 512
+"""As `BLOCK` and `KEEP` in `model.attend`."""
 INDEX, FLOAT = 8, 4
 """Bytes of an int64 and of an FP32 number."""
 
@@ -69,8 +73,8 @@ class Kernels(Enum):
     """Whether norms and attention are single kernels, which keep their inputs, or composed of smaller operations."""
 
     composed = "composed"
-    """CPUs: a norm keeps FP32 intermediates; attention keeps the S x S weights of every head, because PyTorch's fused
-    kernel there refuses keys and values of different widths."""
+    """CPUs: a norm keeps FP32 intermediates; attention keeps the weights of every head (in FP32 half of them, and none
+    of long sequences), because PyTorch's fused kernel there refuses keys and values of different widths."""
     fused = "fused"
     """GPUs."""
 
@@ -90,7 +94,7 @@ class TrainingMemory:
     activations: int
     """Of one micro-batch, logits apart."""
     logits: int
-    """Logits of all heads, what the loss keeps of them, and their gradient."""
+    """A chunk of logits, and the heads' gradients."""
     update: int
     """Of the largest parameter group the FP32 copy of its gradients and AdamW's intermediates; by then activations are
     gone."""
@@ -129,7 +133,7 @@ def training_memory(
         buckets=bucket * policy.gradients if layout.zero_stage else 0,
         gathered=_gathered(config, layout) * policy.weights,
         activations=round(tokens * activation_bytes(config, layout, policy, sequence_length, kernels)),
-        logits=tokens * logit_bytes(config, policy),
+        logits=head_bytes(config, policy, tokens, kernels),
         update=_update(config, layout, policy, kernels) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
     )
 
@@ -222,8 +226,7 @@ def kept_bytes(config: ModelConfig, layout: Layout, policy: Policy, sequence_len
     width, e, ahead = config.hidden_size, policy.activations, config.num_nextn_predict_layers
     layers = _layers(config, layout, policy, sequence_length, kernels)
     kept = len(layers) * e * width if layout.recompute == "full" else sum(layers)
-    last = norm_bytes(width, e, kernels) + e * width  # and what the output head reads
-    return kept + last + ahead * entry_bytes(config, e, kernels) + INDEX
+    return kept + norm_bytes(width, e, kernels) + ahead * entry_bytes(config, e, kernels) + INDEX
 
 
 def _layers(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> list[float]:
@@ -249,18 +252,21 @@ def norm_bytes(width: int, e: int, kernels: Kernels) -> int:
 def attention_bytes(config: ModelConfig, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
     """Norm, latents with their norms, queries, keys and values by head, and the output that `o_proj` reads."""
     c, e, heads = config, policy.activations, config.num_attention_heads
-    kept = norm_bytes(c.hidden_size, e, kernels) + operand_bytes(c.hidden_size, policy, 2)
+    kept: float = norm_bytes(c.hidden_size, e, kernels) + operand_bytes(c.hidden_size, policy, 2)
     if c.q_lora_rank is not None:
         kept += norm_bytes(c.q_lora_rank, e, kernels) + operand_bytes(c.q_lora_rank, policy)
     kept += norm_bytes(c.kv_lora_rank, e, kernels) + operand_bytes(c.kv_lora_rank, policy)
     if e == FLOAT:
         kept += e * c.qk_rope_head_dim  # the norm keeps the whole product that the latent is cut from
     if kernels is Kernels.fused:  # values keep the product that they are cut from; logarithms of the sums in FP32
-        by_head = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim) + FLOAT
+        by_head: float = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim) + FLOAT
         by_head += e * c.v_head_dim  # the output, which the kernel's backward reads
         kept += operand_bytes(heads * c.v_head_dim, policy) if policy.eight_bits else 0
-    else:  # computed in FP32 whatever the policy
-        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + sequence_length)
+    else:  # in FP32 whatever the policy; FP32 tensors go through `model.attend`, which skips keys that are not seen
+        seen: float = sequence_length
+        if e == FLOAT:
+            seen = (sequence_length + min(QUERIES, sequence_length)) / 2 if sequence_length <= KEEP else 0
+        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + seen)
         kept += operand_bytes(heads * c.v_head_dim, policy)
     return kept + heads * by_head
 
@@ -278,33 +284,39 @@ def feed_forward_bytes(config: ModelConfig, policy: Policy, inner: int, kernels:
 
 def moe_bytes(config: ModelConfig, policy: Policy, rows: int, expert_parallel: int, kernels: Kernels) -> float:
     """Norm, router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted,
-    shared experts. `rows`: tokens of the micro-batch."""
+    shared experts. `rows`: tokens of the micro-batch. FP32 on a CPU, all experts on one process: `model.local`, which
+    keeps no rows, only what gate and up give."""
     c, e, k, inner = config, policy.activations, config.num_experts_per_tok, config.moe_intermediate_size
-    router = FLOAT * c.n_routed_experts
+    router: float = FLOAT * c.n_routed_experts
     if e < FLOAT or policy.eight_bits:  # else it keeps the same tensor as the shared experts
         router += FLOAT * c.hidden_size
+    shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels)
+    if kernels is Kernels.composed and e == FLOAT and expert_parallel == 1 and not policy.eight_bits:
+        return router + k * (5 * INDEX + 2 * FLOAT + 2 * FLOAT * inner) + shared
     indices = 4 * INDEX * k + 3 * FLOAT * k  # choices, order, places; weights before and after the norm
     exchanged = 0 if expert_parallel == 1 else 2 * INDEX * k
     padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
     routed = padded * (operand_bytes(c.hidden_size, policy, 2) + swiglu_bytes(inner, policy)) + e * k * c.hidden_size
-    shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels)
     return router + indices + exchanged + routed + shared
 
 
 def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:
-    """A prediction module besides its layer: two norms, whose inputs FP32 has kept, `eh_proj`, the last norm, what the
-    head reads."""
+    """A prediction module besides its layer: norms of the embedding (which FP32 has kept) and of the hidden state,
+    `eh_proj`, the last norm."""
     norms = 3 * norm_bytes(config.hidden_size, e, kernels)
-    shared = 2 * FLOAT * config.hidden_size if e == FLOAT else 0
-    return norms - shared + 3 * e * config.hidden_size
+    shared = FLOAT * config.hidden_size if e == FLOAT else 0
+    return norms - shared + 2 * e * config.hidden_size
 
 
-def logit_bytes(config: ModelConfig, policy: Policy) -> int:
-    """Each head's logits and their FP32 logarithms; one head's gradient, in FP32 and in the policy's type."""
-    heads = 1 + config.num_nextn_predict_layers
-    e = policy.activations
-    gradient = FLOAT + (e if e < FLOAT else 0)
-    return (heads * (e + FLOAT) + gradient) * config.vocab_size
+def head_bytes(config: ModelConfig, policy: Policy, tokens: int, kernels: Kernels) -> int:
+    """Of all heads: gradients of their hidden states and of the matrix, made in the forward pass; of one the logits of
+    a chunk (`model.head`), in FP32 too, and the matrix's gradient before it is rounded."""
+    e, heads, matrix = policy.activations, 1 + config.num_nextn_predict_layers, config.vocab_size * config.hidden_size
+    chunk = CHUNK["cpu" if kernels is Kernels.composed else "cuda"]
+    rows = min(tokens, max(MIN_ROWS, chunk // config.vocab_size))
+    copies = FLOAT * (1 + (tokens > rows)) + e if e < FLOAT else 0  # the last chunk's are still there
+    work = rows * config.vocab_size * (e + copies) + matrix * (FLOAT if e < FLOAT else 0)
+    return heads * (tokens * e * config.hidden_size + matrix * policy.weights) + work
 
 
 def policy_of(precision: PrecisionName, on_cpu: bool) -> Policy:

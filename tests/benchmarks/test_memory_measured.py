@@ -22,7 +22,7 @@ def test_states_and_activations_are_those_of_the_formula(case: memory.Case) -> N
         assert parts[name]["ratio"] == pytest.approx(1, abs=0.001), name
     assert parts["gradients"]["ratio"] == pytest.approx(1, abs=0.03), "nothing else outlives the backward pass"
     assert parts["activations"]["ratio"] == pytest.approx(1, abs=0.02)
-    assert parts["logits"]["ratio"] == pytest.approx(1, abs=0.01)
+    assert 0.9 < parts["logits"]["ratio"] <= 1.01
     assert 0.5 < parts["backward"]["ratio"] <= 1.01, "an upper bound, and not a useless one"
     assert 0.7 < parts["update"]["ratio"] <= 1.01
 

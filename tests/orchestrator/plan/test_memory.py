@@ -80,7 +80,7 @@ def test_recomputation_keeps_inputs_and_one_layer() -> None:
 
 def test_attention_of_cpus_grows_with_the_square() -> None:
     def of(length: int, kernels: Kernels) -> float:
-        return training_memory(mini(), layout(), FP32, length, kernels).activations / length
+        return training_memory(mini(), layout(), BF16, length, kernels).activations / length
 
     assert of(1024, Kernels.composed) - of(512, Kernels.composed) == pytest.approx(2 * 5 * 4 * 4 * 512, rel=0.02)
     assert of(1024, Kernels.fused) == pytest.approx(of(512, Kernels.fused), rel=0.01)
