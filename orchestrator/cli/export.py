@@ -70,7 +70,14 @@ def export_command(
         with _source(run, step) as source:
             kind = source.dtype if dtype is None else dtype.value
             written = write_release(
-                out, source.config, source.read, source.tokenizer, dtype=kind, shard_bytes=limit, force=force
+                out,
+                source.config,
+                source.read,
+                source.tokenizer,
+                dtype=kind,
+                shard_bytes=limit,
+                force=force,
+                source=source.name,
             )
     typer.echo(str(out))
     _remark(f"{written:,} bytes of {kind} weights from {source.name}")
@@ -119,9 +126,9 @@ def _source(run: Path, step: int | None) -> Iterator[Source]:
 @contextmanager
 def _weights(uri: str) -> Iterator[Source]:
     """In the released layout; all that does not fit is told at once."""
+    from model.export import lossless
     from model.fit import fit
     from model.headers import read_headers
-    from model.names import is_buffer
     from model.reading import Tensors
     from model.released import read_released
     from model.tokenizer import Tokenizer
@@ -130,15 +137,13 @@ def _weights(uri: str) -> Iterator[Source]:
     headers = read_headers(uri)
     pieces = {piece.entry.name: piece for piece in fit(config, headers)}
     own = {piece.entry.memory_name: piece for piece in pieces.values() if not piece.entry.copy}
-    kinds = {piece.stored.dtype for piece in pieces.values() if not is_buffer(piece.entry.memory_name)}
-    dtype: Dtype = "fp8" if "F8_E4M3" in kinds else "bf16" if kinds <= {"BF16"} else "fp32"
     with Tensors(headers) as tensors:
 
         def read(entry: DiskEntry) -> Tensor | Pair:
             piece = own[entry.memory_name] if entry.copy else pieces[entry.name]
             return tensors.read(piece) if piece.scale is None else tensors.pair(piece)
 
-        yield Source(uri, config, tokenizer, read, dtype)
+        yield Source(uri, config, tokenizer, read, lossless(list(pieces.values())))
 
 
 @contextmanager
