@@ -65,6 +65,12 @@ class Headers:
         return fs, root
 
 
+def is_weights(uri: str) -> bool:
+    """Whether a folder or URL holds weights that were written to their end: a run's index comes last."""
+    fs, root = fsspec.core.url_to_fs(uri.rstrip("/") or uri)
+    return bool(fs.exists(f"{root}/config.json")) and any(fs.exists(f"{root}/{name}") for name in (INDEX, SINGLE))
+
+
 def read_headers(uri: str) -> Headers:
     """Of `model.safetensors.index.json` and the files that it names, or of a single `model.safetensors`.
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.headers import is_weights
+from orchestrator.cli.loaded import require_source
 from orchestrator.errors import Conflict, NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -94,20 +96,21 @@ def _shard_bytes(text: str) -> int:
 @contextmanager
 def _source(run: Path, step: int | None) -> Iterator[Source]:
     """A folder of weights, a run's final weights or one of its checkpoints."""
-    if (run / "config.json").is_file():
+    require_source(run)
+    if is_weights(str(run)):
         if step is not None:
             raise UsageError(f"{run} is a folder of weights: it has no checkpoints, leave --step out")
         with _weights(str(run)) as source:
             yield source
         return
     from orchestrator.cli.evaluate import newest_attempt
-    from orchestrator.cli.evaluated import has_weights, verified_checkpoint
+    from orchestrator.cli.evaluated import verified_checkpoint
     from orchestrator.controller.record import Record
 
     record = Record.open(run)
     resolved = newest_attempt(record)
     weights = f"{resolved.storage_uri.rstrip('/')}/weights"
-    if step is None and has_weights(weights):
+    if step is None and is_weights(weights):
         with _weights(weights) as source:
             yield source
         return

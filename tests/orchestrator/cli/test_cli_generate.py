@@ -112,6 +112,14 @@ def test_only_newlines_end_a_prompt(cli: Cli, tmp_path: Path, model: CausalLM) -
         assert [text["prompt"] for text in json.loads(out)["texts"]] == prompts
 
 
+def test_weights_without_their_index_are_none_yet(cli: Cli, tmp_path: Path, model: CausalLM) -> None:
+    (tmp_path / "weights" / "model.safetensors.index.json").unlink()
+    for source in (tmp_path, tmp_path / "weights"):
+        code, _, err = cli(source, "-p", "x")
+        assert code == 3
+        assert f"no weights in {source} or {source}/weights" in " ".join(err.split())
+
+
 def test_several_prompts_for_programs(cli: Cli, tmp_path: Path, model: CausalLM) -> None:
     lines, rows = tmp_path / "more.txt", tmp_path / "more.jsonl"
     lines.write_text("stones lie\nriver\n")
