@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.fit import FP8, SCALE
+from model.dataset import local_path
+from model.fit import FP8, SCALE, Piece, require_vocabulary
 from model.flops import BLOCK
 from model.headers import INDEX, ITEM_BYTES, SINGLE
 from model.names import DiskEntry, Shape, disk_entries, is_buffer, is_quantised
@@ -42,6 +44,11 @@ QUANTISATION = {
     "weight_block_size": [BLOCK, BLOCK],
 }
 """As in DeepSeek-V3's config.json."""
+_WEIGHTS = re.compile(r"model[\w.-]*\.safetensors|" + re.escape(INDEX))
+_OWN_FILES = re.compile(
+    rf"(generation_)?config\.json|tokenizer[\w.-]*\.json|special_tokens_map\.json|{_WEIGHTS.pattern}"
+)
+"""All that --force may delete."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,17 @@ def planned(config: ModelConfig, dtype: Dtype, entries: Sequence[DiskEntry] | No
     return [Planned(entry, stored(entry)) for entry in (disk_entries(config) if entries is None else entries)]
 
 
+def lossless(pieces: Sequence[Piece]) -> Dtype:
+    """The type that nothing of these is lost in. Selection biases do not count: they are FP32 in all."""
+    weights = [piece for piece in pieces if not is_buffer(piece.entry.memory_name)]
+    plain = {piece.stored.dtype for piece in weights if piece.scale is None}
+    if not plain <= {"BF16"}:
+        return "fp32"
+    if all((piece.scale is not None) == is_quantised(piece.entry) for piece in weights):
+        return "fp8"
+    return "bf16" if all(piece.scale is None for piece in weights) else "fp32"
+
+
 def shards(plan: Sequence[Planned], shard_bytes: int) -> dict[str, list[Planned]]:
     """The files and what is in them; only a tensor that is larger by itself makes a file larger than `shard_bytes`."""
     files: list[list[Planned]] = [[]]
@@ -105,12 +123,15 @@ def write_release(
     dtype: Dtype,
     shard_bytes: int = 4 * 10**9,
     force: bool = False,
+    source: str | None = None,
 ) -> int:
-    """Write everything into the new folder `folder`; -> bytes of its tensors.
+    """Write everything into the new folder `folder`; -> bytes of its tensors. `source`: the folder that is read.
 
     FileExistsError if it is there and not `force` (then it is replaced when all is written); any other error leaves
-    what was there as it was.
+    what was there as it was. ValueError where the source would be replaced.
     """
+    require_vocabulary(config, tokenizer.vocab_size, tokenizer.name)
+    _require_apart(folder, source)
     with _replacing(folder, force=force) as target:
         files = shards(planned(config, dtype), shard_bytes)
         for name, held in files.items():
@@ -177,6 +198,8 @@ def _write_tensor(file: BinaryIO, given: Tensor | Pair, one: Planned) -> None:
         if tuple(part.shape) != shape:
             raise ValueError(f"{name} has {list(part.shape)}, should have {list(shape)}")
         if not bool(part.float().isfinite().all()):
+            if bool(_single(given).isfinite().all()):
+                raise ValueError(f"{name} holds numbers too large for {one.dtype}: export it with --dtype fp32")
             raise ValueError(f"{name} holds what is no finite number: nothing is exported")
         file.write(part.contiguous().view(-1).view(torch.uint8).numpy().data)
 
@@ -194,33 +217,52 @@ def _in_8_bits(given: Tensor | Pair) -> Pair:
 @contextmanager
 def _replacing(folder: Path, *, force: bool) -> Iterator[Path]:
     """A new folder beside `folder` that takes its place at the end, or goes if anything fails."""
-    if not force and os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists: name another folder, or replace it with --force")
-    if force and os.path.lexists(folder) and not _is_export(folder):
-        raise FileExistsError(f"{folder} exists and is no export (it has no config.json): it is not replaced")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _require_replaceable(folder, force=force)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder} cannot be made: {folder.parent} is no folder, or lies in a file") from None
     mark = secrets.token_hex(4)
     target, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old"))
     target.mkdir()
     try:
         yield target
-        if os.path.lexists(folder):
-            folder.rename(old)
-            try:
-                target.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
-        else:
+        _require_replaceable(folder, force=force)  # it may have changed meanwhile
+        try:
+            if os.path.lexists(folder):
+                folder.rename(old)
             target.rename(folder)
+        except BaseException:  # Ctrl-C too
+            if os.path.lexists(old) and not os.path.lexists(folder):
+                old.rename(folder)
+            raise
     finally:
         shutil.rmtree(target, ignore_errors=True)
     with suppress(OSError):
         shutil.rmtree(old)
 
 
-def _is_export(folder: Path) -> bool:
-    """What --force may replace: a real folder of weights, or an empty one."""
+def _require_replaceable(folder: Path, *, force: bool) -> None:
+    """FileExistsError, unless `folder` is absent, or `force` is given and it is an export or empty."""
+    if not os.path.lexists(folder):
+        return
+    if not force:
+        raise FileExistsError(f"{folder} exists: name another folder, or replace it with --force")
     if folder.is_symlink() or not folder.is_dir():
-        return False
-    return (folder / "config.json").is_file() or not any(folder.iterdir())
+        raise FileExistsError(f"{folder} exists and is no export (no folder): it is not replaced")
+    held = sorted(folder.iterdir())
+    foreign = [p.name for p in held if p.is_symlink() or not p.is_file() or not _OWN_FILES.fullmatch(p.name)]
+    if foreign:
+        raise FileExistsError(f"{folder} exists and is no export (it holds {foreign[0][:200]!r}): it is not replaced")
+    if held and not any(_WEIGHTS.fullmatch(path.name) for path in held):
+        raise FileExistsError(f"{folder} exists and is no export (it holds no weights): it is not replaced")
+
+
+def _require_apart(folder: Path, source: str | None) -> None:
+    """ValueError if what is read would be replaced."""
+    path = None if source is None else local_path(source)
+    if path is None:
+        return
+    read, out = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if read == out or out in read.parents:
+        raise ValueError(f"{folder} is or holds what is read, {source}: name another folder")

@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 
 from model.config import ModelConfig
 from model.flops import BLOCK
-from model.headers import Headers, Stored
-from model.names import DiskEntry, disk_entries, stacked_name
+from model.headers import Headers, Stored, shown
+from model.names import DOWN, GATE_UP, DiskEntry, disk_entries, memory_shapes, stacked_name
 
 PLAIN = ("F32", "BF16", "F16")
 FP8 = "F8_E4M3"
 SCALE = "_scale_inv"
 LINES = 20
 """Of what is wrong, at most so many lines are shown."""
+MANY = 100_000
+"""Tensors; released models have fewer, so up to here all that is missing is listed."""
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _MODULE_PARTS = ("eh_proj", "enorm", "hnorm")
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -68,6 +70,7 @@ def fit(config: ModelConfig, headers: Headers) -> list[Piece]:
     ValueError lists what is missing, unknown, misshapen, of a wrong type or damaged. Prediction modules beyond
     `config.num_nextn_predict_layers` are left out.
     """
+    _require_about_as_many(config, headers)
     entries = disk_entries(config)
     needed = [entry for entry in entries if not entry.copy]
     _require_modules(config, headers)
@@ -77,13 +80,40 @@ def fit(config: ModelConfig, headers: Headers) -> list[Piece]:
     layers = config.num_hidden_layers
     beyond = range(layers + config.num_nextn_predict_layers, layers + module_count(config, headers))
     findings.extra = [
-        f"{name} {list(stored.shape)}"
+        f"{shown(name)} {list(stored.shape)}"
         for name, stored in sorted(headers.tensors.items())
         if name not in used and not _left_out(name, beyond)
     ]
     if text := findings.text(len(needed)):
         raise ValueError(f"{headers.uri} does not hold the weights of this architecture: {text}")
     return pieces
+
+
+def require_vocabulary(config: ModelConfig, tokens: int, tokenizer: str) -> None:
+    """ValueError if the tokenizer has numbers that the embedding has no row for."""
+    if tokens > config.vocab_size:
+        raise ValueError(
+            f"{tokenizer} has {tokens} tokens, the model's vocabulary {config.vocab_size}: "
+            "put the tokenizer there that the weights were trained with"
+        )
+
+
+def _require_about_as_many(config: ModelConfig, headers: Headers) -> None:
+    """Before anything is enumerated: a configuration may ask for any number of tensors, files hold what they hold."""
+    per_expert = {GATE_UP: 2, DOWN: 1}
+    expected = sum(
+        next((count * shape[0] for end, count in per_expert.items() if name.endswith(end)), 1)
+        for name, shape in memory_shapes(config).items()
+    )
+    experts = config.n_routed_experts
+    stacks = sum(len(stored.shape) == 3 and stored.shape[0] == experts for stored in headers.tensors.values())
+    there = len(headers.tensors) + len(headers.unread) + 2 * experts * stacks
+    if expected > MANY and expected > 2 * there:
+        told = "".join(f"\n  {problem}" for problem in headers.problems[:LINES])
+        raise ValueError(
+            f"{headers.uri} does not hold the weights of this architecture: {len(headers.tensors)} tensors are there, "
+            f"{expected} are needed for {config.num_hidden_layers} layers and {experts} experts{told}"
+        )
 
 
 def module_count(config: ModelConfig, headers: Headers) -> int:

@@ -25,6 +25,7 @@ MAX_HEADER = 100_000_000
 """Bytes, as in the library of the format."""
 _MAX_INDEX = 1 << 27
 _SAMPLE = 1 << 16
+_MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Headers:
         return fs, root
 
 
+def is_weights(uri: str) -> bool:
+    """Whether a folder or URL holds weights that were written to their end: a run's index comes last."""
+    fs, root = fsspec.core.url_to_fs(uri.rstrip("/") or uri)
+    return bool(fs.exists(f"{root}/config.json")) and any(fs.exists(f"{root}/{name}") for name in (INDEX, SINGLE))
+
+
 def read_headers(uri: str) -> Headers:
     """Of `model.safetensors.index.json` and the files that it names, or of a single `model.safetensors`.
 
@@ -80,22 +87,27 @@ def read_headers(uri: str) -> Headers:
         try:
             held = _file(fs, root, file, digest)
         except (ValueError, FileNotFoundError, PermissionError) as error:
-            problems.append(f"{file}: {_why(error)}")
+            problems.append(f"{shown(file)}: {_why(error)}")
             bad.add(file)
             continue
         twice = tensors.keys() & held.keys()
-        problems += [f"{name}: both in {tensors[name].file} and in {file}" for name in sorted(twice)]
+        problems += [f"{shown(name)}: both in {tensors[name].file} and in {file}" for name in sorted(twice)]
         tensors |= held
     unread = {name for name, file in where.items() if file in bad}
     problems += [
-        f"{name}: the index says that it is in {file}, but it is not"
+        f"{shown(name)}: the index says that it is in {shown(file)}, but it is not"
         for name, file in sorted(where.items())
         if name not in unread and (name not in tensors or tensors[name].file != file)
     ]
     if where:
         nameless = sorted(tensors.keys() - where.keys())
-        problems += [f"{name}: it is in {tensors.pop(name).file}, but not in the index" for name in nameless]
+        problems += [f"{shown(name)}: it is in {tensors.pop(name).file}, but not in the index" for name in nameless]
     return Headers(uri, tensors, tuple(problems), frozenset(unread), digest.hexdigest())
+
+
+def shown(name: str) -> str:
+    """A name out of a file, for a message: short, and harmless to a terminal."""
+    return name[:200] if name.isprintable() else repr(name[:200])
 
 
 def _why(error: Exception) -> str:
@@ -107,13 +119,14 @@ def _why(error: Exception) -> str:
 def _index(fs: Any, root: str, uri: str) -> dict[str, str]:  # noqa: ANN401 - fsspec is untyped
     """File of each tensor; empty where there is a single file without an index."""
     try:
+        _require_file(fs, f"{root}/{INDEX}")
         raw = fs.cat_file(f"{root}/{INDEX}", start=0, end=_MAX_INDEX + 1)
     except (FileNotFoundError, NotADirectoryError):
         if fs.exists(f"{root}/{SINGLE}"):
             return {}
         raise FileNotFoundError(f"no weights in {uri}: neither {INDEX} nor {SINGLE} is there") from None
-    except IsADirectoryError:
-        raise ValueError(f"{uri}/{INDEX} is a folder, not a file") from None
+    except ValueError as error:
+        raise ValueError(f"{uri}/{INDEX} {error}") from None
     if len(raw) > _MAX_INDEX:
         raise ValueError(f"{uri}/{INDEX} is larger than {_MAX_INDEX} bytes: this is no index")
     try:
@@ -128,13 +141,18 @@ def _index(fs: Any, root: str, uri: str) -> dict[str, str]:  # noqa: ANN401 - fs
     return dict(where)
 
 
+def _require_file(fs: Any, path: str) -> int:  # noqa: ANN401
+    """Its size; ValueError for folders and for what may never end or never begin, such as pipes."""
+    info = fs.info(path)
+    if info["type"] != "file":
+        raise ValueError(f"is a {'folder' if info['type'] == 'directory' else 'device or pipe'}, not a file")
+    return int(info["size"])
+
+
 def _file(fs: Any, root: str, file: str, digest: Any) -> dict[str, Stored]:  # noqa: ANN401
     """The tensors of one file; ValueError if its header is not one, or does not fit the file."""
     path = f"{root}/{file}"
-    info = fs.info(path)
-    if info["type"] == "directory":
-        raise ValueError("is a folder, not a file")
-    size = int(info["size"])
+    size = _require_file(fs, path)
     length = int.from_bytes(fs.cat_file(path, start=0, end=min(8, size)), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
         raise ValueError(
@@ -159,13 +177,15 @@ def _file(fs: Any, root: str, file: str, digest: Any) -> dict[str, Stored]:  # n
 def _stored(file: str, name: str, entry: object, begin: int) -> Stored:
     """One entry of a header."""
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if dtype in ITEM_BYTES:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if (
+            dtype in ITEM_BYTES and len(shape) <= _MAX_DIMENSIONS
+        ):
             numbers = (*shape, start, stop)
             if all(type(number) is int and number >= 0 for number in numbers):
                 stored = Stored(file, dtype, tuple(shape), begin + start)
                 if stored.size == stop - start:
                     return stored
-    raise ValueError(f"its header describes {name[:200]} as {str(entry)[:200]}, which cannot be")
+    raise ValueError(f"its header describes {shown(name)} as {str(entry)[:200]}, which cannot be")
 
 
 def _require_whole(held: dict[str, Stored], begin: int, size: int) -> None:
@@ -173,7 +193,9 @@ def _require_whole(held: dict[str, Stored], begin: int, size: int) -> None:
     end = begin
     for name, stored in sorted(held.items(), key=lambda item: (item[1].start, item[1].size)):
         if stored.start != end:
-            raise ValueError(f"its header lets {name[:200]} begin at byte {stored.start}, the one before ends at {end}")
+            raise ValueError(
+                f"its header lets {shown(name)} begin at byte {stored.start}, the one before ends at {end}"
+            )
         end += stored.size
     if end != size:
         raise ValueError(f"has {size} bytes, its header describes {end}: {'cut off' if size < end else 'damaged'}")

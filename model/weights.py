@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import fsspec
 import torch
@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.fit import fit
+from model.fit import Piece, fit, require_vocabulary
 from model.headers import INDEX as INDEX
-from model.headers import read_headers
+from model.headers import Headers, read_headers
 from model.names import DiskEntry, disk_entries
 from model.reading import Tensors
 from model.released import read_released, to_released
@@ -101,8 +101,11 @@ def load_weights(model: CausalLM, uri: str, fingerprint: str | None = None) -> N
     headers = read_headers(uri)
     if fingerprint not in (None, headers.fingerprint):
         raise ValueError(f"the weights in {uri} have changed since the job began: put the first ones back")
-    pieces = fit(model.config, headers)
-    state = model.state_dict()
+    _fill(model, headers, fit(model.config, headers))
+
+
+def _fill(model: CausalLM, headers: Headers, pieces: Sequence[Piece]) -> None:
+    uri, state = headers.uri, model.state_dict()
     with Tensors(headers) as tensors:
         for piece in sorted(pieces, key=lambda piece: (piece.stored.file, piece.stored.start)):
             if not piece.entry.copy:
@@ -125,6 +128,11 @@ def _equal(stored: Tensor, own: Tensor) -> bool:
 
 def read_model(uri: str) -> tuple[CausalLM, Tokenizer]:
     """The model and the tokenizer of a folder or URL in the released layout, on the host."""
-    model = CausalLM(read_released(uri))
-    load_weights(model, uri)
-    return model, Tokenizer.load(uri)
+    config, headers = read_released(uri), read_headers(uri)
+    pieces = fit(config, headers)  # before there is a model: a configuration may ask for any size
+    tokenizer = Tokenizer.load(uri)
+    require_vocabulary(config, tokenizer.vocab_size, tokenizer.name)
+    model = CausalLM(config)
+    with torch.no_grad():
+        _fill(model, headers, pieces)
+    return model, tokenizer

@@ -47,7 +47,9 @@ def distribution(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
     Tokens as good as the last of the best `top_k` stay too, and none is lost to rounding.
     """
-    scores = logits_BV.float() / sampling.temperature
+    scores = logits_BV.float()
+    temperature = max(sampling.temperature, torch.finfo(torch.float32).tiny)
+    scores = (scores - scores.amax(-1, keepdim=True)) / temperature  # the best is 0: no inf - inf, however cold
     if 0 < sampling.top_k < scores.shape[-1]:
         least = scores.topk(sampling.top_k, dim=-1).values[..., -1:]
         scores = scores.masked_fill(scores < least, float("-inf"))

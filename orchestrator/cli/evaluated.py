@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import fsspec
-
+from model.headers import is_weights
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def opened(record: Record, resolved: Resolved, step: int | None, say: Callable[[
 
     recipe, weights = resolved.recipe, f"{resolved.storage_uri.rstrip('/')}/weights"
     with process_group():
-        if step is None and has_weights(weights):
+        if step is None and is_weights(weights):
             tokenizer = Tokenizer.load(f"{weights}/tokenizer.json")
             engine, tokens = from_weights(recipe, weights), _tokens(record, recipe)
             yield Opened(weights, recipe.steps, tokens, recipe, engine, tokenizer)
@@ -63,14 +62,6 @@ def opened(record: Record, resolved: Resolved, step: int | None, say: Callable[[
         with from_checkpoint(recipe, store, found) as loaded:
             manifest, tokenizer = found.manifest, Tokenizer.load(recipe.data)
             yield Opened(found.folder, manifest.step, manifest.tokens, recipe, loaded, tokenizer)
-
-
-def has_weights(uri: str) -> bool:
-    """Their index is written last."""
-    from model.weights import INDEX
-
-    fs, path = fsspec.core.url_to_fs(f"{uri}/{INDEX}")
-    return bool(fs.exists(path))
 
 
 def _tokens(record: Record, recipe: Recipe) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.headers import is_weights
+from orchestrator.cli.loaded import require_source
 from orchestrator.errors import Conflict, NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -70,7 +72,14 @@ def export_command(
         with _source(run, step) as source:
             kind = source.dtype if dtype is None else dtype.value
             written = write_release(
-                out, source.config, source.read, source.tokenizer, dtype=kind, shard_bytes=limit, force=force
+                out,
+                source.config,
+                source.read,
+                source.tokenizer,
+                dtype=kind,
+                shard_bytes=limit,
+                force=force,
+                source=source.name,
             )
     typer.echo(str(out))
     _remark(f"{written:,} bytes of {kind} weights from {source.name}")
@@ -87,20 +96,21 @@ def _shard_bytes(text: str) -> int:
 @contextmanager
 def _source(run: Path, step: int | None) -> Iterator[Source]:
     """A folder of weights, a run's final weights or one of its checkpoints."""
-    if (run / "config.json").is_file():
+    require_source(run)
+    if is_weights(str(run)):
         if step is not None:
             raise UsageError(f"{run} is a folder of weights: it has no checkpoints, leave --step out")
         with _weights(str(run)) as source:
             yield source
         return
     from orchestrator.cli.evaluate import newest_attempt
-    from orchestrator.cli.evaluated import has_weights, verified_checkpoint
+    from orchestrator.cli.evaluated import verified_checkpoint
     from orchestrator.controller.record import Record
 
     record = Record.open(run)
     resolved = newest_attempt(record)
     weights = f"{resolved.storage_uri.rstrip('/')}/weights"
-    if step is None and has_weights(weights):
+    if step is None and is_weights(weights):
         with _weights(weights) as source:
             yield source
         return
@@ -119,9 +129,9 @@ def _source(run: Path, step: int | None) -> Iterator[Source]:
 @contextmanager
 def _weights(uri: str) -> Iterator[Source]:
     """In the released layout; all that does not fit is told at once."""
+    from model.export import lossless
     from model.fit import fit
     from model.headers import read_headers
-    from model.names import is_buffer
     from model.reading import Tensors
     from model.released import read_released
     from model.tokenizer import Tokenizer
@@ -130,15 +140,13 @@ def _weights(uri: str) -> Iterator[Source]:
     headers = read_headers(uri)
     pieces = {piece.entry.name: piece for piece in fit(config, headers)}
     own = {piece.entry.memory_name: piece for piece in pieces.values() if not piece.entry.copy}
-    kinds = {piece.stored.dtype for piece in pieces.values() if not is_buffer(piece.entry.memory_name)}
-    dtype: Dtype = "fp8" if "F8_E4M3" in kinds else "bf16" if kinds <= {"BF16"} else "fp32"
     with Tensors(headers) as tensors:
 
         def read(entry: DiskEntry) -> Tensor | Pair:
             piece = own[entry.memory_name] if entry.copy else pieces[entry.name]
             return tensors.read(piece) if piece.scale is None else tensors.pair(piece)
 
-        yield Source(uri, config, tokenizer, read, dtype)
+        yield Source(uri, config, tokenizer, read, lossless(list(pieces.values())))
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def generate_command(
 
     Example: fathom generate runs/mini-20260101-120000 --prompt 'def '
     """
-    prompts = _prompts(prompt or [], prompts_file)
+    prompts, stops = _prompts(prompt or [], prompts_file), [_text("--stop", one) for one in stop or ()]
     require_source(source)
     from model.generate import Prepared, Sampling, TextStream, Writer
 
@@ -81,7 +81,7 @@ def generate_command(
             end_of_text=tokenizer.end_of_text,
             vocabulary=tokenizer.vocab_size,
         )
-        return Writing(one, [TextStream(tokenizer, stop or ()) for _ in prompts])
+        return Writing(one, [TextStream(tokenizer, stops) for _ in prompts])
 
     try:
         written, plain = writer(ahead), writer(False) if compare else None
@@ -99,16 +99,33 @@ def generate_command(
 
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     """UsageError where there is none, or the file is not as it should be."""
-    prompts = [sys.stdin.read() if one == "-" else one for one in given]
+    prompts = [_stdin() if one == "-" else _text("--prompt", one) for one in given]
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            with file.open(encoding="utf-8", newline="\n") as stream:  # no other character ends a line
+                lines = [line.removesuffix("\n").removesuffix("\r") for line in stream]
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         prompts += [_from_json(file, i, line) if file.suffix == ".jsonl" else line for i, line in enumerate(lines, 1)]
     if not prompts:
         raise UsageError("no prompt: give --prompt TEXT or --prompts-file FILE")
     return prompts
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the prompt on stdin is not UTF-8: {error}") from None
+
+
+def _text(what: str, given: str) -> str:
+    """Arguments that are not UTF-8, and halves of characters, come as surrogates."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is no text in UTF-8: {error.reason} at character {error.start}") from None
+    return given
 
 
 def _from_json(file: Path, number: int, line: str) -> str:
@@ -118,7 +135,7 @@ def _from_json(file: Path, number: int, line: str) -> str:
         value = None
     if not isinstance(value, str):
         raise UsageError(f'{file}:{number}: a JSON text was expected, such as "def "; got {line[:60]}')
-    return value
+    return _text(f"{file}:{number}", value)
 
 
 def _remark(text: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from model.headers import is_weights
 from orchestrator.errors import NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from model.transformer import CausalLM
     from orchestrator.cli.evaluated import Opened
 
-CONFIG, RUN = "config.json", "job.json"
-"""Files that tell a folder of weights and that of a run."""
+RUN = "job.json"
+"""The file that tells a run's folder."""
 
 
 def require_source(source: Path) -> None:
     """NotFound, before anything costs time, where there can be no model."""
     weights = source / "weights"
-    if not any(file.exists() for file in (source / CONFIG, weights / CONFIG, source / RUN)):
+    if not ((source / RUN).exists() or is_weights(str(source)) or is_weights(str(weights))):
         raise NotFound(f"no weights in {source} or {weights}, and {source} is not the folder of a run with checkpoints")
 
 
@@ -47,13 +48,12 @@ def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[C
     require_source(source)
     from model.weights import read_model
 
-    is_run = (source / RUN).exists()
-    if (source / CONFIG).exists() and not is_run:
+    if is_weights(str(source)):
         if step is not None:
             raise UsageError(f"{source} is a folder of weights, which has no checkpoints: leave out --step")
         return *read_model(str(source)), str(source)
     weights = source / "weights"
-    if step is None and (weights / CONFIG).exists():
+    if step is None and is_weights(str(weights)):
         return *read_model(str(weights)), str(weights)
     from orchestrator.cli.evaluate import newest_attempt
     from orchestrator.cli.evaluated import opened

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from model.config import ModelConfig
 from model.dataset import TOKENIZER, DatasetManifest
 from model.fit import fit, module_count
-from model.headers import Headers, read_headers
+from model.headers import Headers, is_weights, read_headers
 from model.presets import preset
 from model.released import read_released
 from orchestrator.errors import InvalidJob, Problem
@@ -135,8 +135,7 @@ def _weights_folder(uri: str) -> str:
     """The folder itself, or `weights` in a run's folder."""
     try:
         for folder in (uri.rstrip("/"), f"{uri.rstrip('/')}/weights"):
-            fs, root = fsspec.core.url_to_fs(folder)
-            if fs.exists(f"{root}/config.json"):
+            if is_weights(folder):
                 return folder
     except (ValueError, OSError, ImportError) as error:
         raise refusal("model.initFrom", f"cannot read {uri}: {error}") from None

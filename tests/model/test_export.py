@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.recipes import TINY
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM
@@ -17,8 +17,10 @@ from transformers.modeling_layers import MtpModel
 
 from model import export
 from model.config import ModelConfig, Yarn
-from model.export import Dtype, planned, shards, write_release
+from model.export import Dtype, lossless, planned, shards, write_release
+from model.fit import fit
 from model.flops import released_storage
+from model.headers import read_headers
 from model.names import DiskEntry, disk_entries
 from model.presets import preset
 from model.released import read_released
@@ -233,6 +235,77 @@ def test_force_replaces_no_other_folder(tmp_path: Path) -> None:
         write(tmp_path / "link", random_model(), force=True)
 
 
+@pytest.mark.parametrize("name", ["letter.txt", "notes/letter.txt", "model.bin"])
+def test_force_deletes_nothing_but_an_export(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "out", random_model())
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("dear")
+    with pytest.raises(FileExistsError, match="is no export"):
+        write(folder, random_model(), force=True)
+    assert (folder / name).read_text() == "dear"
+
+
+def test_force_wants_weights_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="holds no weights"):
+        write(tmp_path, random_model(), force=True)
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_the_source_is_not_replaced(tmp_path: Path) -> None:
+    folder = write(tmp_path / "out", random_model())
+    (tmp_path / "link").symlink_to(folder)
+    for source in (folder, tmp_path / "link", folder / "deep"):
+        with pytest.raises(ValueError, match="is or holds what is read"):
+            write(folder, random_model(), force=True, source=str(source))
+    read_model(str(folder))
+
+
+def test_an_interrupted_exchange_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "out", random_model())
+    real = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, random_model(), force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    read_model(str(folder))
+
+
+def test_a_file_where_the_folder_should_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "out", tmp_path / "file" / "deep" / "out"):
+        with pytest.raises(ValueError, match="cannot be made"):
+            write(folder, random_model())
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"has {TOKENIZER.vocab_size} tokens, the model's vocabulary 64"):
+        write(tmp_path / "out", random_model(TINY))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_type_that_nothing_is_lost_in(tmp_path: Path) -> None:
+    def found(folder: Path) -> str:
+        return lossless(fit(CONFIG, read_headers(str(folder))))
+
+    for dtype in ("fp32", "bf16", "fp8"):
+        assert found(write(tmp_path / dtype, random_model(), dtype=dtype)) == dtype
+    bf16, fp8 = files_of(tmp_path / "bf16"), files_of(tmp_path / "fp8")
+    matrix = "model.layers.1.self_attn.o_proj.weight"
+    one = {name: fp8[name] for name in (matrix, f"{matrix}_scale_inv")}
+    save_file(bf16 | one, tmp_path / "bf16" / "model.safetensors")  # a single matrix of them all
+    assert found(tmp_path / "bf16") == "fp32"
+    norm = {"model.norm.weight": fp8["model.norm.weight"].float()}
+    save_file(fp8 | norm, tmp_path / "fp8" / "model.safetensors")
+    assert found(tmp_path / "fp8") == "fp32"
+
+
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException) -> None:
     made = random_model()
@@ -265,3 +338,12 @@ def test_what_is_not_finite_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"experts\.2\.down_proj\.weight holds what is no finite"):
         write(tmp_path / "out", made)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_numbers_too_large_for_the_type(tmp_path: Path, dtype: Dtype) -> None:
+    made = random_model()
+    with torch.no_grad():
+        made.state_dict()["model.embed_tokens.weight"][0, 0] = torch.finfo(torch.float32).max
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight holds numbers too large for BF16"):
+        write(tmp_path / "out", made, dtype=dtype)

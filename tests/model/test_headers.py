@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.recipes import TINY
+from support.recipes import TINY as SMALL
 from torch import Tensor
 
 from model.config import ModelConfig
 from model.export import write_release
+from model.fit import fit
 from model.headers import INDEX, SINGLE, read_headers
 from model.names import DiskEntry
 from model.tokenizer import MIN_VOCAB, Tokenizer
@@ -23,6 +25,7 @@ from model.transformer import CausalLM
 from model.weights import load_weights
 
 TOKENIZER = Tokenizer.train(["text"], MIN_VOCAB)
+TINY = SMALL.replace(vocab_size=MIN_VOCAB)
 NAME = "model.layers.1.mlp.experts.3.up_proj.weight"
 FIRST = "model-00001-of-00002.safetensors"
 
@@ -99,7 +102,7 @@ def test_everything_is_told_in_one_error(folder: Path) -> None:
     told = refused(folder)
     for words in (
         "1 missing of", "model.layers.0.self_attn.o_proj.weight", "1 of another shape",
-        "model.embed_tokens.weight has [3, 5], the model needs [64, 32]", "1 of a type that is not read",
+        "model.embed_tokens.weight has [3, 5], the model needs [257, 32]", "1 of a type that is not read",
         "model.layers.0.input_layernorm.weight is I64", "1 unknown", "q_proj.bias [4]",
     ):  # fmt: skip
         assert words in told
@@ -242,3 +245,41 @@ def test_the_fingerprint_is_that_of_the_content(folder: Path, whole: Path) -> No
     raw[-1] ^= 1
     (folder / FIRST).write_bytes(raw)
     assert read_headers(str(folder)).fingerprint != read_headers(str(whole / "sharded")).fingerprint
+
+
+@pytest.mark.parametrize("name", [FIRST, INDEX])
+@pytest.mark.parametrize("linked", [False, True])
+def test_pipes_are_not_waited_for(folder: Path, name: str, linked: bool) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / ("pipe" if linked else name))
+    if linked:
+        (folder / name).symlink_to(folder / "pipe")
+    assert f"{name}{':' if name == FIRST else ''} is a device or pipe, not a file" in refused(folder)
+
+
+def test_shapes_of_many_dimensions_are_not_multiplied(folder: Path) -> None:
+    entry = {"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}
+    change_header(folder / FIRST, lambda header: header.update({"model.embed_tokens.weight": entry}))
+    assert "describes model.embed_tokens.weight as" in refused(folder)
+
+
+def test_names_cannot_speak_to_the_terminal(folder: Path) -> None:
+    def renamed(header: dict[str, dict[str, object]]) -> None:
+        header["evil\x1b[2J\n"] = header.pop("model.embed_tokens.weight")
+
+    change_header(folder / FIRST, renamed)
+    told = refused(folder)
+    assert "\x1b" not in told
+    assert r"'evil\x1b[2J\n'" in told
+
+
+@pytest.mark.parametrize("size", [{"n_routed_experts": 10**8}, {"num_hidden_layers": 10_000}])
+def test_absurd_numbers_of_tensors_are_not_enumerated(
+    folder: Path, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(config: ModelConfig) -> list[DiskEntry]:
+        raise AssertionError("enumerated")
+
+    monkeypatch.setattr("model.fit.disk_entries", never)
+    with pytest.raises(ValueError, match=r"tensors are there, \d{6,} are needed"):
+        fit(TINY.replace(**size), read_headers(str(folder)))

@@ -208,6 +208,21 @@ def test_remote_storage() -> None:
     fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
+@pytest.mark.parametrize("size", [{"kv_lora_rank": 10**13}, {"intermediate_size": 10**14}])
+def test_no_model_is_made_for_weights_that_are_not_there(tmp_path: Path, size: dict[str, int]) -> None:
+    write(str(tmp_path), random_model(TINY), Tokenizer.train(["some text"], MIN_VOCAB).to_json())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | size))
+    with pytest.raises(ValueError, match=r"of another shape"):
+        read_model(str(tmp_path))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(tmp_path: Path) -> None:
+    write(str(tmp_path), random_model(TINY), Tokenizer.train(["some text"], MIN_VOCAB).to_json())
+    with pytest.raises(ValueError, match=rf"has {MIN_VOCAB} tokens, the model's vocabulary {TINY.vocab_size}"):
+        read_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_read_model_gives_model_and_tokenizer(tmp_path: Path, prefix: str) -> None:
     tokenizer = Tokenizer.train(["some text"], MIN_VOCAB)

@@ -32,6 +32,13 @@ def test_temperature_divides_the_logits() -> None:
         torch.testing.assert_close(p, (LOGITS / temperature).softmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-39, 1e-30])
+def test_the_coldest_temperatures_take_the_best(temperature: float) -> None:
+    for logits in (LOGITS, LOGITS * 1e30):
+        p = distribution(logits, Sampling(temperature, top_k=3, top_p=0.9))
+        assert p[0].tolist() == [0, 1, 0, 0, 0]
+
+
 def test_only_the_best_k_stay_and_ties_with_the_last() -> None:
     p = distribution(LOGITS, Sampling(1.0, top_k=2))
     odds = torch.tensor(1.0).sigmoid().item()  # e^3 / (e^3 + e^2)

@@ -115,7 +115,11 @@ def test_nothing_to_export(cli: Cli, record: Record, tmp_path: Path) -> None:
     code, _, err = cli(record.folder.root, tmp_path / "out", "--step", 7)
     assert code == 3
     assert "there is no checkpoint of step 7" in err
-    assert cli(tmp_path / "nowhere", tmp_path / "out")[0] != 0
+    (record.folder.root / "weights").mkdir()
+    (record.folder.root / "weights" / "config.json").write_text("{}")  # the index comes last
+    assert "neither final weights nor a checkpoint" in cli(record.folder.root, tmp_path / "out")[2]
+    assert cli(record.folder.root / "weights", tmp_path / "out")[0] == 3
+    assert cli(tmp_path / "nowhere", tmp_path / "out")[0] == 3
     assert not (tmp_path / "out").exists()
 
 

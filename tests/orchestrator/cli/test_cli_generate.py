@@ -84,9 +84,40 @@ def test_an_empty_prompt_begins_a_text(cli: Cli, tmp_path: Path, model: CausalLM
 
 
 def test_stdin(cli: Cli, tmp_path: Path, model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("stones\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"stones\n")))
     _, out, _ = cli(tmp_path, "-p", "-", "--tokens", 8, "--temperature", 0)
     assert out == expected(model, "stones\n", 8) + "\n"
+
+
+def test_prompts_that_are_no_text(cli: Cli, tmp_path: Path, model: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    (tmp_path / "half.jsonl").write_text('"\\ud800"\n')
+    for words, arguments in {
+        "the prompt on stdin is not UTF-8": ("-p", "-"),
+        "--prompt is no text in UTF-8": ("-p", "a\udcff"),
+        "--stop is no text in UTF-8": ("-p", "a", "--stop", "\udcff"),
+        "half.jsonl:1 is no text in UTF-8": ("--prompts-file", tmp_path / "half.jsonl"),
+    }.items():
+        code, out, err = cli(tmp_path, *arguments)
+        assert (code, out) == (2, "")
+        assert words in " ".join(err.split())
+
+
+def test_only_newlines_end_a_prompt(cli: Cli, tmp_path: Path, model: CausalLM) -> None:
+    lines, rows = tmp_path / "more.txt", tmp_path / "more.jsonl"
+    lines.write_bytes("a\u2028b\fc\r\nd".encode())
+    rows.write_text('"a\u2028b"\n', encoding="utf-8")
+    for file, prompts in ((lines, ["a\u2028b\fc", "d"]), (rows, ["a\u2028b"])):
+        _, out, _ = cli(tmp_path, "--prompts-file", file, "--tokens", 1, "-o", "json")
+        assert [text["prompt"] for text in json.loads(out)["texts"]] == prompts
+
+
+def test_weights_without_their_index_are_none_yet(cli: Cli, tmp_path: Path, model: CausalLM) -> None:
+    (tmp_path / "weights" / "model.safetensors.index.json").unlink()
+    for source in (tmp_path, tmp_path / "weights"):
+        code, _, err = cli(source, "-p", "x")
+        assert code == 3
+        assert f"no weights in {source} or {source}/weights" in " ".join(err.split())
 
 
 def test_several_prompts_for_programs(cli: Cli, tmp_path: Path, model: CausalLM) -> None:
