@@ -73,8 +73,8 @@ class Kernels(Enum):
     """Whether norms and attention are single kernels, which keep their inputs, or composed of smaller operations."""
 
     composed = "composed"
-    """CPUs: a norm keeps FP32 intermediates; attention keeps the weights of every head (in FP32 half of them, and none
-    of long sequences), because PyTorch's fused kernel there refuses keys and values of different widths."""
+    """CPUs: a norm keeps FP32 intermediates; attention keeps half of every head's weights (none of long sequences),
+    because PyTorch's fused kernel there refuses keys and values of different widths."""
     fused = "fused"
     """GPUs."""
 
@@ -263,11 +263,9 @@ def attention_bytes(config: ModelConfig, policy: Policy, sequence_length: int, k
         by_head: float = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim) + FLOAT
         by_head += e * c.v_head_dim  # the output, which the kernel's backward reads
         kept += operand_bytes(heads * c.v_head_dim, policy) if policy.eight_bits else 0
-    else:  # in FP32 whatever the policy; FP32 tensors go through `model.attend`, which skips keys that are not seen
-        seen: float = sequence_length
-        if e == FLOAT:
-            seen = (sequence_length + min(QUERIES, sequence_length)) / 2 if sequence_length <= KEEP else 0
-        by_head = FLOAT * (2 * c.qk_head_dim + c.v_head_dim + seen)
+    else:  # `model.attend`, which skips keys that are not seen
+        seen = (sequence_length + min(QUERIES, sequence_length)) / 2 if sequence_length <= KEEP else 0
+        by_head = e * (2 * c.qk_head_dim + c.v_head_dim + seen)
         kept += operand_bytes(heads * c.v_head_dim, policy)
     return kept + heads * by_head
 
@@ -285,15 +283,15 @@ def feed_forward_bytes(config: ModelConfig, policy: Policy, inner: int, kernels:
 
 def moe_bytes(config: ModelConfig, policy: Policy, rows: int, expert_parallel: int, kernels: Kernels) -> float:
     """Norm, router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted,
-    shared experts. `rows`: tokens of the micro-batch. FP32 on a CPU, all experts on one process: `model.local`, which
-    keeps no rows, only what gate and up give."""
+    shared experts. `rows`: tokens of the micro-batch. On a CPU with all experts on one process, but not in 8 bits:
+    `model.local`, which keeps no rows, only what gate and up give."""
     c, e, k, inner = config, policy.activations, config.num_experts_per_tok, config.moe_intermediate_size
     router: float = FLOAT * c.n_routed_experts
     if e < FLOAT or policy.eight_bits:  # else it keeps the same tensor as the shared experts
         router += FLOAT * c.hidden_size
     shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels)
-    if kernels is Kernels.composed and e == FLOAT and expert_parallel == 1 and not policy.eight_bits:
-        return router + k * (5 * INDEX + 2 * FLOAT + 2 * FLOAT * inner) + shared
+    if kernels is Kernels.composed and expert_parallel == 1 and not policy.eight_bits:
+        return router + k * (5 * INDEX + 2 * FLOAT + 2 * e * inner) + shared
     indices = 4 * INDEX * k + 3 * FLOAT * k  # choices, order, places; weights before and after the norm
     exchanged = 0 if expert_parallel == 1 else 2 * INDEX * k
     padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
