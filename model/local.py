@@ -2,8 +2,8 @@
 
 What autograd would keep (copies of tokens, outputs of experts) is gathered again or not needed at all: the gradient of
 a routing weight is the product of an expert's inner activation with the inner gradient, so that the experts' outputs
-need not be kept. In BF16 each expert's product is of BF16 (torch's grouped product of BF16 takes ten times as long as one
-of FP32 there); what is summed over experts is FP32.
+need not be kept. In BF16 each expert's product is of BF16 (torch's grouped product of BF16 takes ten times as long as
+one of FP32 there); what is summed over experts is FP32.
 Shapes: T tokens, K experts per token, N rows sorted by expert (T*K and those that fill up), D hidden, F inner size,
 E experts.
 """
