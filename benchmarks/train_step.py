@@ -1,10 +1,10 @@
 """A whole training step of the product against transformers' DeepseekV3: the same shape, weights, tokens and threads.
 
     python benchmarks/train_step.py [--shape mini wide long] [--precision fp32 bf16] [--rounds 9] [--threads 1]
-        [--json FILE]
+        [--zero-stage 1] [--json FILE]
 
 Ours is what a job runs: the DeepSpeed engine at its defaults for one process (ZeRO stage 1, AutoEP of size 1), clipping
-and AdamW. Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without
+and AdamW. With `--zero-stage 0` (`layout.zeroStage: 0` in a job; FP32 only) it keeps no second copy of the weights. Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without
 their loss function's copies, clipping, torch's fused AdamW. Prediction modules are left out of ours, because
 transformers trains none. Each side has its own process, which the other waits for: they take turns, step by step.
 
@@ -73,7 +73,7 @@ def shape(name: str) -> tuple[ModelConfig, int, int]:
     return preset("mini").replace(num_nextn_predict_layers=0, **changes), sequence, batch
 
 
-def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionName) -> Step:
+def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionName, stage: str) -> Step:
     """-> one step of the product on a window; returns its loss."""
     from model.engine.zero import ZeroEngine
 
@@ -92,7 +92,7 @@ def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionN
         optimizer=Optimizer(),
         balance=Balance(bias_stop_step=1),
         multi_token=MultiToken(switch_step=1),
-        layout=Layout(world_size=1, expert_parallel=1, micro_batch=batch, accumulation=1),
+        layout=Layout(zero_stage=int(stage), world_size=1, expert_parallel=1, micro_batch=batch, accumulation=1),
         checkpoint=Checkpointing(uri="unused", interval_seconds=60, keep=1),
         eval_every_steps=1,
         eval_tokens=2,
@@ -210,10 +210,12 @@ class Side:
         self.process.communicate()
 
 
-def compare(which: str, precision: PrecisionName, rounds: int, threads: int, experts: str) -> list[dict[str, Any]]:
+def compare(
+    which: str, precision: PrecisionName, rounds: int, threads: int, experts: str, stage: int
+) -> list[dict[str, Any]]:
     """All sides on one shape, in turns: a row for each way of transformers."""
     config, sequence, batch = shape(which)
-    names = [f"fathom:{precision}", *(f"transformers:{way}:{experts}" for way in WAYS[precision])]
+    names = [f"fathom:{precision}:{stage}", *(f"transformers:{way}:{experts}" for way in WAYS[precision])]
     sides = [Side(name, which, threads) for name in names]
     found: list[list[dict[str, float]]] = [[] for _ in sides]
     for _ in range(rounds + 2):
@@ -230,6 +232,7 @@ def compare(which: str, precision: PrecisionName, rounds: int, threads: int, exp
         "rounds": rounds,
         "threads": threads,
         "experts": experts,
+        "zero_stage": stage,
     }
     ours, *others = found
     return [
@@ -280,6 +283,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--experts", default="grouped_mm", help="transformers' experts_implementation")
+    parser.add_argument("--zero-stage", type=int, default=1, choices=(0, 1, 2), help="ours; 0 with fp32 only")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -290,7 +294,7 @@ def main() -> None:
         row
         for name in args.shape
         for precision in args.precision
-        for row in compare(name, precision, args.rounds, args.threads, args.experts)
+        for row in compare(name, precision, args.rounds, args.threads, args.experts, args.zero_stage)
     ]
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
