@@ -70,4 +70,4 @@ def test_in_bf16_as_in_fp32_but_for_rounding(keep: int, monkeypatch: pytest.Monk
         return found
 
     for low, high in zip(run(torch.bfloat16), run(torch.float32), strict=True):
-        assert 0 < (low.float() - high).norm() < 0.008 * high.norm()
+        assert 0 < (low.float() - high).norm() < 0.0059 * high.norm()  # 0.0062 when sums are of BF16
