@@ -4,9 +4,10 @@
         [--zero-stage 1] [--json FILE]
 
 Ours is what a job runs: the DeepSpeed engine at its defaults for one process (ZeRO stage 1, AutoEP of size 1), clipping
-and AdamW. With `--zero-stage 0` (`layout.zeroStage: 0` in a job; FP32 only) it keeps no second copy of the weights. Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without
-their loss function's copies, clipping, torch's fused AdamW. Prediction modules are left out of ours, because
-transformers trains none. Each side has its own process, which the other waits for: they take turns, step by step.
+and AdamW. With `--zero-stage 0` (in a job `zeroStage: 0`; FP32 only) it keeps no second copy of the weights.
+Theirs is the quickest set-up found on CPU: sdpa, grouped experts, no cache, plain cross-entropy without their loss
+function's copies, clipping, torch's fused AdamW. Prediction modules are left out of ours, because transformers trains
+none. Each side has its own process, which the others wait for: they take turns, step by step.
 
 fp32: weights, activations and products in FP32 on both sides.
 bf16: ours is the policy of that name: BF16 weights, activations, gradients and products, and in the optimizer FP32

@@ -57,10 +57,10 @@ def test_in_bf16_as_in_fp32_but_for_rounding(keep: int, monkeypatch: pytest.Monk
     length, of = 400, LatentAttention(C).heads
     generator = torch.Generator().manual_seed(1)
     sizes = of.heads * (of.nope + of.rope), of.heads * (of.nope + of.value), of.rope
-    tensors = [torch.randn(2, length, size, generator=generator).bfloat16() for size in sizes]
-    pick = torch.randn(2, length, of.heads * of.value, generator=generator).bfloat16()
+    tensors = [torch.randn(3, length, size, generator=generator).bfloat16() for size in sizes]
+    pick = torch.randn(3, length, of.heads * of.value, generator=generator).bfloat16()
     cos, sin = rotation(C, length, torch.device("cpu"))
-    mask = document_mask(torch.arange(length).repeat(2, 1) // 250)
+    mask = document_mask(torch.stack([torch.arange(length) // size for size in (250, 130, 90)]))
 
     def run(dtype: torch.dtype) -> list[Tensor]:
         inputs = [t.to(dtype).requires_grad_() for t in tensors]
@@ -70,4 +70,4 @@ def test_in_bf16_as_in_fp32_but_for_rounding(keep: int, monkeypatch: pytest.Monk
         return found
 
     for low, high in zip(run(torch.bfloat16), run(torch.float32), strict=True):
-        assert 0 < (low.float() - high).norm() < 0.008 * high.norm()
+        assert 0 < (low.float() - high).norm() < 0.0059 * high.norm()  # 0.0062 when sums are of BF16
