@@ -8,49 +8,21 @@ server is too; enumerations hold exactly what runs today. Fields marked "Kuberne
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from model.recipe import MAX_BF16_DECAY, PrecisionName
-from orchestrator.schema import Currency, Money, Part
+from orchestrator.schema import Currency, Money
+from orchestrator.spec_model import Model, SpecPart, Uri, wrong
 from orchestrator.status import JobStatus
 
 Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 ObjectName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
-Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Size = Annotated[int, Field(ge=1, le=1_000_000)]
-
-MODEL_FIELDS: dict[str, str] = {
-    "vocab_size": "vocab_size", "hidden_size": "hidden_size",
-    "layers": "num_hidden_layers", "dense_layers": "first_k_dense_replace",
-    "heads": "num_attention_heads", "query_rank": "q_lora_rank",
-    "kv_rank": "kv_lora_rank", "nope_head_dim": "qk_nope_head_dim",
-    "rope_head_dim": "qk_rope_head_dim", "value_head_dim": "v_head_dim",
-    "dense_hidden_size": "intermediate_size", "expert_hidden_size": "moe_intermediate_size",
-    "experts": "n_routed_experts", "experts_per_token": "num_experts_per_tok",
-    "shared_experts": "n_shared_experts", "groups": "n_group",
-    "groups_per_token": "topk_group", "routed_scaling_factor": "routed_scaling_factor",
-    "mtp_depth": "num_nextn_predict_layers", "rope_theta": "rope_theta",
-    "max_positions": "max_position_embeddings", "initial_std": "initializer_range",
-}  # fmt: skip
-"""Field of `ModelOverrides` -> field of `model.config.ModelConfig`."""
 
 
-def _wrong(field: str, message: str) -> NoReturn:
-    """Refuse a combination of fields; `field` (camelCase) is added to the path of the part."""
-    raise PydanticCustomError("combination", "{message}", {"field": field, "message": message})
-
-
-class _Spec(Part):
-    """A part that a user writes: strict about types."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class Metadata(_Spec):
+class Metadata(SpecPart):
     """What the job is called, and whose it is."""
 
     name: str = Field(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
@@ -59,81 +31,7 @@ class Metadata(_Spec):
     """The team that the job belongs to."""
 
 
-class ModelOverrides(_Spec):
-    """Sizes that differ from the preset; each stands for one field of the model's configuration."""
-
-    vocab_size: int | None = Field(None, ge=2, le=10_000_000)
-    """Entries of the vocabulary; at least those of the dataset's tokenizer."""
-    hidden_size: Size | None = None
-    """Width of the residual stream."""
-    layers: int | None = Field(None, ge=1, le=10_000)
-    """Main layers; those of multi-token prediction come on top."""
-    dense_layers: int | None = Field(None, ge=0, le=10_000)
-    """The first layers that are dense instead of a mixture of experts."""
-    heads: int | None = Field(None, ge=1, le=100_000)
-    """Attention heads."""
-    query_rank: int | None = Field(None, ge=0, le=1_000_000)
-    """Rank of the query compression; 0 means none."""
-    kv_rank: Size | None = None
-    """Rank of the latent that keys and values are made from."""
-    nope_head_dim: Size | None = None
-    """Part of a head's query and key that carries no position."""
-    rope_head_dim: int | None = Field(None, ge=2, le=1_000_000)
-    """Part of a head's query and key that carries the position; even."""
-    value_head_dim: Size | None = None
-    """Values of one head."""
-    dense_hidden_size: Size | None = None
-    """Inner size of the dense feed-forward layers."""
-    expert_hidden_size: Size | None = None
-    """Inner size of one expert."""
-    experts: int | None = Field(None, ge=1, le=100_000)
-    """Routed experts per layer."""
-    experts_per_token: int | None = Field(None, ge=1, le=100_000)
-    """Routed experts that one token visits."""
-    shared_experts: int | None = Field(None, ge=0, le=1000)
-    """Experts that every token visits."""
-    groups: int | None = Field(None, ge=1, le=100_000)
-    """Groups that the routed experts are divided into."""
-    groups_per_token: int | None = Field(None, ge=1, le=100_000)
-    """Groups that one token may reach."""
-    routed_scaling_factor: float | None = Field(None, gt=0, le=1000)
-    """Factor on the routed experts' output."""
-    mtp_depth: int | None = Field(None, ge=0, le=16)
-    """Further tokens that are predicted at once (multi-token prediction)."""
-    rope_theta: float | None = Field(None, gt=0, le=1e12)
-    """Base of the rotary frequencies."""
-    max_positions: int | None = Field(None, ge=2, le=100_000_000)
-    """Longest sequence that the model is made for, in tokens."""
-    initial_std: float | None = Field(None, gt=0, le=10)
-    """Standard deviation of the initial weights."""
-
-    def config_changes(self) -> dict[str, int | float | None]:
-        """The overrides that were given, by the names of `ModelConfig`."""
-        given = self.model_dump(by_alias=False, exclude_none=True)
-        changes: dict[str, int | float | None] = {MODEL_FIELDS[name]: value for name, value in given.items()}
-        if changes.get("q_lora_rank") == 0:
-            changes["q_lora_rank"] = None
-        return changes
-
-
-class Model(_Spec):
-    """The architecture to train."""
-
-    preset: str | None = Field(None, max_length=63, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
-    """A named architecture; `fathom model` lists them. Absent: that of initFrom."""
-    overrides: ModelOverrides = ModelOverrides()
-    """Sizes that differ from the preset; with initFrom only those that no weight's shape depends on."""
-    init_from: Uri | None = None
-    """Folder or URL of weights to start from: an export, a run, a released model. Absent: random weights."""
-
-    @model_validator(mode="after")
-    def _decided(self) -> Self:
-        if self.preset is None and self.init_from is None:
-            _wrong("preset", "is required: name an architecture, or weights to start from (initFrom)")
-        return self
-
-
-class SourceWeight(_Spec):
+class SourceWeight(SpecPart):
     """How much of a source training sees."""
 
     source: str = Field(max_length=32, pattern=r"^[a-z0-9][a-z0-9_-]*$")
@@ -142,7 +40,7 @@ class SourceWeight(_Spec):
     """Share of the training sequences, relative to the other sources'."""
 
 
-class Data(_Spec):
+class Data(SpecPart):
     """The text to train on."""
 
     source: Uri
@@ -161,7 +59,7 @@ class Data(_Spec):
     """Where the text comes from, copied to MLflow."""
 
 
-class Schedule(_Spec):
+class Schedule(SpecPart):
     """Learning rate over the run: linear warm-up, constant, cosine down, constant at the end."""
 
     learning_rate: float | None = Field(None, gt=0, le=1)
@@ -179,14 +77,14 @@ class Schedule(_Spec):
     def _consistent(self) -> Self:
         constant, decay = self.constant_share, self.decay_share
         if constant is not None and decay is not None and constant + decay > 1 + 1e-9:
-            _wrong("decayShare", f"{decay} and constantShare {constant} are {constant + decay:g}: at most 1")
+            wrong("decayShare", f"{decay} and constantShare {constant} are {constant + decay:g}: at most 1")
         highest, final = self.learning_rate, self.final_learning_rate
         if highest is not None and final is not None and final > highest:
-            _wrong("finalLearningRate", f"{final} exceeds learningRate {highest}: the rate only falls")
+            wrong("finalLearningRate", f"{final} exceeds learningRate {highest}: the rate only falls")
         return self
 
 
-class Optimizer(_Spec):
+class Optimizer(SpecPart):
     """AdamW; the defaults are those of the DeepSeek-V3 paper."""
 
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -209,11 +107,11 @@ class Optimizer(_Spec):
                 message = (
                     f"{decay} exceeds {MAX_BF16_DECAY}: moments in bf16 would never fall; use momentsPrecision: fp32"
                 )
-                _wrong(field, message)
+                wrong(field, message)
         return self
 
 
-class Balance(_Spec):
+class Balance(SpecPart):
     """How the load of experts is kept even."""
 
     bias_update_speed: float | None = Field(None, ge=0, le=1)
@@ -223,7 +121,7 @@ class Balance(_Spec):
     """Weight of the sequence-wise auxiliary loss."""
 
 
-class Mtp(_Spec):
+class Mtp(SpecPart):
     """Weight of the multi-token prediction loss."""
 
     weight: float = Field(0.3, ge=0, le=10)
@@ -234,7 +132,7 @@ class Mtp(_Spec):
     """Share of all steps after which the weight changes; extend-context has the final weight from the first step."""
 
 
-class Evaluation(_Spec):
+class Evaluation(SpecPart):
     """Measuring on held-out text."""
 
     every_steps: int | None = Field(None, ge=1, le=10_000_000)
@@ -245,7 +143,7 @@ class Evaluation(_Spec):
     """Files of multiple-choice and completion tasks, scored with every evaluation: JSONL, or YAML as of lm-eval."""
 
 
-class Anomalies(_Spec):
+class Anomalies(SpecPart):
     """What happens when a step's loss is not finite, or far above those before it."""
 
     action: Literal["warn", "replay", "skip"] = "skip"
@@ -258,7 +156,7 @@ class Anomalies(_Spec):
     """Times that the whole run goes back to a checkpoint; beyond them an anomaly is accepted, or ends the run."""
 
 
-class BatchRamp(_Spec):
+class BatchRamp(SpecPart):
     """Smaller batches at the start of the run, in the proportions of DeepSeek-V3 unless it says otherwise."""
 
     start_tokens: int | None = Field(None, ge=2, le=10**12)
@@ -267,7 +165,7 @@ class BatchRamp(_Spec):
     """Share of the run's tokens over which the batch grows (469B of 14.8T tokens)."""
 
 
-class Extension(_Spec):
+class Extension(SpecPart):
     """How `task: extend-context` stretches the rotary positions (YaRN, on the decoupled key only)."""
 
     factor: float | None = Field(None, gt=1, le=1_000_000)
@@ -283,7 +181,7 @@ class Extension(_Spec):
     """Scores are sharpened by (0.1 x mscale x ln(factor) + 1) squared; absent: as factor, else 1."""
 
 
-class Training(_Spec):
+class Training(SpecPart):
     """How much to train, and how."""
 
     tokens: int = Field(ge=1, le=10**15)
@@ -315,7 +213,7 @@ class Training(_Spec):
     """Tokens of text that the model writes at the end of the run."""
 
 
-class Parallelism(_Spec):
+class Parallelism(SpecPart):
     """How the workers share the model."""
 
     expert: int | None = Field(None, ge=1, le=100_000)
@@ -330,7 +228,7 @@ class Parallelism(_Spec):
     """Whether activations are computed again in the backward pass, which saves memory; absent: none."""
 
 
-class Compute(_Spec):
+class Compute(SpecPart):
     """The machines."""
 
     accelerator: Literal["cpu", "A100", "H100", "H800", "H200", "B200"]
@@ -357,18 +255,18 @@ class Compute(_Spec):
         if self.accelerator == "cpu":
             for field, value in (("gpus", self.gpus), ("gpusPerNode", self.gpus_per_node)):
                 if value is not None:
-                    _wrong(field, f"is {value}, but accelerator is cpu: remove it, or name a GPU there")
+                    wrong(field, f"is {value}, but accelerator is cpu: remove it, or name a GPU there")
             if self.workers is None:
-                _wrong("workers", "is required with accelerator cpu: the number of processes, e.g. 2")
+                wrong("workers", "is required with accelerator cpu: the number of processes, e.g. 2")
             return self
         if self.workers is not None:
-            _wrong("workers", f"is {self.workers}, but each {self.accelerator} has one worker: set gpus")
+            wrong("workers", f"is {self.workers}, but each {self.accelerator} has one worker: set gpus")
         if self.gpus is None:
-            _wrong("gpus", f"is required with accelerator {self.accelerator}: the GPUs of the whole job")
+            wrong("gpus", f"is required with accelerator {self.accelerator}: the GPUs of the whole job")
         size = self.gpus_per_node or 1
         if self.gpus > size and self.gpus % size:
             fits = self.gpus // size * size
-            _wrong("gpus", f"{self.gpus} do not fill machines of {size}: use {fits} or {fits + size}")
+            wrong("gpus", f"{self.gpus} do not fill machines of {size}: use {fits} or {fits + size}")
         return self
 
     @property
@@ -379,7 +277,7 @@ class Compute(_Spec):
         return size
 
 
-class Storage(_Spec):
+class Storage(SpecPart):
     """How pods reach data and checkpoints (Kubernetes only)."""
 
     secret_ref: ObjectName | None = None
@@ -391,11 +289,11 @@ class Storage(_Spec):
     def _one(self) -> Self:
         if self.secret_ref and self.claim:
             message = f"both claim {self.claim!r} and secretRef {self.secret_ref!r} are given: use one of them"
-            _wrong("claim", message)
+            wrong("claim", message)
         return self
 
 
-class Budget(_Spec):
+class Budget(SpecPart):
     """The money that the job may spend."""
 
     limit: Money
@@ -406,7 +304,7 @@ class Budget(_Spec):
     @model_validator(mode="after")
     def _positive(self) -> Self:
         if self.amount == 0:
-            _wrong("limit", f"{self.limit} allows nothing to run: give an amount above 0, or no budget")
+            wrong("limit", f"{self.limit} allows nothing to run: give an amount above 0, or no budget")
         return self
 
     @property
@@ -415,7 +313,7 @@ class Budget(_Spec):
         return Decimal(self.limit)
 
 
-class Checkpoint(_Spec):
+class Checkpoint(SpecPart):
     """Where and how often the state is saved."""
 
     uri: Uri | None = None
@@ -426,7 +324,7 @@ class Checkpoint(_Spec):
     """Newest checkpoints that are kept."""
 
 
-class Retry(_Spec):
+class Retry(SpecPart):
     """What happens when something breaks."""
 
     max_attempts: int = Field(5, ge=1, le=1000)
@@ -442,7 +340,7 @@ TagName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0
 TagValue = Annotated[str, Field(max_length=500)]
 
 
-class Tracking(_Spec):
+class Tracking(SpecPart):
     """MLflow."""
 
     experiment: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
@@ -454,11 +352,11 @@ class Tracking(_Spec):
     def _not_reserved(self) -> Self:
         for name in self.tags:
             if name.startswith(("mlflow.", "fathom.")):
-                _wrong(f"tags.{name}", 'names that begin with "mlflow." or "fathom." are reserved')
+                wrong(f"tags.{name}", 'names that begin with "mlflow." or "fathom." are reserved')
         return self
 
 
-class Queue(_Spec):
+class Queue(SpecPart):
     """Admission (Kubernetes with Kueue only)."""
 
     name: Name | None = None
@@ -467,7 +365,7 @@ class Queue(_Spec):
     """Workload priority class."""
 
 
-class JobSpec(_Spec):
+class JobSpec(SpecPart):
     """What to train, on what, for how much."""
 
     task: Literal["pretrain", "extend-context"] = "pretrain"
@@ -501,15 +399,15 @@ class JobSpec(_Spec):
     def _fits_the_task(self) -> Self:
         if self.task == "pretrain":
             if self.training.extension is not None:
-                _wrong("training.extension", "is for task extend-context, but task is pretrain: remove one of them")
+                wrong("training.extension", "is for task extend-context, but task is pretrain: remove one of them")
             return self
         if self.model.init_from is None:
-            _wrong("model.initFrom", "is required with task extend-context: the weights whose context is extended")
+            wrong("model.initFrom", "is required with task extend-context: the weights whose context is extended")
         if self.data.sequence_length is None:
-            _wrong("data.sequenceLength", "is required with task extend-context: the new length")
+            wrong("data.sequenceLength", "is required with task extend-context: the new length")
         if self.model.overrides.max_positions is not None:
             at = f"is {self.model.overrides.max_positions}, but task extend-context sets it to data.sequenceLength"
-            _wrong("model.overrides.maxPositions", f"{at} ({self.data.sequence_length}): remove it")
+            wrong("model.overrides.maxPositions", f"{at} ({self.data.sequence_length}): remove it")
         return self
 
     @model_validator(mode="after")
@@ -517,17 +415,17 @@ class JobSpec(_Spec):
         world, expert = self.compute.world_size, self.parallelism.expert
         if expert is not None and world % expert:
             divisors = ", ".join(str(size) for size in range(1, world + 1) if world % size == 0)
-            _wrong("parallelism.expert", f"{expert} does not divide the {world} workers: one of {divisors} does")
+            wrong("parallelism.expert", f"{expert} does not divide the {world} workers: one of {divisors} does")
         experts = self.model.overrides.experts
         if expert is not None and experts is not None and experts % expert:
-            _wrong("parallelism.expert", f"{expert} does not divide model.overrides.experts {experts}")
+            wrong("parallelism.expert", f"{expert} does not divide model.overrides.experts {experts}")
         batch, tokens = self.training.global_batch_tokens, self.training.tokens
         if batch is not None and tokens < batch:
-            _wrong("training.tokens", f"{tokens} is less than one batch (globalBatchTokens {batch})")
+            wrong("training.tokens", f"{tokens} is less than one batch (globalBatchTokens {batch})")
         return self
 
 
-class TrainingJob(_Spec):
+class TrainingJob(SpecPart):
     """One training run, as a document."""
 
     api_version: Literal["fathom.dev/v1alpha1"] = "fathom.dev/v1alpha1"

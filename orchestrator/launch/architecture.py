@@ -23,7 +23,8 @@ from model.presets import preset
 from model.released import read_released
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.launch.choices import Choices, absolute, refusal
-from orchestrator.spec import MODEL_FIELDS, TrainingJob
+from orchestrator.spec import TrainingJob
+from orchestrator.spec_model import MODEL_FIELDS
 
 _FREE = {
     "num_nextn_predict_layers", "max_position_embeddings", "initializer_range", "rope_theta", "routed_scaling_factor",

@@ -111,11 +111,12 @@ def test_matmul_parameters_by_walking_the_model(config: ModelConfig) -> None:
 
 
 def test_flops_are_those_that_torch_counts() -> None:
-    """Forward and backward of our model with dense layers only; the plain product computes all scores."""
+    """Forward and backward of our model with dense layers only, in FP64, where no quick path skips hidden scores; the
+    plain product computes them all."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = preset("mini").replace(num_nextn_predict_layers=0, first_k_dense_replace=4, vocab_size=64)
-    model, length = CausalLM(config), 32
+    model, length = CausalLM(config).double(), 32
     model.initialise(0)
     with (
         FlopCounterMode(display=False) as counter,

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from model.config import ModelConfig
 from model.recipe import Anomalies
 from orchestrator.plan.hardware import accelerator
-from orchestrator.spec import MODEL_FIELDS, Compute, ModelOverrides, TrainingJob
+from orchestrator.spec import Compute, TrainingJob
+from orchestrator.spec_model import MODEL_FIELDS, ModelOverrides
 
 SAMPLES = Path(__file__).parents[2] / "k8s" / "samples"
 NOT_OVERRIDABLE = {
