@@ -115,7 +115,7 @@ def test_one_process_reads_the_weights_of_any_topology(
     for entry in disk_entries(TINY):
         tensor = masters.read(entry)
         assert torch.equal(tensor, saved[entry.memory_name][entry.index]), entry.name
-        biases += entry.name.endswith("bias") and bool(tensor.abs().min() > 0)
+        biases += entry.name.endswith("bias") and bool(tensor.any())
     assert biases == 3
 
 
