@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.talking import remark
 from orchestrator.errors import Conflict, FathomError, Interrupted, NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ def list_command(
         typer.echo(json.dumps([_as_json(row) for row in rows], indent=1))
     elif rows:
         _print_table(rows)
-        _remark("verify checks contents: `fathom checkpoints verify RUN`")
+        remark("verify checks contents: `fathom checkpoints verify RUN`")
     if not rows:
-        _remark(_none(store))
+        remark(_none(store))
 
 
 @checkpoints_app.command("verify")
@@ -108,7 +109,7 @@ def verify_command(
         listed = ", ".join(f"step {row.step}" for row in bad)
         raise RunFailed(f"{len(bad)} of {len(rows)} checked cannot be used ({listed}); {resume}")
     if resume:
-        _remark(resume)
+        remark(resume)
 
 
 @checkpoints_app.command("rm")
@@ -333,7 +334,3 @@ def _print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         if row.problem:
             typer.echo(f"step-{row.step}: {row.problem}")
-
-
-def _remark(text: str) -> None:
-    typer.echo(text, err=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.errors import NotFound, RunFailed, UsageError
+from orchestrator.cli.evaluated import newest_attempt
+from orchestrator.cli.talking import explained, remark, talking
+from orchestrator.errors import RunFailed
 
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
@@ -67,7 +68,7 @@ def evaluate_command(
 
     record = Record.open(run)
     resolved = newest_attempt(record)
-    with _talking(), _explained():
+    with talking(), explained("cannot read what is to be evaluated"):
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
     _tell_mlflow(record)
@@ -76,7 +77,7 @@ def evaluate_command(
         typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1, allow_nan=False))
     else:
         _print_table(found)
-    _remark(f"{found.source}; what was chosen for each example: {path}")
+    remark(f"{found.source}; what was chosen for each example: {path}")
 
 
 def _evaluate(
@@ -91,23 +92,13 @@ def _evaluate(
     uris = list(tasks) if tasks else list(recipe.eval_tasks)
     loaded = load_tasks(uris)  # first: mistakes in them should not cost the loading of a model
     rows = batch or recipe.layout.micro_batch
-    with opened(record, resolved, step, _remark) as model:
+    with opened(record, resolved, step, remark) as model:
         prepared = prepare_tasks(loaded, model.tokenizer, recipe.sequence_length)
         metrics = model.heldout(rows)
         scores = score_tasks(model.engine, prepared, recipe.sequence_length, rows, model.tokenizer.end_of_text)
     for one, own in zip(prepared, scores, strict=True):
         metrics |= task_metrics(one.task, own)
     return Evaluation(model.source, model.step, model.tokens, metrics, tables(prepared, scores))
-
-
-def newest_attempt(record: Record) -> Resolved:
-    """The newest attempt, which knows the model and where the storage is."""
-    from orchestrator.launch.resolve import read_resolved
-
-    attempt = record.folder.last_attempt()
-    if not attempt:
-        raise NotFound(f"{record.folder.root} has nothing to evaluate: none of its attempts was ever started")
-    return read_resolved(record.folder.resolved(attempt))
 
 
 def _keep(record: Record, resolved: Resolved, found: Evaluation) -> Path:
@@ -143,35 +134,10 @@ def _tell_mlflow(record: Record) -> None:
 
     if is_followed(record.folder):
         return
-    with _talking():
-        why = sync_run(record, Settings.load(), _remark)
+    with talking():
+        why = sync_run(record, Settings.load(), remark)
     if why is not None:
-        _remark(f"MLflow is behind ({why}): `fathom sync {record.folder.root}` sends what is missing")
-
-
-# Talking
-
-
-@contextmanager
-def _talking() -> Iterator[None]:
-    """Whatever libraries print is talk."""
-    with redirect_stdout(sys.stderr):
-        yield
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of the parts below, as those of the command."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotFound(str(error)) from error
-    except ImportError as error:
-        raise UsageError(f"the package {error.name} is missing: run `pip install 'fathom-train[train]'`") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    except OSError as error:
-        raise RunFailed(f"cannot read what is to be evaluated: {error.strerror or error}") from error
+        remark(f"MLflow is behind ({why}): `fathom sync {record.folder.root}` sends what is missing")
 
 
 def _print_table(found: Evaluation) -> None:
@@ -186,7 +152,3 @@ def _print_table(found: Evaluation) -> None:
             error = found.metrics.get(f"{name}_stderr")
             table.add_row(name.removeprefix("eval/"), f"{value:.6g}", "" if error is None else f"{error:.3g}")
     Console(file=sys.stdout).print(table)
-
-
-def _remark(text: str) -> None:
-    typer.echo(text, err=True)

@@ -93,3 +93,13 @@ def verified_checkpoint(record: Record, step: int | None, say: Callable[[str], N
         there = ", ".join(map(str, store.steps())) or "none"
         raise NotFound(f"there is no checkpoint of step {step} in {store.uri}; there are: {there}") from None
     return store, Found(manifest, f"{store.uri}/checkpoints/step-{step}")
+
+
+def newest_attempt(record: Record) -> Resolved:
+    """The newest attempt, which knows the model and where the storage is."""
+    from orchestrator.launch.resolve import read_resolved
+
+    attempt = record.folder.last_attempt()
+    if not attempt:
+        raise NotFound(f"{record.folder.root} has nothing to evaluate: none of its attempts was ever started")
+    return read_resolved(record.folder.resolved(attempt))

@@ -15,7 +15,8 @@ import typer
 
 from model.headers import is_weights
 from orchestrator.cli.loaded import require_source
-from orchestrator.errors import Conflict, NotFound, RunFailed, UsageError
+from orchestrator.cli.talking import explained, remark
+from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +67,7 @@ def export_command(
     Example: fathom export runs/mini-20260101-120000 mini
     """
     limit = _shard_bytes(shard_size)
-    with _explained():
+    with explained("the export failed, nothing of it is left"):
         from model.export import write_release
 
         with _source(run, step) as source:
@@ -82,7 +83,7 @@ def export_command(
                 source=source.name,
             )
     typer.echo(str(out))
-    _remark(f"{written:,} bytes of {kind} weights from {source.name}")
+    remark(f"{written:,} bytes of {kind} weights from {source.name}")
 
 
 def _shard_bytes(text: str) -> int:
@@ -103,8 +104,7 @@ def _source(run: Path, step: int | None) -> Iterator[Source]:
         with _weights(str(run)) as source:
             yield source
         return
-    from orchestrator.cli.evaluate import newest_attempt
-    from orchestrator.cli.evaluated import verified_checkpoint
+    from orchestrator.cli.evaluated import newest_attempt, verified_checkpoint
     from orchestrator.controller.record import Record
 
     record = Record.open(run)
@@ -117,7 +117,7 @@ def _source(run: Path, step: int | None) -> Iterator[Source]:
     from model.engine.masters import Masters
     from model.tokenizer import Tokenizer
 
-    store, found = verified_checkpoint(record, step, _remark)
+    store, found = verified_checkpoint(record, step, remark)
     recipe = resolved.recipe
     tokenizer = Tokenizer.load(recipe.data)
     with tempfile.TemporaryDirectory(prefix="fathom-export-") as scratch:
@@ -147,24 +147,3 @@ def _weights(uri: str) -> Iterator[Source]:
             return tensors.read(piece) if piece.scale is None else tensors.pair(piece)
 
         yield Source(uri, config, tokenizer, read, lossless(list(pieces.values())))
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Errors of the parts below, as those of the command."""
-    try:
-        yield
-    except FileExistsError as error:
-        raise Conflict(str(error)) from error
-    except FileNotFoundError as error:
-        raise NotFound(str(error)) from error
-    except ImportError as error:
-        raise UsageError(f"the package {error.name} is missing: run `pip install 'fathom-train[train]'`") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    except OSError as error:
-        raise RunFailed(f"the export failed, nothing of it is left: {error.strerror or error}") from error
-
-
-def _remark(text: str) -> None:
-    typer.echo(text, err=True)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.loaded import load, require_source
+from orchestrator.cli.talking import remark
 from orchestrator.cli.writing import Writing, content, print_texts, report
 from orchestrator.errors import Interrupted, UsageError
 
@@ -63,7 +64,7 @@ def generate_command(
         sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    model, tokenizer, where = load(source, step, _remark)
+    model, tokenizer, where = load(source, step, remark)
     ahead = model.config.num_nextn_predict_layers > 0 if speculate is None else speculate
     if compare and not ahead:
         raise UsageError("--compare needs speculation, and a model with a prediction module (MTP)")
@@ -92,7 +93,7 @@ def generate_command(
         print(json.dumps(content(where, prompts, written, plain), indent=1))
     elif len(prompts) > 1:
         print_texts(prompts, written.texts)
-    report(written, plain, _remark)
+    report(written, plain, remark)
     if written.interrupted:
         raise Interrupted("stopped; what was written until then is whole")
 
@@ -136,7 +137,3 @@ def _from_json(file: Path, number: int, line: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f'{file}:{number}: a JSON text was expected, such as "def "; got {line[:60]}')
     return _text(f"{file}:{number}", value)
-
-
-def _remark(text: str) -> None:
-    typer.echo(text, err=True)

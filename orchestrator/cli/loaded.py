@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from model.headers import is_weights
-from orchestrator.errors import NotFound, RunFailed, UsageError
+from orchestrator.cli.talking import explained, talking
+from orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from model.engine.base import Engine
@@ -31,17 +30,8 @@ def require_source(source: Path) -> None:
 def load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
     """-> model on the host, tokenizer, where they are from. `source`: a folder of weights, or a run's folder: then the
     checkpoint of `step`, without one the final weights, else the newest checkpoint that verifies."""
-    with redirect_stdout(sys.stderr):  # whatever libraries print is talk
-        try:
-            return _load(source, step, say)
-        except FileNotFoundError as error:
-            raise NotFound(str(error)) from error
-        except ImportError as error:
-            raise UsageError(f"the package {error.name} is missing: run `pip install 'fathom-train[train]'`") from error
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        except OSError as error:
-            raise RunFailed(f"cannot read the model: {error.strerror or error}") from error
+    with talking(), explained("cannot read the model"):
+        return _load(source, step, say)
 
 
 def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
@@ -55,8 +45,7 @@ def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[C
     weights = source / "weights"
     if step is None and is_weights(str(weights)):
         return *read_model(str(weights)), str(weights)
-    from orchestrator.cli.evaluate import newest_attempt
-    from orchestrator.cli.evaluated import opened
+    from orchestrator.cli.evaluated import newest_attempt, opened
     from orchestrator.controller.record import Record
 
     record = Record.open(source)

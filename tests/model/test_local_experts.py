@@ -7,6 +7,8 @@ from torch import Tensor
 
 from model.local import Choice, applies, routed
 from model.precision import HIGH
+from model.precision.fp8 import Fp8Products
+from model.precision.reference import Reference
 
 T, D, INNER, E, K = 13, 6, 5, 7, 2
 
@@ -72,17 +74,10 @@ def test_in_bf16_as_in_fp32_but_for_rounding() -> None:
 
 
 def test_only_for_high_products_of_fp32_or_bf16_on_a_cpu() -> None:
-    class Low:
-        def linear(self, x: Tensor, weight_OI: Tensor) -> Tensor:
-            raise NotImplementedError
-
-        def grouped(self, rows_NI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
-            raise NotImplementedError
-
-    x = torch.zeros(2, 3)
+    x, low = torch.zeros(2, 3), Fp8Products(Reference())
     assert applies(x, HIGH)
-    assert not applies(x, Low())
+    assert not applies(x, low)
     assert applies(x.bfloat16(), HIGH)
-    assert not applies(x.bfloat16(), Low())
+    assert not applies(x.bfloat16(), low)
     assert not applies(x.double(), HIGH)
     assert not applies(x.to("meta"), HIGH)
