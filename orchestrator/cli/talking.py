@@ -20,7 +20,7 @@ def talking() -> Iterator[None]:
 
 @contextmanager
 def explained(failed: str) -> Iterator[None]:
-    """Errors of the parts below, as those of the command; `failed`: what an error of the operating system has stopped."""
+    """Errors of the parts below, as those of the command. `failed`: what an error of the operating system stopped."""
     try:
         yield
     except FileExistsError as error:
