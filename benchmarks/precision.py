@@ -13,8 +13,8 @@ processes can share the work. The report computes, for each arm, the relative di
 the FP32 run of the same seed: training loss (mean over the last 50 steps) and held-out loss (after the last step).
 
 Two runs that differ in the last bit drift apart; from random weights by more than the limit in so few steps. So
-`--continued` starts all arms from the weights of one FP32 run of 900 steps and trains on as at the end of a run, with a
-falling rate; its arm `again`, FP32 from weights changed by a millionth, shows what is still noise. `--same-weights` has
+`--continued` starts the arms of a seed from the weights of one FP32 run of 900 steps and trains on as at the end of a run,
+with a falling rate; its arm `again`, FP32 from weights changed by a millionth, shows what is still noise. `--same-weights` has
 none: it takes the held-out loss and one batch's gradient in each arithmetic on the weights of one FP32 run.
 """
 
@@ -234,17 +234,18 @@ def one_process() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def trained_weights(out: Path, data: str, manifest: DatasetManifest, first: int = FIRST) -> None:
-    """`OUT/weights`, and the same changed by a millionth in `OUT/weights-again`."""
-    if (out / "weights-again" / INDEX).exists():
+def trained_weights(out: Path, seed: int, data: str, manifest: DatasetManifest, first: int = FIRST) -> None:
+    """`OUT/weights-SEED`, and the same changed by a millionth in `OUT/weights-again-SEED`."""
+    if (out / f"weights-again-{seed}" / INDEX).exists():
         return
     weights: dict[str, Tensor] = {}
-    train(ARMS["fp32"], recipe_of(ARMS["fp32"], 0, first, data), manifest, weights)
+    print(f"first weights, seed {seed}", flush=True)
+    train(ARMS["fp32"], recipe_of(ARMS["fp32"], FIRST + seed, first, data), manifest, weights)
     generator = torch.Generator().manual_seed(0)
     changed = {name: w * (1 + 1e-6 * torch.randn(w.shape, generator=generator)) for name, w in weights.items()}
     tokenizer = Tokenizer.load(data).to_json()
     for folder, tensors in (("weights", weights), ("weights-again", changed)):
-        write_weights(str(out / folder), MODEL, iter(tensors.items()), tokenizer, write=True)
+        write_weights(str(out / f"{folder}-{seed}"), MODEL, iter(tensors.items()), tokenizer, write=True)
 
 
 def run_all(
@@ -256,15 +257,16 @@ def run_all(
     out.mkdir(parents=True, exist_ok=True)
     with one_process():
         manifest = prepared(data)
-        if continued:
-            trained_weights(out, str(data), manifest)
         runs = [(seed, name) for seed in seeds for name in names]
         for seed, name in runs[part[0] - 1 :: part[1]]:
             target = out / f"{name}-{seed}.json"
             if target.exists():
                 continue
+            start = None
+            if continued:
+                trained_weights(out, seed, str(data), manifest)
+                start = str(out / f"weights{'-again' if name == 'again' else ''}-{seed}")
             print(f"{name}, seed {seed}", flush=True)
-            start = str(out / ("weights-again" if name == "again" else "weights")) if continued else None
             recipe = recipe_of(ARMS[name], seed, steps, str(data), start)
             result = {"arm": name, "seed": seed, "steps": steps} | train(ARMS[name], recipe, manifest)
             target.with_suffix(".part").write_text(json.dumps(result))
