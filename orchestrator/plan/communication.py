@@ -75,7 +75,7 @@ def exchange(workload: Workload, parallel: Parallel, links: Links, passes: float
     c, p = workload.config, parallel
     if isinstance(c, DenseModel) or p.expert == 1:
         return Exchange(0.0, 0.0)
-    nodes = max(1, p.expert // links.gpus_per_node)
+    nodes = -(-p.expert // links.gpus_per_node)
     if p.dispatch == "node":
         away = reached(c, nodes) * (1 - 1 / nodes)
         copies = reached(c, p.expert) * (1 - 1 / min(p.expert, links.gpus_per_node))

@@ -103,8 +103,7 @@ def stages(workload: Workload, parallel: Parallel) -> list[Stage]:
 def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
     p, policy = parallel, policy_of(workload.precision, on_cpu=False)
     ends = (stage.first + stage.last) * vocabulary_parameters(workload.config)
-    ends += stage.last * workload.config.hidden_size
-    common = -(-(stage.common + ends) // p.tensor)
+    common = -(-(stage.common + ends + stage.last * workload.config.hidden_size) // p.tensor)
     experts = stage.experts // p.expert
     copies = 2 if p.schedule == "dualpipe" else 1
     local = (common + experts) * copies
@@ -170,7 +169,7 @@ def _heads(vocabulary: int, width: int, heads: int, policy: Policy, tokens: int)
 
 def _gathered(p: Parallel, stage: Stage, ends: int) -> int:
     """Elements: the largest layer, and embedding and head."""
-    largest = max(layer.common // p.tensor + layer.experts // p.expert for layer in stage.layers)
+    largest = max((layer.common - layer.entry) // p.tensor + layer.experts // p.expert for layer in stage.layers)
     return largest + ends // p.tensor
 
 

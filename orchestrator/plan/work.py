@@ -40,6 +40,8 @@ class LayerParameters:
 
     common: int
     experts: int
+    entry: int = 0
+    """Of `common`, what leads into a prediction module."""
 
 
 @cache
@@ -104,18 +106,13 @@ def layer_parameters(config: Architecture) -> tuple[LayerParameters, ...]:
     routed = c.n_routed_experts * counts.expert
     dense, moe = LayerParameters(counts.dense_layer, 0), LayerParameters(counts.moe_layer - routed, routed)
     entry = elements([mtp_entry(c)]) + 3 * c.hidden_size
-    ahead = LayerParameters(moe.common + entry, routed)
+    ahead = LayerParameters(moe.common + entry, routed, entry)
     return (dense,) * c.first_k_dense_replace + (moe,) * c.num_moe_layers + (ahead,) * c.num_nextn_predict_layers
 
 
 def vocabulary_parameters(config: Architecture) -> int:
     """The embedding; the head has as many."""
     return config.vocab_size * config.hidden_size
-
-
-def largest_layer(config: Architecture) -> LayerParameters:
-    """By all its parameters."""
-    return max(layer_parameters(config), key=lambda layer: layer.common + layer.experts)
 
 
 def parameters(config: Architecture) -> int:
