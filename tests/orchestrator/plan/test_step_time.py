@@ -16,7 +16,7 @@ from orchestrator.plan.published import dense_models
 from orchestrator.plan.step_time import StepTime, step_time
 from orchestrator.plan.workload import Cluster, Parallel, Workload
 
-PERFECT = Efficiencies(1, 1, 1, 1, 1, 1, 0, 0, 0)
+PERFECT = Efficiencies(1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0)
 H800 = Cluster(accelerator("H800"), 2048)
 V3 = Workload(preset("v3-671b").replace(yarn=None), 4096, 62_914_560, "fp8", 14_800_000_000_000)
 OWN = Parallel(128, pipeline=16, expert=64, recompute="selective", schedule="dualpipe", dispatch="node")
@@ -121,6 +121,16 @@ def test_zero_stages_move_more() -> None:
     size = 2 * 4_006_640
     sent = 15 / 16 * size
     assert gathers[1] == pytest.approx(max(sent / (8 * 50e9), sent / 360e9), rel=0.01)
+
+
+def test_a_ring_waits_for_each_of_its_steps() -> None:
+    """16 GPUs in 2 nodes: of 15 steps 1 goes between nodes; within a node all are NVLink's."""
+    constants = replace(PERFECT, nvlink_hop_seconds=1.0, network_hop_seconds=100.0)
+    links = Links.of(Cluster(accelerator("H100"), 16), constants)
+    assert links.group(16, 1, 0.0, 3) == 3 * (100 + 14)
+    assert links.group(8, 1, 0.0, 3) == 3 * 7
+    assert links.group(2, 8, 0.0, 1) == 100
+    assert links.group(1, 1, 1e9, 5) == 0
 
 
 def test_recomputation_costs_a_forward_pass() -> None:

@@ -1,7 +1,5 @@
 """FLOPs by kind against `model.flops`, parameters against its counts, and the bytes that DeepSeek publishes."""
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +11,9 @@ from orchestrator.plan.published import dense_models
 from orchestrator.plan.work import (
     combine_bytes,
     dispatch_bytes,
+    expert_parameters,
     flops_by_kind,
-    layer_parameters,
+    layer_runs,
     model_flops,
     parameters,
     reached,
@@ -42,8 +41,9 @@ def test_parameters_by_layer() -> None:
         config = preset(name)
         assert parameters(config) == trained_parameters(config), name
     assert parameters(preset("v3-671b")) == 682_636_472_320
-    kinds = Counter(layer.experts for layer in layer_parameters(preset("v3-671b")))
-    assert kinds == {0: 3, 256 * 44_040_192: 59}
+    kinds = [(run.count, run.experts) for run in layer_runs(preset("v3-671b"))]
+    assert kinds == [(3, 0), (58, 256 * 44_040_192), (1, 256 * 44_040_192)]
+    assert expert_parameters(preset("v3-671b")) == 59 * 256 * 44_040_192
     for model in dense_models().values():
         assert parameters(model) == model.parameters
 
