@@ -10,6 +10,7 @@ without exchange of experts (it hides nothing); more than `_MOST_STAGES` stages;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -178,7 +179,8 @@ def _rank(candidate: Candidate) -> tuple[float, int, int, int]:
 
 
 def _divisors(number: int, most: int) -> list[int]:
-    return [size for size in range(1, min(number, most) + 1) if number % size == 0]
+    small = [size for size in range(1, math.isqrt(number) + 1) if number % size == 0]
+    return [size for size in sorted({*small, *(number // size for size in small)}) if size <= most]
 
 
 def _experts(config: Architecture, gpus: int) -> list[int]:
