@@ -148,7 +148,7 @@ def fit(device: str, constants: Sequence[Constant], runs: Sequence[Run]) -> Cali
         if not 1 / FARTHEST <= error.after / error.measured <= FARTHEST:
             raise UsageError(
                 f"{error.name}: measured {error.measured:.4g} s for a step, forecast {error.after:.4g} s even after "
-                f"the fit: beyond a factor of {FARTHEST:g} the runs do not fit the model; leave that run out, or correct it"
+                f"the fit: beyond a factor of {FARTHEST:g} the runs do not fit the model; leave it out, or correct it"
             )
     fitted = [Fitted(one, values[one.name], spreads[one.name]) for one in constants]
     return Calibration(device, tuple(fitted), tuple(errors))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
 from model.config import Frozen, ModelConfig
-from model.recipe import Layout, PrecisionName, Recipe
+from model.recipe import Layout, PrecisionName
 from orchestrator.errors import UsageError
 from orchestrator.plan.files import MAX_FILE_BYTES
 
@@ -63,35 +63,24 @@ class Observed(Frozen):
         return self.batch_tokens / self.tokens_per_second
 
 
-def observe(
-    name: str, recipe: Recipe, device: str, by_step: Mapping[int, float], first: int, per_node: int
-) -> Observed:
-    """A run by the values of its metric; `first`: the step after which its workers started. UsageError if there are
-    too few. Steps count whose batch has its full size."""
-    metric = CPU_METRIC if device == "cpu" else GPU_METRIC
-    batches, size = recipe.batches, recipe.batch_sequences
-    warm = [
-        value
-        for step, value in by_step.items()
-        if step > first + WARM_UP and batches.at(step - 1) == size and math.isfinite(value) and value > 0
-    ]
+def metric_of(device: str) -> str:
+    """What a run of this device is measured by."""
+    return CPU_METRIC if device == "cpu" else GPU_METRIC
+
+
+def step_seconds(name: str, metric: str, by_step: Mapping[int, float], starts: Sequence[int]) -> float:
+    """Median over a run's steps; `starts`: steps after which its workers started. UsageError if there are too few."""
     if not by_step:
-        raise UsageError(f"{name} has no {metric}: a version of Fathom that did not measure it made this run")
+        raise UsageError(f"{name} has no {metric} with its full batch: a version of Fathom without it made that run?")
+    cold = {start + number for start in starts for number in range(1, WARM_UP + 1)}
+    warm = [by_step[step] for step in by_step.keys() - cold]
     if len(warm) < LEAST_STEPS:
         raise UsageError(
-            f"{name} has {len(warm)} steps with {metric} after {WARM_UP} of warm-up and with its full batch: "
-            f"at least {LEAST_STEPS} are needed"
+            f"{name} has {len(warm)} steps with {metric}, {WARM_UP} of warm-up left out: {LEAST_STEPS} are needed"
         )
-    return Observed(
-        name=name,
-        device=device,
-        model=recipe.model,
-        sequence_length=recipe.sequence_length,
-        precision=recipe.precision,
-        layout=recipe.layout,
-        gpus_per_node=per_node,
-        seconds=statistics.median(warm),
-    )
+    if not all(0 < seconds < math.inf for seconds in warm):
+        raise UsageError(f"{name}: {metric} must be above 0 and finite, got {min(warm)} to {max(warm)}")
+    return statistics.median(warm)
 
 
 def read_observations(path: Path) -> list[Observed]:
