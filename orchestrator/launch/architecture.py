@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import fsspec
 from pydantic import ValidationError
 
 from model.config import ModelConfig
-from model.dataset import TOKENIZER, DatasetManifest
+from model.dataset import MAX_TOKENIZER_BYTES, TOKENIZER, DatasetManifest
+from model.files import read_file
 from model.fit import fit, module_count
 from model.headers import Headers, is_weights, read_headers
 from model.presets import preset
@@ -197,8 +197,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
     where = f"{initial.uri}/{TOKENIZER}"
     prepare = f"`fathom data prepare SOURCE OUT --tokenizer {where}`"
     try:
-        with fsspec.open(where, "rb") as file:
-            raw = bytes(file.read())
+        raw = read_file(where, MAX_TOKENIZER_BYTES)
     except FileNotFoundError:
         raise refusal(
             "model.initFrom",
@@ -217,8 +216,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
 def _same(raw: bytes, source: str) -> bool:
     """Whether two files, which may be written differently, hold the same tokens and ways to find them."""
     try:
-        with fsspec.open(f"{source.rstrip('/')}/{TOKENIZER}", "rb") as file:
-            other = json.loads(bytes(file.read()))
+        other = json.loads(read_file(f"{source.rstrip('/')}/{TOKENIZER}", MAX_TOKENIZER_BYTES))
         own = json.loads(raw)
     except (OSError, ValueError, RecursionError):
         return False
