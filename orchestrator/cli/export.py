@@ -15,7 +15,7 @@ import typer
 
 from model.headers import is_weights
 from orchestrator.cli.loaded import require_source
-from orchestrator.cli.talking import explained, remark
+from orchestrator.cli.talking import explained, remark, stoppable
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def export_command(
     Example: fathom export runs/mini-20260101-120000 mini
     """
     limit = _shard_bytes(shard_size)
-    with explained("the export failed, nothing of it is left"):
+    with stoppable("stopped, nothing of the export is left"), explained("the export failed, nothing of it is left"):
         from model.export import write_release
 
         with _source(run, step) as source:
