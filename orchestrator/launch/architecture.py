@@ -18,11 +18,12 @@ from model.config import ModelConfig
 from model.dataset import MAX_TOKENIZER_BYTES, TOKENIZER, DatasetManifest
 from model.files import read_file
 from model.fit import fit, module_count
-from model.headers import Headers, is_weights, read_headers
+from model.headers import Headers, read_headers
 from model.presets import preset
 from model.released import read_released
-from orchestrator.errors import InvalidJob, Problem
+from orchestrator.errors import InvalidJob, Problem, UsageError
 from orchestrator.launch.choices import Choices, absolute, refusal
+from orchestrator.launch.weights import find_weights
 from orchestrator.spec import TrainingJob
 from orchestrator.spec_model import MODEL_FIELDS
 
@@ -133,13 +134,13 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 
 
 def _weights_folder(uri: str) -> str:
-    """The folder itself, or `weights` in a run's folder."""
+    """The folder itself, or that of a run's final weights."""
     try:
-        for folder in (uri.rstrip("/"), f"{uri.rstrip('/')}/weights"):
-            if is_weights(folder):
-                return folder
-    except (ValueError, OSError, ImportError) as error:
+        found = find_weights(uri)
+    except (ValueError, OSError, ImportError, UsageError) as error:
         raise refusal("model.initFrom", f"cannot read {uri}: {error}") from None
+    if found is not None:
+        return found
     raise refusal(
         "model.initFrom",
         f"no weights in {uri} or {uri}/weights: there must be a config.json beside .safetensors files, as "
