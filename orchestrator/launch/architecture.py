@@ -12,17 +12,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import fsspec
 from pydantic import ValidationError
 
 from model.config import ModelConfig
-from model.dataset import TOKENIZER, DatasetManifest
+from model.dataset import MAX_TOKENIZER_BYTES, TOKENIZER, DatasetManifest
+from model.files import read_file
 from model.fit import fit, module_count
-from model.headers import Headers, is_weights, read_headers
+from model.headers import Headers, read_headers
 from model.presets import preset
 from model.released import read_released
-from orchestrator.errors import InvalidJob, Problem
+from orchestrator.errors import InvalidJob, Problem, UsageError
 from orchestrator.launch.choices import Choices, absolute, refusal
+from orchestrator.launch.weights import find_weights
 from orchestrator.spec import TrainingJob
 from orchestrator.spec_model import MODEL_FIELDS
 
@@ -133,13 +134,13 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 
 
 def _weights_folder(uri: str) -> str:
-    """The folder itself, or `weights` in a run's folder."""
+    """The folder itself, or that of a run's final weights."""
     try:
-        for folder in (uri.rstrip("/"), f"{uri.rstrip('/')}/weights"):
-            if is_weights(folder):
-                return folder
-    except (ValueError, OSError, ImportError) as error:
+        found = find_weights(uri)
+    except (ValueError, OSError, ImportError, UsageError) as error:
         raise refusal("model.initFrom", f"cannot read {uri}: {error}") from None
+    if found is not None:
+        return found
     raise refusal(
         "model.initFrom",
         f"no weights in {uri} or {uri}/weights: there must be a config.json beside .safetensors files, as "
@@ -197,8 +198,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
     where = f"{initial.uri}/{TOKENIZER}"
     prepare = f"`fathom data prepare SOURCE OUT --tokenizer {where}`"
     try:
-        with fsspec.open(where, "rb") as file:
-            raw = bytes(file.read())
+        raw = read_file(where, MAX_TOKENIZER_BYTES)
     except FileNotFoundError:
         raise refusal(
             "model.initFrom",
@@ -217,8 +217,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
 def _same(raw: bytes, source: str) -> bool:
     """Whether two files, which may be written differently, hold the same tokens and ways to find them."""
     try:
-        with fsspec.open(f"{source.rstrip('/')}/{TOKENIZER}", "rb") as file:
-            other = json.loads(bytes(file.read()))
+        other = json.loads(read_file(f"{source.rstrip('/')}/{TOKENIZER}", MAX_TOKENIZER_BYTES))
         own = json.loads(raw)
     except (OSError, ValueError, RecursionError):
         return False
