@@ -9,12 +9,10 @@ from model.config import ModelConfig
 from model.recipe import Layout, Recipe
 from orchestrator.launch.choices import Choices, refusal
 from orchestrator.launch.limits import Asked, require_possible
+from orchestrator.plan import defaults
 from orchestrator.spec import TrainingJob
 
-_MAX_BATCH_TOKENS = 1 << 20
 _MAX_MICRO_BATCH_TOKENS = 8192
-_STEPS_AIM = 2000
-_GPUS_PER_NODE = 8
 
 
 def choose_layout(
@@ -68,7 +66,7 @@ def _batch(job: TrainingJob, sequence: int, choose: Choices) -> int:
     batch = choose(
         "spec.training.globalBatchTokens",
         training.global_batch_tokens,
-        lambda: _batch_tokens(training.tokens, unit),
+        lambda: defaults.batch_tokens(job.spec.model.preset, training.tokens, unit),
     )
     if batch % unit:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
@@ -120,14 +118,10 @@ def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
         per_node = choose(
             "spec.compute.gpusPerNode",
             compute.gpus_per_node,
-            lambda: (min(_GPUS_PER_NODE, world), f"{_GPUS_PER_NODE}, or all where there are fewer"),
+            lambda: defaults.gpus_per_node(world),
         )
-        if world > per_node and world % per_node:
-            below = world // per_node * per_node
-            raise refusal(
-                "compute.gpus",
-                f"{world} do not fill machines of {per_node}: use {below} or {below + per_node}",
-            )
+        if wrong := defaults.fill_nodes(world, per_node):
+            raise refusal("compute.gpus", wrong)
 
     def largest() -> tuple[int, str]:
         size = 1
@@ -141,13 +135,6 @@ def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
     if world % size:
         raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
     return size
-
-
-def _batch_tokens(tokens: int, unit: int) -> tuple[int, str]:
-    """A power of two times `unit` that gives about 2,000 to 4,000 steps, where the bounds allow it."""
-    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
-    batch = unit << (wanted.bit_length() - 1)
-    return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
 
 
 def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
