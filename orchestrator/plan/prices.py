@@ -45,6 +45,18 @@ class Price(Frozen, alias_generator=to_camel, populate_by_name=True):
     source: str = Field(min_length=1, max_length=500)
     date: datetime.date
     """The day on which the price was valid."""
+    low: Amount | None = None
+    """The cheapest offer that the source names; absent: it names no range."""
+    high: Amount | None = None
+    """The dearest."""
+
+    @model_validator(mode="after")
+    def _range_holds_it(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low ({self.low}) and high ({self.high}) belong together: give both or neither")
+        if self.low is not None and self.high is not None and not self.low <= self.amount <= self.high:
+            raise ValueError(f"amount {self.amount} must lie between low {self.low} and high {self.high}")
+        return self
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:

@@ -21,6 +21,7 @@ from model.released import read_released
 from orchestrator.errors import InvalidJob, Problem, UsageError
 from orchestrator.jobfile import make_job, read_document
 from orchestrator.plan import defaults
+from orchestrator.plan.hardware import Accelerator, accelerators
 from orchestrator.plan.hardware import accelerator as find_accelerator
 from orchestrator.plan.overridden import preset_as_overridden, replaced
 from orchestrator.plan.workload import Cluster, Recompute, Workload
@@ -70,8 +71,8 @@ class Request:
     name: str
     """Of the model: a preset, or where its weights lie."""
     config: ModelConfig
-    accelerator: str
-    """`cpu`, or a name in the hardware file."""
+    device: Accelerator | None
+    """None: processor cores."""
     gpus: int
     """GPUs, or processes on CPUs."""
     gpus_per_node: int
@@ -86,9 +87,9 @@ class Request:
     """Processor cores of each process on CPUs."""
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether there is no GPU."""
-        return self.accelerator == "cpu"
+    def accelerator(self) -> str:
+        """Name of the device."""
+        return "cpu" if self.device is None else self.device.name
 
     @property
     def workload(self) -> Workload:
@@ -98,11 +99,15 @@ class Request:
     @property
     def cluster(self) -> Cluster:
         """As the planner's parts take it; not on CPUs."""
-        return Cluster(find_accelerator(self.accelerator), self.gpus, self.gpus_per_node)
+        assert self.device is not None, "processor cores are no cluster of GPUs"
+        return Cluster(self.device, self.gpus, self.gpus_per_node)
 
 
-def make_request(file: Path | None, flags: Mapping[str, str], assignments: Sequence[str] = ()) -> Request:
-    """From a job file, from flags (names of `FLAGS` with what the user wrote), or from a file with flags over it."""
+def make_request(
+    file: Path | None, flags: Mapping[str, str], assignments: Sequence[str] = (), hardware: Path | None = None
+) -> Request:
+    """From a job file, from flags (names of `FLAGS` with what the user wrote), or from a file with flags over it.
+    `hardware`: the user's own file of accelerators."""
     document = _skeleton() if file is None else read_document(file)
     given = dict(flags)
     for name, text in given.items():
@@ -111,24 +116,25 @@ def make_request(file: Path | None, flags: Mapping[str, str], assignments: Seque
     own = given.pop("accelerator", None)
     changes = [f"{FLAGS[name]}={text}" for name, text in given.items()]
     if own is not None:
-        changes.append(f"compute.accelerator={_formal(own)}")
+        changes.append(f"compute.accelerator={_formal(own, hardware)}")
     elif file is None:
         raise UsageError("give a job file, or --preset, --accelerator, --gpus and --tokens")
     try:
         job = make_job(document, [*changes, *assignments])
-        return request_of(job, own)
+        return request_of(job, own, hardware)
     except InvalidJob as error:
         raise _in_words_of(flags, error, file) from None
 
 
-def request_of(job: TrainingJob, accelerator: str | None = None) -> Request:
+def request_of(job: TrainingJob, accelerator: str | None = None, hardware: Path | None = None) -> Request:
     """The request that a job makes; `accelerator`: its name where the job's form has none for it."""
     spec, assumed = job.spec, _Assuming([])
     name = accelerator or spec.compute.accelerator
+    device = None if name == "cpu" else find_accelerator(name, hardware)
     config, label = _architecture(spec)
     gpus, per_node = _machines(spec, name, assumed)
     precision = assumed("training.precision", spec.training.precision, lambda: defaults.precision_on(name))
-    _require_eight_bits(name, precision)
+    _require_eight_bits(device, precision)
     sequence = assumed(
         "data.sequenceLength",
         spec.data.sequence_length,
@@ -139,7 +145,7 @@ def request_of(job: TrainingJob, accelerator: str | None = None) -> Request:
     return Request(
         name=label,
         config=config,
-        accelerator=name,
+        device=device,
         gpus=gpus,
         gpus_per_node=per_node,
         tokens=spec.training.tokens,
@@ -177,17 +183,16 @@ def _skeleton() -> dict[str, Any]:
     return {"metadata": {"name": "plan"}, "spec": {"data": {"source": "unknown"}}}
 
 
-def _formal(accelerator: str) -> str:
+def _formal(accelerator: str, hardware: Path | None) -> str:
     """The name as the form of a job takes it; UsageError for devices that nobody knows."""
     known = get_args(Compute.model_fields["accelerator"].annotation)
     if accelerator in known:
         return accelerator
-    try:
-        find_accelerator(accelerator)
-    except UsageError as error:
-        near = get_close_matches(accelerator.upper(), [name for name in known if name != "cpu"], n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{error}{hint}") from None
+    devices = accelerators(hardware)
+    if accelerator not in devices:
+        near = get_close_matches(accelerator.upper(), devices, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "add a row to the file that FATHOM_HARDWARE names"
+        raise UsageError(f"unknown accelerator {accelerator[:60]!r} (known: {', '.join(devices)}): {hint}")
     return _STAND_IN
 
 
@@ -237,11 +242,10 @@ def _machines(spec: JobSpec, name: str, assumed: _Assuming) -> tuple[int, int]:
     return world, per_node
 
 
-def _require_eight_bits(name: str, precision: str) -> None:
-    if name != "cpu" and precision == "fp8" and find_accelerator(name).fp8_flops is None:
-        raise _refusal(
-            "training.precision", f"is fp8, but the {name} has no 8-bit floating point: use bf16, or H100 and newer"
-        )
+def _require_eight_bits(device: Accelerator | None, precision: str) -> None:
+    if device is not None and precision == "fp8" and device.fp8_flops is None:
+        message = f"is fp8, but the {device.name} has no 8-bit floating point: use bf16, or H100 and newer"
+        raise _refusal("training.precision", message)
 
 
 def _require_length(spec: JobSpec, sequence: int, config: ModelConfig) -> None:

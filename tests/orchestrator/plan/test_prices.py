@@ -119,3 +119,14 @@ def test_missing_folder_and_binary_files_are_refused(tmp_path: Path) -> None:
 def test_amount_without_quotes_keeps_its_digits(tmp_path: Path) -> None:
     book = PriceBook.load(write(tmp_path, ROW.replace("'2.10'", "0.1")))
     assert book.price("H100", "on-demand").amount == Decimal("0.1")
+
+
+def test_a_range_holds_its_price(tmp_path: Path) -> None:
+    price = PriceBook.load(None).price("H100", "on-demand")
+    assert (price.low, price.amount, price.high) == (Decimal("1.99"), Decimal("2.95"), Decimal("6.88"))
+    assert PriceBook.load(None).price("H800", "on-demand").low is None
+    for text, message in (("low: 3, high: 4", "between low 3 and high 4"), ("low: 1", "both or neither")):
+        path = tmp_path / "prices.yaml"
+        path.write_text(ROW.replace("amount: '2.10'", f"amount: '2.10', {text}"))
+        with pytest.raises(UsageError, match=message):
+            PriceBook.load(path)
