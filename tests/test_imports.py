@@ -31,6 +31,7 @@ LIGHT = [
     "orchestrator.jobfile",
     "orchestrator.launch.resolve",
     "orchestrator.launch.events",
+    "orchestrator.plan.goodput",
     "orchestrator.plan.prices",
     "orchestrator.cost.ledger",
     "orchestrator.cli.main",
