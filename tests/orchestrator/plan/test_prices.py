@@ -53,7 +53,7 @@ def test_own_file_may_add_classes_and_accelerators(tmp_path: Path) -> None:
 
 def test_unknown_accelerator_and_class_list_what_is_known() -> None:
     book = PriceBook.load(None)
-    with pytest.raises(UsageError, match=r"'TPU'; known: A100, B200, H100, H200, H800, cpu"):
+    with pytest.raises(UsageError, match=r"'TPU'; known: A100, B200, GB200, H100, H200, H800, cpu"):
         book.price("TPU", "on-demand")
     with pytest.raises(UsageError, match=r"class 'free' for H100; known: on-demand"):
         book.price("H100", "free")
