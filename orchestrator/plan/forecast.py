@@ -93,6 +93,8 @@ class Layout(Out):
     zero_stage: int
     micro_batch: int
     recompute: str
+    schedule: str | None
+    """Of the stages, where there are several."""
     fits: bool
     needs: tuple[str, ...]
     """What the engine would have to learn first; empty: runs today."""
@@ -192,28 +194,28 @@ class Alternative(Out):
 
 
 class Plan(Out):
-    """Everything that is known before a run."""
+    """Everything that is known before a run. On CPUs there is no forecast of time and money."""
 
     request: Asked
     assumed: tuple[Assumed, ...]
     architecture: Architecture
-    memory: Memory | None
-    layout: Layout | None
+    memory: Memory | None = None
+    layout: Layout | None = None
     """The one that all figures here are for."""
-    step: Step | None
-    hours: Range | None
+    step: Step | None = None
+    hours: Range | None = None
     """Wall clock."""
-    gpu_hours: Range | None
-    cost: Cost | None
-    width: tuple[Width, ...]
+    gpu_hours: Range | None = None
+    cost: Cost | None = None
+    width: tuple[Width, ...] = ()
     """Why low and high lie where they do."""
-    energy: Energy | None
+    energy: Energy | None = None
     price: PriceTag
-    goodput: GoodputPart | None
-    layouts: tuple[Layout, ...]
+    goodput: GoodputPart | None = None
+    layouts: tuple[Layout, ...] = ()
     """The best that the engine runs today."""
-    other_layouts: tuple[Layout, ...]
+    other_layouts: tuple[Layout, ...] = ()
     """Faster ones that it cannot run yet."""
-    alternatives: tuple[Alternative, ...]
-    notes: tuple[str, ...]
+    alternatives: tuple[Alternative, ...] = ()
+    notes: tuple[str, ...] = ()
     """What a reader must know to read the figures right."""

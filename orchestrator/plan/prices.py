@@ -80,13 +80,16 @@ class PriceBook:
             prices = prices | _read(path)
         return cls(prices)
 
+    def classes(self, accelerator: str) -> list[str]:
+        """Price classes that are known for an accelerator."""
+        return sorted(known for name, known in self._prices if name == accelerator)
+
     def price(self, accelerator: str, price_class: str) -> Price:
         """Price of one device-hour; UsageError lists what is known."""
         found = self._prices.get((accelerator, price_class))
         if found is not None:
             return found
-        classes = sorted(known for name, known in self._prices if name == accelerator)
-        if classes:
+        if classes := self.classes(accelerator):
             raise UsageError(
                 f"no price of class {price_class!r} for {accelerator}; known: {', '.join(classes)}; "
                 "add a row to the file that FATHOM_PRICES names"

@@ -8,10 +8,10 @@ far as arithmetic can tell, and InvalidJob or UsageError name both numbers of wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic.alias_generators import to_camel
 
@@ -28,6 +28,8 @@ from orchestrator.plan.workload import Cluster, Recompute, Workload
 from orchestrator.spec import Compute, JobSpec, TrainingJob
 
 T = TypeVar("T", int, str)
+Engine = Literal["today", "any"]
+"""Whose layouts a forecast is for: those that our engine runs today, or any that the planner knows."""
 
 FLAGS = {
     "preset": "model.preset",
@@ -83,6 +85,9 @@ class Request:
     price_class: str
     wish: Wish
     assumed: tuple[Assumed, ...]
+    engine: Engine = "today"
+    checkpoint_seconds: float | None = None
+    """Between checkpoints; None: the best."""
     cpus: int = 1
     """Processor cores of each process on CPUs."""
 
@@ -104,10 +109,18 @@ class Request:
 
 
 def make_request(
-    file: Path | None, flags: Mapping[str, str], assignments: Sequence[str] = (), hardware: Path | None = None
+    file: Path | None,
+    flags: Mapping[str, str],
+    assignments: Sequence[str] = (),
+    *,
+    hardware: Path | None = None,
+    engine: Engine | None = None,
 ) -> Request:
     """From a job file, from flags (names of `FLAGS` with what the user wrote), or from a file with flags over it.
-    `hardware`: the user's own file of accelerators."""
+
+    `hardware`: the user's own file of accelerators. `engine`: None takes `today` for a job file, which is to be run,
+    and `any` for flags, which ask what a model takes.
+    """
     document = _skeleton() if file is None else read_document(file)
     given = dict(flags)
     for name, text in given.items():
@@ -121,9 +134,10 @@ def make_request(
         raise UsageError("give a job file, or --preset, --accelerator, --gpus and --tokens")
     try:
         job = make_job(document, [*changes, *assignments])
-        return request_of(job, own, hardware)
+        request = request_of(job, own, hardware)
     except InvalidJob as error:
         raise _in_words_of(flags, error, file) from None
+    return replace(request, engine=engine or ("any" if file is None else "today"))
 
 
 def request_of(job: TrainingJob, accelerator: str | None = None, hardware: Path | None = None) -> Request:
@@ -160,6 +174,7 @@ def request_of(job: TrainingJob, accelerator: str | None = None, hardware: Path 
             recompute=spec.parallelism.recompute,
         ),
         assumed=tuple(assumed.made),
+        checkpoint_seconds=_seconds(spec.checkpoint.interval_minutes),
         cpus=spec.compute.cpu_per_worker or 1,
     )
 
@@ -214,6 +229,10 @@ def _refusal(path: str, message: str) -> InvalidJob:
 
 
 # ------------------------------------------------------------------ the parts of a request
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
 
 
 def _architecture(spec: JobSpec) -> tuple[ModelConfig, str]:
