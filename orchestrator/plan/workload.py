@@ -17,6 +17,7 @@ from orchestrator.plan.hardware import Accelerator
 
 Recompute = Literal["none", "selective", "full"]
 Schedule = Literal["1f1b", "dualpipe"]
+Dispatch = Literal["expert", "node"]
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 MOST_GPUS = 1_000_000
 MOST_TOKENS = 10**18
@@ -106,10 +107,13 @@ class Parallel:
     """dualpipe: two directions, with exchange of experts behind another micro-batch (DeepSeek-V3, section 3.2.1)."""
     chunks: int = 1
     """Pieces of the model in each stage: interleaved 1F1B."""
+    dispatch: Dispatch = "expert"
+    """expert: a token is sent once to each of its experts, in 16 bits; node: once to each node that has some, from
+    where NVLink takes it on, and in 8 bits under FP8 (DeepSeek-V3, section 3.2.2; DeepEP)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name not in ("zero_stage", "recompute", "schedule"):
+            if field.name not in ("zero_stage", "recompute", "schedule", "dispatch"):
                 _whole(field.name, getattr(self, field.name), MOST_GPUS)
         if isinstance(self.zero_stage, bool) or self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
@@ -117,6 +121,8 @@ class Parallel:
             raise ValueError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {self.recompute!r}")
         if self.schedule not in ("1f1b", "dualpipe"):
             raise ValueError(f"schedule must be 1f1b or dualpipe, got {self.schedule!r}")
+        if self.dispatch not in ("expert", "node"):
+            raise ValueError(f"dispatch must be expert or node, got {self.dispatch!r}")
         self._divides()
 
     def _divides(self) -> None:
@@ -173,9 +179,10 @@ def check(workload: Workload, cluster: Cluster, parallel: Parallel) -> None:
         )
     if cluster.local % p.tensor:
         raise ValueError(f"tensor ({p.tensor}) must divide the GPUs of a node ({cluster.local})")
-    if p.pipeline * p.chunks > c.num_hidden_layers:
+    if p.pipeline * p.chunks > c.num_hidden_layers + 2:  # embedding and head may stand alone, as in Llama 3
         raise ValueError(
-            f"pipeline x chunks ({p.pipeline} x {p.chunks}) exceeds num_hidden_layers ({c.num_hidden_layers})"
+            f"pipeline x chunks ({p.pipeline} x {p.chunks} = {p.pipeline * p.chunks}) exceeds num_hidden_layers "
+            f"({c.num_hidden_layers}) and the two ends"
         )
     heads = c.num_key_value_heads if isinstance(c, DenseModel) else c.num_attention_heads
     if heads % p.tensor:
@@ -194,10 +201,13 @@ def check(workload: Workload, cluster: Cluster, parallel: Parallel) -> None:
 
 def _check_batch(workload: Workload, parallel: Parallel) -> None:
     p, sequences = parallel, workload.sequences
-    if sequences % (p.replicas * p.micro_batch):
+    unit = p.replicas * p.micro_batch
+    if sequences % unit:
+        below, above = sequences // unit * unit, (sequences // unit + 1) * unit
         raise ValueError(
             f"a batch of {sequences} sequences ({workload.batch_tokens} tokens) must be a multiple of the "
-            f"{p.replicas} x {p.micro_batch} = {p.replicas * p.micro_batch} that all GPUs take at once"
+            f"{p.replicas} x {p.micro_batch} = {unit} that all GPUs take at once: use "
+            + " or ".join(f"{count} ({count * workload.sequence_length} tokens)" for count in (below, above) if count)
         )
     count = p.micro_batches(workload)
     if p.chunks > 1 and count % p.pipeline:
