@@ -1,7 +1,7 @@
 """Cheaper ways to train the same tokens: other devices, precisions, price classes. Pure; imports no torch.
 
-Called by `orchestrator.plan.estimate`. An alternative has as many GPUs and one of the plan's best layouts, with whatever
-recomputation is best there: a search of its own might still find a faster one.
+Called by `orchestrator.plan.estimate`. An alternative has as many GPUs and one of the plan's best layouts, with
+whatever recomputation is best there: a search of its own might still find a faster one.
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ from orchestrator.plan.alternatives import alternatives
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.forecast import Architecture, Asked, Layout, Plan, PriceTag, Width
 from orchestrator.plan.outcome import Outcome, layout_of, outcome
-from orchestrator.plan.pick import chosen, layouts, nearest_that_fits, smallest, usable
+from orchestrator.plan.pick import chosen, does_not_fit, layouts
 from orchestrator.plan.prices import Price
 from orchestrator.plan.request import Request
-from orchestrator.plan.search import Candidate
 from orchestrator.plan.sections import energy_of, goodput_of, hours_widths, memory_of, offered, step_of
 from orchestrator.plan.width import cost_of, price_width, spread
 from orchestrator.settings import Settings
@@ -37,7 +36,7 @@ def estimate(request: Request, basis: Basis | None = None) -> Plan:
     candidates = layouts(request, basis.efficiencies)
     candidate = chosen(candidates, request.engine)
     if candidate is None:
-        raise UsageError(does_not_fit(request, candidates, basis))
+        raise UsageError(does_not_fit(request, candidates, basis.efficiencies, basis.devices))
     made = outcome(request, candidate, price, basis)
     widths = [*hours_widths(made, basis), *_present(price_width(price))]
     device_hours = spread(made.gpu_hours, widths)
@@ -59,21 +58,6 @@ def estimate(request: Request, basis: Basis | None = None) -> Plan:
         alternatives=tuple(alternatives(made, candidates, basis)),
         notes=tuple(_notes(made, today)),
     )
-
-
-def does_not_fit(request: Request, candidates: Sequence[Candidate], basis: Basis) -> str:
-    """Why nothing can run, with both numbers and the nearest that can."""
-    near = nearest_that_fits(request, basis.efficiencies, basis.devices)
-    instead = (
-        f"use {' or '.join(near)}"
-        if near
-        else "take a smaller model: no number of GPUs that can share its batch would do"
-    )
-    least, what = smallest(candidates), f"{request.name} on {request.gpus} {request.accelerator}"
-    if least is None:
-        return f"{what}: no layout has the sizes that were asked for together; leave some of them out, or {instead}"
-    needed, there = least.memory.peak / 1e9, usable(request.cluster.accelerator) / 1e9
-    return f"{what}: the layout that takes least needs {needed:.1f} GB per GPU, {there:.1f} GB are usable: {instead}"
 
 
 def _plan(request: Request, price: Price, **parts: object) -> Plan:

@@ -25,9 +25,11 @@ def layouts(request: Request, efficiencies: Efficiencies, *, today: bool = False
     wish = request.wish
     try:
         if wish.micro_batch is None and wish.recompute is None and wish.zero_stage != 0:
-            found = search.search(request.workload, request.cluster, efficiencies, today)
-            return [one for one in found if _agrees(wish, one.parallel)]
-        return sorted(_asked(request, efficiencies, today), key=lambda one: (not one.fits, one.step.seconds))
+            found = search.search(request.workload, request.cluster, efficiencies, today=True)
+            if not today:  # a search of all leaves slow ones out, among them those that run today
+                found += search.search(request.workload, request.cluster, efficiencies)
+            return _sorted(one for one in found if _agrees(wish, one.parallel))
+        return _sorted(_asked(request, efficiencies, today))
     except ValueError as error:
         raise UsageError(f"{request.name} on {request.gpus} {request.accelerator}: {error}") from error
 
@@ -50,8 +52,13 @@ def _asked(request: Request, efficiencies: Efficiencies, today: bool) -> Iterato
 
 def tried(request: Request, efficiencies: Efficiencies, among: Iterable[Parallel]) -> list[Candidate]:
     """These layouts alone with every policy of recomputation, best first: quicker than a search."""
-    found = {one.parallel: one for parallel in among for one in _tried(request, efficiencies, parallel)}
-    return sorted(found.values(), key=lambda one: (not one.fits, one.step.seconds))
+    return _sorted(one for parallel in among for one in _tried(request, efficiencies, parallel))
+
+
+def _sorted(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Each once; those that fit first, the fastest of them first."""
+    once = {one.parallel: one for one in candidates}
+    return sorted(once.values(), key=lambda one: (not one.fits, one.step.seconds))
 
 
 def _tried(request: Request, efficiencies: Efficiencies, base: Parallel) -> Iterator[Candidate]:
@@ -94,7 +101,27 @@ def smallest(candidates: Iterable[Candidate]) -> Candidate | None:
     return min(candidates, key=lambda one: one.memory.peak, default=None)
 
 
-def nearest_that_fits(
+def does_not_fit(
+    request: Request,
+    candidates: Sequence[Candidate],
+    efficiencies: Efficiencies,
+    devices: Mapping[str, Accelerator],
+    *,
+    today: bool = False,
+) -> str:
+    """Why nothing can run, with both numbers and the nearest that can."""
+    near = _nearest(request, efficiencies, devices, today=today)
+    instead = (
+        f"use {' or '.join(near)}" if near else "use a smaller model: no number of GPUs that its batch allows would do"
+    )
+    least, what = smallest(candidates), f"{request.name} on {request.gpus} {request.accelerator}"
+    if least is None:
+        return f"{what}: no layout has all the sizes that were asked for together: {instead}"
+    needed, there = least.memory.peak / 1e9, usable(request.cluster.accelerator) / 1e9
+    return f"{what}: the layout that takes least needs {needed:.1f} GB per GPU, there are {there:.1f} GB: {instead}"
+
+
+def _nearest(
     request: Request, efficiencies: Efficiencies, devices: Mapping[str, Accelerator], *, today: bool = False
 ) -> list[str]:
     """What to ask for instead, as phrases: more GPUs of the kind, or the same number of another kind."""

@@ -25,7 +25,7 @@ from orchestrator.plan.hardware import Accelerator, accelerators
 from orchestrator.plan.hardware import accelerator as find_accelerator
 from orchestrator.plan.overridden import preset_as_overridden, replaced
 from orchestrator.plan.workload import Cluster, Recompute, Workload
-from orchestrator.spec import Compute, JobSpec, TrainingJob
+from orchestrator.spec import Compute, JobSpec, Parallelism, TrainingJob
 
 T = TypeVar("T", int, str)
 Engine = Literal["today", "any"]
@@ -167,16 +167,16 @@ def request_of(job: TrainingJob, accelerator: str | None = None, hardware: Path 
         batch_tokens=_batch(spec, gpus, sequence, assumed),
         precision=precision,  # type: ignore[arg-type]  # one of the names, as the form says
         price_class=spec.compute.price_class,
-        wish=Wish(
-            expert=spec.parallelism.expert,
-            zero_stage=spec.parallelism.zero_stage,
-            micro_batch=spec.parallelism.micro_batch,
-            recompute=spec.parallelism.recompute,
-        ),
+        wish=wish_of(spec.parallelism),
         assumed=tuple(assumed.made),
         checkpoint_seconds=_seconds(spec.checkpoint.interval_minutes),
         cpus=spec.compute.cpu_per_worker or 1,
     )
+
+
+def wish_of(given: Parallelism) -> Wish:
+    """What a job says of the layout."""
+    return Wish(given.expert, given.zero_stage, given.micro_batch, given.recompute)
 
 
 @dataclass(frozen=True)
