@@ -12,37 +12,25 @@ from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 from pydantic.alias_generators import to_camel
 
-from model.config import Frozen, ModelConfig
-from model.flops import count, flops_per_token
-from model.presets import preset
+from model.config import Frozen
+from model.flops import count
 from model.recipe import PrecisionName
 from orchestrator.errors import UsageError
 from orchestrator.plan.dense import DenseModel
 from orchestrator.plan.files import read_rows
 from orchestrator.plan.hardware import accelerator
+from orchestrator.plan.published import architecture
+from orchestrator.plan.work import Architecture, model_flops
 
 DATA = Path(__file__).parent / "data" / "runs.yaml"
 
 
 class _Row(Frozen, alias_generator=to_camel, populate_by_name=True):
     """Outside in camelCase."""
-
-
-class _Dense(_Row):
-    """A dense transformer, see `DenseModel`."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
 
 
 class Stage(_Row):
@@ -57,8 +45,8 @@ class KnownRun(_Row):
 
     name: str = Field(pattern=r"^[a-z0-9][-.a-z0-9]*$", max_length=60)
     title: str = Field(min_length=1, max_length=40)
-    preset: str | None = None
-    dense: _Dense | None = None
+    model: str
+    """A preset, or a dense architecture of `plan.published`."""
     on_top_of: str | None = None
     """The run whose weights this one started from."""
     tokens: int | None = Field(None, ge=1)
@@ -75,18 +63,16 @@ class KnownRun(_Row):
     source: str = Field(min_length=1)
     date: datetime.date
 
-    @model_validator(mode="after")
-    def _one_architecture(self) -> Self:
-        if (self.preset is None) == (self.dense is None):
-            raise ValueError("give either preset or dense")
-        return self
+    @field_validator("model")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        architecture(name)
+        return name
 
     @property
-    def architecture(self) -> ModelConfig | DenseModel:
+    def architecture(self) -> Architecture:
         """Of the model that was trained."""
-        if self.dense is not None:
-            return DenseModel(**self.dense.model_dump())
-        return preset(str(self.preset))
+        return architecture(self.model)
 
     @property
     def gpu_hours(self) -> int:
@@ -112,9 +98,7 @@ class KnownRun(_Row):
         """Of the first stage, causal, without multi-token prediction; None where the tokens are not published."""
         if self.tokens is None or self.sequence_length is None:
             return None
-        model, length = self.architecture, self.sequence_length
-        each = model.flops_per_token(length) if isinstance(model, DenseModel) else flops_per_token(model, length)
-        return each * self.tokens
+        return model_flops(self.architecture, self.sequence_length) * self.tokens
 
     @property
     def mfu(self) -> float | None:

@@ -46,7 +46,7 @@ def test_unknown_runs_and_bad_files_are_refused(tmp_path: Path) -> None:
         known_run("llama-405b")
     text = DATA.read_text()
     for broken, message in (
-        (text.replace("preset: v3-671b\n  tokens", "tokens"), "row 1: row: .*either preset or dense"),
+        (text.replace("model: llama-3.1-8b", "model: llama-9"), "row 5: model: .*no preset 'llama-9'"),
         (text.replace("name: deepseek-r1", "name: deepseek-v3"), "5 rows, but only 4"),
         (text.replace("onTopOf: deepseek-v3", "onTopOf: gpt"), "on top of 'gpt'"),
         (text.replace("gpuHours: 2664000", "gpuHours: .nan"), "row 1: stages.0.gpuHours"),
