@@ -28,7 +28,7 @@ PARTS = {
     "dense": "matrix products: dense layers",
     "router": "matrix products: router",
     "head": "matrix products: output head",
-    "prediction": "matrix products: multi-token prediction",
+    "prediction": "matrix products: entry of prediction modules",
     "attention": "attention itself",
     "activations": "norms, activations: memory traffic",
     "recomputation": "recomputation",
@@ -66,7 +66,7 @@ def plan_tables(plan: Plan, columns: Sequence[Column] = ()) -> Group:
     if plan.step is not None:
         parts += [_heading(f"Time of one step: {plan.step.seconds:.3g} s"), _step(plan), *_step_remarks(plan)]
     if plan.layouts or plan.other_layouts:
-        parts += [_heading("Layouts that fit"), _layouts(plan), _lines(_LEGEND)]
+        parts += [_heading("Layouts that fit"), *_layouts(plan)]
     if plan.goodput is not None:
         parts += [_heading("Failures and checkpoints"), *_goodput(plan)]
     if plan.cost is not None:
@@ -77,8 +77,8 @@ def plan_tables(plan: Plan, columns: Sequence[Column] = ()) -> Group:
 
 
 _LEGEND = (
-    "DP data, TP tensor, PP pipeline, EP expert parallel; ZeRO stage; micro: sequences per pass; recompute: "
-    "activations computed again in the backward pass."
+    "DP data, TP tensor, PP pipeline (VP pieces per stage), CP context, EP expert parallel; Z ZeRO's stage; micro: "
+    "sequences per pass; recompute: activations computed again in the backward pass."
 )
 
 
@@ -124,11 +124,21 @@ def _answers(plan: Plan) -> Iterator[tuple[str, Text]]:
         words = f"{gigabytes(memory.peak)} of {gigabytes(memory.usable)} per GPU, {gigabytes(memory.spare)} to spare"
         yield "fits", Text(words)
     if plan.layout is not None:
-        yield "layout", Text(f"{layout_name(plan.layout)}, recompute {plan.layout.recompute}")
+        schedule = ", DualPipe" if plan.layout.schedule == "dualpipe" else ""
+        yield "layout", Text(f"{layout_name(plan.layout)}{schedule}, recompute {plan.layout.recompute}")
+        if plan.layout.needs and plan.layouts:
+            yield "today", _today(plan.layouts[0], plan)
     if plan.energy is not None:
         yield "energy", Text(f"{short(plan.energy.kilowatt_hours.expected * 1000, 'Wh')}, GPUs and their cooling")
     for note in plan.notes:
-        yield "note", Text(note, style="yellow" if "cannot" in note or "none fits" in note else "")
+        yield "note", Text(note)
+
+
+def _today(layout: Layout, plan: Plan) -> Text:
+    """What our engine would take."""
+    cost, hours = big_money(layout.cost, plan.price.currency), layout.gpu_hours / plan.request.gpus
+    words = f"{cost}, {time(hours)} with {layout_name(layout)}, the best that our engine runs today (--engine today)"
+    return Text(words, style="yellow")
 
 
 def _ranged(hours: Range) -> Text:
@@ -195,18 +205,23 @@ def _step_remarks(plan: Plan) -> Iterator[RenderableType]:
 
 def layout_name(layout: Layout) -> str:
     """Short: the sizes above 1."""
-    sizes = (("DP", layout.data), ("TP", layout.tensor), ("PP", layout.pipeline), ("EP", layout.expert))
+    sizes = (
+        ("DP", layout.data),
+        ("TP", layout.tensor),
+        ("PP", layout.pipeline),
+        ("VP", layout.chunks),
+        ("CP", layout.context),
+        ("EP", layout.expert),
+    )
     words = [f"{name}{size}" for name, size in sizes if size > 1]
-    schedule = [layout.schedule.upper() if layout.schedule == "1f1b" else "DualPipe"] if layout.schedule else []
-    return " ".join([*(words or ["one GPU"]), f"ZeRO-{layout.zero_stage}", *schedule])
+    return " ".join([*(words or ["1 GPU"]), f"Z{layout.zero_stage}"])
 
 
-def _layouts(plan: Plan) -> Table:
+def _layouts(plan: Plan) -> Iterator[RenderableType]:
     table = _table("LAYOUT", ">MICRO", "RECOMPUTE", ">GB", ">S/STEP", ">MFU", ">COST")
-    currency = plan.price.currency
     for heading, layouts in (("runs today", plan.layouts), ("faster, not yet", plan.other_layouts)):
         if layouts:
-            table.add_row(f"[bold]{heading}")
+            table.add_row(Text(heading, style="bold"))
         for layout in layouts:
             table.add_row(
                 f" {layout_name(layout)}",
@@ -215,13 +230,12 @@ def _layouts(plan: Plan) -> Table:
                 f"{layout.memory_peak / 1e9:.1f}",
                 f"{layout.step_seconds:.3g}",
                 f"{layout.mfu:.1%}",
-                big_money(layout.cost, currency),
+                big_money(layout.cost, plan.price.currency),
             )
-    needs = list(dict.fromkeys(need for layout in plan.other_layouts for need in layout.needs))
-    if needs:
-        table.caption = f"not yet: needs {', '.join(needs)}"
-        table.caption_justify = "left"
-    return table
+    yield table
+    for layout in plan.other_layouts:
+        yield _lines(f"{layout_name(layout)} needs {', '.join(layout.needs)}.")
+    yield _lines(_LEGEND)
 
 
 def _alternatives(plan: Plan) -> Iterator[RenderableType]:

@@ -119,11 +119,7 @@ def _tag(price: Price) -> PriceTag:
 
 def _notes(made: Outcome, today: Sequence[Layout]) -> Iterator[str]:
     if made.candidate.needs:
-        lacking = ", ".join(made.candidate.needs)
-        yield f"this forecast is for a layout that our engine cannot run yet: it needs {lacking}"
-        if today:
-            cost = f"{today[0].cost:,.0f} {made.price.currency}"
-            yield f"with what it runs today: {today[0].gpu_hours:,.0f} GPU-hours, {cost} (--engine today)"
-        else:
-            yield "of the layouts that it runs today none fits into the memory of these GPUs"
+        yield f"this layout cannot run yet: our engine lacks {', '.join(made.candidate.needs)}"
+    if not today:
+        yield "of the layouts that our engine runs today none fits into the memory of these GPUs"
     yield "pre-training only: data, staff, research and ablations before the run are in no figure here"

@@ -90,11 +90,16 @@ class Layout(Out):
     tensor: int
     pipeline: int
     expert: int
+    context: int
+    """Groups that share each sequence."""
     zero_stage: int
     micro_batch: int
+    """Sequences of one forward pass."""
     recompute: str
     schedule: str | None
     """Of the stages, where there are several."""
+    chunks: int
+    """Pieces of the model in each stage."""
     fits: bool
     needs: tuple[str, ...]
     """What the engine would have to learn first; empty: runs today."""
@@ -215,7 +220,7 @@ class Plan(Out):
     layouts: tuple[Layout, ...] = ()
     """The best that the engine runs today."""
     other_layouts: tuple[Layout, ...] = ()
-    """Faster ones that it cannot run yet."""
+    """Faster ones that it cannot run yet: the best for each set of things that it lacks."""
     alternatives: tuple[Alternative, ...] = ()
     notes: tuple[str, ...] = ()
     """What a reader must know to read the figures right."""

@@ -57,6 +57,8 @@ def layout_of(made: Outcome) -> Layout:
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
         expert=parallel.expert,
+        context=parallel.context,
+        chunks=parallel.chunks,
         zero_stage=parallel.zero_stage,
         micro_batch=parallel.micro_batch,
         recompute=parallel.recompute,

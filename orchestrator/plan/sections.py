@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
 from orchestrator.plan.basis import FITTED_GPUS, Basis
+from orchestrator.plan.efficiency import Efficiencies
 from orchestrator.plan.failures import Failures, failure_models
+from orchestrator.plan.fit import gpu_hours
 from orchestrator.plan.footprint import footprint
 from orchestrator.plan.forecast import Energy, GoodputPart, Layout, Memory, Range, Step, Width
 from orchestrator.plan.goodput import goodput
 from orchestrator.plan.outcome import Outcome, layout_of, outcome
 from orchestrator.plan.pick import runs_today, usable
+from orchestrator.plan.published import runs
 from orchestrator.plan.search import Candidate
 from orchestrator.plan.width import amount
 from orchestrator.plan.workload import RECOMPUTE
@@ -64,16 +68,20 @@ def step_of(candidate: Candidate) -> Step:
 def offered(
     candidates: Sequence[Candidate], made: Outcome, basis: Basis
 ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
-    """The fastest that fit: those that the engine runs today, and faster ones that it does not."""
-
-    def shown(some: Iterable[Candidate]) -> tuple[Layout, ...]:
-        first = sorted(some, key=lambda one: one.step.seconds)[:_SHOWN]
-        return tuple(layout_of(outcome(made.request, one, made.price, basis)) for one in first)
-
+    """The fastest that fit: those that the engine runs today; and of those that it does not, where they are faster, the
+    best for each set of things that it lacks."""
     fitting = [one for one in candidates if one.fits]
     today = [one for one in fitting if runs_today(one)]
     fastest = min((one.step.seconds for one in today), default=math.inf)
-    return shown(today), shown(one for one in fitting if one.needs and one.step.seconds < fastest)
+    other: dict[tuple[str, ...], Candidate] = {}
+    for one in fitting:
+        if one.needs and one.step.seconds < fastest:
+            other.setdefault(one.needs, one)
+
+    def shown(some: Iterable[Candidate]) -> tuple[Layout, ...]:
+        return tuple(layout_of(outcome(made.request, one, made.price, basis)) for one in list(some)[:_SHOWN])
+
+    return shown(today), shown(other.values())
 
 
 def goodput_of(made: Outcome, basis: Basis) -> GoodputPart:
@@ -129,14 +137,23 @@ def energy_of(made: Outcome, device_hours: Range, basis: Basis) -> Energy:
     )
 
 
-def prediction_error() -> Width:
-    """TODO"""
-    return Width(affects="hours", low=0.8, high=1.25, reason="TODO")
+@cache
+def prediction_error(constants: Efficiencies) -> Width:
+    """The typical error of the planner: published runs that no constant was fitted to, with their published layouts."""
+    known = [run for run in runs() if run.use == "predicted" and run.tensor is not None]
+    errors = [math.log(gpu_hours(run, constants) * run.throughput * 3600 / run.tokens) for run in known]
+    typical = math.exp(math.sqrt(math.fsum(error**2 for error in errors) / len(errors)))
+    least, most = math.exp(-max(errors)), math.exp(-min(errors))
+    reason = (
+        f"the planner's typical error (root mean square) on {len(known)} published runs that it was not fitted to; "
+        f"they took {least:.2f} to {most:.2f} times the hours that it forecasts"
+    )
+    return Width(affects="hours", low=1 / typical, high=typical, reason=reason)
 
 
 def hours_widths(made: Outcome, basis: Basis) -> list[Width]:
     """Why the hours may come out otherwise."""
-    found = [prediction_error()]
+    found = [prediction_error(basis.efficiencies)]
     if basis.fitted_to_whole_runs:
         reason = (
             "whether the published GPU-hours that the efficiencies are fitted to hold that run's failures is not said: "

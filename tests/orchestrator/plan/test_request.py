@@ -129,7 +129,7 @@ WRITTEN = st.one_of(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FLAGS)), WRITTEN), st.lists(st.text(max_size=30), max_size=2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_is_asked_gives_a_request_or_an_error_for_people(
     flags: dict[str, str], assignments: list[str]
 ) -> None:
