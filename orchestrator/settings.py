@@ -26,6 +26,8 @@ class Settings(Frozen):
     """MLflow (MLFLOW_TRACKING_URI or FATHOM_TRACKING_URI); by default a SQLite file in `home`."""
     price_file: Path | None
     """The user's own prices (FATHOM_PRICES); without it those that ship with Fathom."""
+    hardware_file: Path | None
+    """The user's own accelerators (FATHOM_HARDWARE); their rows replace those that ship with Fathom."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
 
@@ -43,6 +45,7 @@ class Settings(Frozen):
             home=home,
             tracking_uri=tracking or f"sqlite:///{home / 'mlflow.db'}",
             price_file=path("FATHOM_PRICES"),
+            hardware_file=path("FATHOM_HARDWARE"),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
         )
 

@@ -310,12 +310,19 @@ def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:
 def head_bytes(config: ModelConfig, policy: Policy, tokens: int, kernels: Kernels) -> int:
     """Of all heads: gradients of their hidden states and of the matrix, made in the forward pass; of one the logits of
     a chunk (`model.head`), in FP32 too, and the matrix's gradient before it is rounded."""
-    e, heads, matrix = policy.activations, 1 + config.num_nextn_predict_layers, config.vocab_size * config.hidden_size
+    return logits_bytes(
+        config.vocab_size, config.hidden_size, 1 + config.num_nextn_predict_layers, policy, tokens, kernels
+    )
+
+
+def logits_bytes(vocabulary: int, width: int, heads: int, policy: Policy, tokens: int, kernels: Kernels) -> int:
+    """`head_bytes` by sizes."""
+    e, matrix = policy.activations, vocabulary * width
     chunk = CHUNK["cpu" if kernels is Kernels.composed else "cuda"]
-    rows = min(tokens, max(MIN_ROWS, chunk // config.vocab_size))
+    rows = min(tokens, max(MIN_ROWS, chunk // vocabulary))
     copies = FLOAT * (1 + (tokens > rows)) + e if e < FLOAT else 0  # the last chunk's are still there
-    work = rows * config.vocab_size * (e + copies) + matrix * (FLOAT if e < FLOAT else 0)
-    return heads * (tokens * e * config.hidden_size + matrix * policy.weights) + work
+    work = rows * vocabulary * (e + copies) + matrix * (FLOAT if e < FLOAT else 0)
+    return heads * (tokens * e * width + matrix * policy.weights) + work
 
 
 def policy_of(precision: PrecisionName, on_cpu: bool) -> Policy:

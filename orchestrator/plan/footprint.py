@@ -1,0 +1,193 @@
+"""Bytes on each GPU under a layout with tensors, stages and sequences divided: exact for the states, no torch.
+
+Called by `orchestrator.plan.search`. Invariant: where a layout divides only data and experts, all parts are those of
+`orchestrator.plan.memory`, which were measured against the engine. Stages, divided tensors, selective recomputation,
+exchange buffers and fragmentation were never measured here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+
+from orchestrator.plan.activations import entry, kept
+from orchestrator.plan.dense import DenseModel
+from orchestrator.plan.memory import BUCKET, FLOAT, GROUP, INDEX, Kernels, Policy, logits_bytes, norm_bytes, policy_of
+from orchestrator.plan.work import LayerParameters, layer_count, layer_parameters, vocabulary_parameters
+from orchestrator.plan.workload import Parallel, Workload
+
+FRAGMENTATION = 0.15
+"""Share of what is not states that the caching allocator holds besides: what GMLake (arXiv 2401.08156, eight models on
+A100s) saved on average by removing fragmentation; up to 0.33 there."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one GPU of the stage that has most."""
+
+    weights: int
+    master: int
+    gradients: int
+    moments: int
+    activations: int
+    """Of all micro-batches that are under way at once."""
+    logits: int
+    buckets: int
+    gathered: int
+    exchange: int
+    """Tokens on their way to and from experts."""
+    update: int
+    fragmentation: int
+
+    @property
+    def states(self) -> int:
+        """What stays from step to step, and the gradients."""
+        return self.weights + self.master + self.gradients + self.moments
+
+    @property
+    def peak(self) -> int:
+        """The larger of the backward pass and the update, as `TrainingMemory.peak`, and fragmentation."""
+        return self.states + _working(self) + self.fragmentation
+
+    def by_part(self) -> dict[str, int]:
+        """Name -> bytes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def _working(part: Footprint) -> int:
+    backward = part.activations + part.logits + part.buckets + part.gathered + part.exchange
+    return max(backward, part.update)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Parameters of one stage, and where it lies."""
+
+    layers: tuple[LayerParameters, ...]
+    first: bool
+    last: bool
+    index: int
+
+    @property
+    def common(self) -> int:
+        """Of its layers, without experts."""
+        return sum(layer.common for layer in self.layers)
+
+    @property
+    def experts(self) -> int:
+        """All routed ones of its layers."""
+        return sum(layer.experts for layer in self.layers)
+
+
+def footprint(workload: Workload, parallel: Parallel) -> Footprint:
+    """Of the worst stage; call after `workload.check`."""
+    found = [_stage(workload, parallel, stage) for stage in stages(workload, parallel)]
+    return max(found, key=lambda memory: memory.peak)
+
+
+def stages(workload: Workload, parallel: Parallel) -> list[Stage]:
+    """The layers in order, as many to each stage as possible; the last stages may have fewer. Stages between the first
+    and the last that are alike are given once, the earliest."""
+    layers = layer_parameters(workload.config)
+    each = -(-len(layers) // parallel.pipeline)
+    found: list[Stage] = []
+    for index in range(parallel.pipeline):
+        part = layers[index * each : (index + 1) * each]
+        first, last = index == 0, index == parallel.pipeline - 1
+        if not last and len(found) > 1 and found[-1].layers == part:
+            continue
+        found.append(Stage(part, first, last, index))
+    return found
+
+
+def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
+    p, policy = parallel, policy_of(workload.precision, on_cpu=False)
+    ends = (stage.first + stage.last) * vocabulary_parameters(workload.config)
+    ends += stage.last * workload.config.hidden_size
+    common = -(-(stage.common + ends) // p.tensor)
+    experts = stage.experts // p.expert
+    copies = 2 if p.schedule == "dualpipe" else 1
+    local = (common + experts) * copies
+    share = -(-common // p.data) + -(-experts // p.expert_replicas) if p.zero_stage else local
+    mixed = p.zero_stage > 0 or policy.weights < FLOAT
+    parts = {
+        "weights": (share if p.zero_stage == 3 else local) * policy.weights,
+        "master": share * policy.master * mixed,
+        "gradients": (share if p.zero_stage >= 2 else local) * policy.gradients,
+        "moments": share * policy.moments,
+        "activations": _activations(workload, p, policy, stage),
+        "logits": _logits(workload, p, policy) if stage.last else 0,
+        "buckets": BUCKET * policy.gradients if p.zero_stage else 0,
+        "gathered": _gathered(p, stage, ends) * policy.weights if p.zero_stage == 3 else 0,
+        "exchange": _exchange(workload, p, policy) if stage.experts else 0,
+        "update": _update(workload, p, policy, stage, common, experts),
+    }
+    bare = Footprint(**parts, fragmentation=0)
+    return Footprint(**parts, fragmentation=round(FRAGMENTATION * _working(bare)))
+
+
+def _activations(workload: Workload, p: Parallel, policy: Policy, stage: Stage) -> int:
+    """1F1B holds as many micro-batches as there are stages from this one on; interleaved in v pieces, two of a piece
+    for each later stage and those of all earlier pieces (arXiv 2104.04473, section 2.2); DualPipe one more than there
+    are stages (DeepSeek-V3, table 2)."""
+    config, tokens = workload.config, p.tokens(workload)
+    moe = sum(1 for layer in stage.layers if layer.experts)
+    kinds = [(kind, number) for kind, number in ((True, moe), (False, len(stage.layers) - moe)) if number]
+    whole = sum(number * _kept(workload, p, policy, kind) for kind, number in kinds)
+    count = p.micro_batches(workload)
+    before, v = p.pipeline - stage.index, p.chunks
+    under_way = min(float(count), before if v == 1 else (2 * before - 1 + (v - 1) * p.pipeline) / v)
+    if p.schedule == "dualpipe":
+        under_way = min(count, p.pipeline + 1)
+    again = max((_recomputed(workload, p, policy, kind) for kind, _ in kinds), default=0.0)
+    once: float = stage.last * (norm_bytes(config.hidden_size, policy.activations, Kernels.fused) + INDEX)
+    once += stage.last * entry(config, policy)
+    return round(tokens * (under_way * (whole + once) + again))
+
+
+def _kept(workload: Workload, p: Parallel, policy: Policy, moe: bool) -> float:
+    return kept(workload.config, policy, p.recompute, moe, p.tokens(workload), p.expert)
+
+
+def _recomputed(workload: Workload, p: Parallel, policy: Policy, moe: bool) -> float:
+    """Of the one layer whose backward pass runs, what was left out."""
+    if p.recompute == "none":
+        return 0.0
+    whole = kept(workload.config, policy, "none", moe, p.tokens(workload), p.expert)
+    return whole if p.recompute == "full" else whole - _kept(workload, p, policy, moe)
+
+
+def _logits(workload: Workload, p: Parallel, policy: Policy) -> int:
+    """As `memory.head_bytes`, the vocabulary divided among the GPUs of a tensor."""
+    c, heads = workload.config, 1 + layer_count(workload.config) - workload.config.num_hidden_layers
+    return _heads(c.vocab_size, c.hidden_size, heads, policy, p.tokens(workload) * p.tensor) // p.tensor
+
+
+@cache
+def _heads(vocabulary: int, width: int, heads: int, policy: Policy, tokens: int) -> int:
+    return logits_bytes(vocabulary, width, heads, policy, tokens, Kernels.fused)
+
+
+def _gathered(p: Parallel, stage: Stage, ends: int) -> int:
+    """Elements: the largest layer, and embedding and head."""
+    largest = max(layer.common // p.tensor + layer.experts // p.expert for layer in stage.layers)
+    return largest + ends // p.tensor
+
+
+def _exchange(workload: Workload, p: Parallel, policy: Policy) -> int:
+    """Rows to be sent and rows received, each token once for each of its experts, at one layer."""
+    c = workload.config
+    if isinstance(c, DenseModel) or p.expert == 1:
+        return 0
+    return 2 * p.tokens(workload) * c.num_experts_per_tok * c.hidden_size * policy.activations
+
+
+def _update(workload: Workload, p: Parallel, policy: Policy, stage: Stage, common: int, experts: int) -> int:
+    """As `memory.training_memory`: gradients of the largest group in FP32, and an intermediate of that size."""
+    if not p.zero_stage:
+        tensor = max((layer.experts // p.expert * 2 // 3 for layer in stage.layers), default=0)
+        copies = (common + experts) * FLOAT if policy.gradients < FLOAT else 0
+        return 16 * max(tensor, vocabulary_parameters(workload.config) // p.tensor) + copies
+    group = min(experts, GROUP) // p.expert_replicas
+    bucket = BUCKET * policy.gradients if p.zero_stage == 3 else 0
+    return max(common // p.data, group) * FLOAT * 2 + bucket
