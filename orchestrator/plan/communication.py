@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from orchestrator.plan.dense import DenseModel
 from orchestrator.plan.efficiency import Efficiencies
 from orchestrator.plan.footprint import stages
-from orchestrator.plan.memory import policy_of
+from orchestrator.plan.memory import BUCKET, policy_of
 from orchestrator.plan.work import (
     combine_bytes,
     context_bytes,
@@ -33,6 +33,9 @@ class Links:
 
     nvlink: float
     network: float
+    nvlink_hop: float
+    """Seconds of a step of a ring, however little is sent."""
+    network_hop: float
     gpus_per_node: int
 
     @classmethod
@@ -42,18 +45,23 @@ class Links:
         return cls(
             device.nvlink_bytes_per_second * efficiencies.nvlink,
             device.network_bytes_per_second * efficiencies.network,
+            efficiencies.nvlink_hop_seconds,
+            efficiencies.network_hop_seconds,
             cluster.local,
         )
 
-    def group(self, members: int, distance: int, sent: float) -> float:
-        """Seconds in which each of `members`, `distance` GPUs apart, sends `sent` bytes in a ring: within a node over
-        NVLink; between nodes those of one node share the load, each with a network card of its own."""
+    def group(self, members: int, distance: int, sent: float, rings: float) -> float:
+        """Seconds in which each of `members`, `distance` GPUs apart, sends `sent` bytes in `rings` calls: within a node
+        over NVLink; between nodes those of one node share the load, each with a network card of its own. A ring has
+        members - 1 steps, of which nodes - 1 go between nodes (as NCCL counts them)."""
         if members <= 1:
             return 0.0
         local = max(1, min(members, self.gpus_per_node // distance))
         if local == members:
-            return sent / self.nvlink
-        return max(sent / (local * self.network), sent / self.nvlink if local > 1 else 0.0)
+            return sent / self.nvlink + rings * (members - 1) * self.nvlink_hop
+        between = -(-members // local) - 1
+        waits = between * self.network_hop + (members - 1 - between) * self.nvlink_hop
+        return max(sent / (local * self.network), sent / self.nvlink if local > 1 else 0.0) + rings * waits
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def exchange(workload: Workload, parallel: Parallel, links: Links, passes: float
     c, p = workload.config, parallel
     if isinstance(c, DenseModel) or p.expert == 1:
         return Exchange(0.0, 0.0)
-    nodes = max(1, p.expert // links.gpus_per_node)
+    nodes = -(-p.expert // links.gpus_per_node)
     if p.dispatch == "node":
         away = reached(c, nodes) * (1 - 1 / nodes)
         copies = reached(c, p.expert) * (1 - 1 / min(p.expert, links.gpus_per_node))
@@ -96,7 +104,7 @@ def tensor_seconds(workload: Workload, parallel: Parallel, links: Links, passes:
     p, c = parallel, workload.config
     tokens = workload.batch_tokens / p.data * layer_count(c) / p.pipeline
     sent = 2 * (p.tensor - 1) / p.tensor * tokens * c.hidden_size * _WIDE * 2 * passes
-    return links.group(p.tensor, 1, sent)
+    return links.group(p.tensor, 1, sent, 4 * passes * _layer_visits(workload, p))
 
 
 def context_seconds(workload: Workload, parallel: Parallel, links: Links, passes: float) -> float:
@@ -104,7 +112,12 @@ def context_seconds(workload: Workload, parallel: Parallel, links: Links, passes
     p, c = parallel, workload.config
     tokens = workload.batch_tokens / p.replicas * layer_count(c) / p.pipeline
     sent = (p.context - 1) / p.context * tokens * context_bytes(c) / p.tensor * (passes + 1)
-    return links.group(p.context, p.tensor, sent)
+    return links.group(p.context, p.tensor, sent, (passes + 1) * _layer_visits(workload, p))
+
+
+def _layer_visits(workload: Workload, p: Parallel) -> float:
+    """How often a GPU comes to a layer in one pass of all micro-batches."""
+    return layer_count(workload.config) / p.pipeline * p.micro_batches(workload)
 
 
 def pipeline_seconds(workload: Workload, parallel: Parallel, links: Links) -> float:
@@ -126,9 +139,10 @@ class Zero:
     """Weights."""
 
 
-def zero_seconds(workload: Workload, parallel: Parallel, links: Links, passes: float) -> Zero:
+def zero_seconds(workload: Workload, parallel: Parallel, links: Links) -> Zero:
     """Of the largest stage. Stage 0 sums gradients (a scatter and a gather of them); stages 1 and 2 scatter them and
-    gather the new weights; stage 2 scatters after each micro-batch; stage 3 gathers weights for each pass, too."""
+    gather the new weights; stage 2 scatters after each micro-batch; stage 3 gathers weights twice for each, too,
+    layer by layer (recomputation uses those of the backward pass); all else goes in buckets."""
     p, policy = parallel, policy_of(workload.precision, on_cpu=False)
     common = experts = 0.0
     for stage in stages(workload, parallel):
@@ -136,12 +150,14 @@ def zero_seconds(workload: Workload, parallel: Parallel, links: Links, passes: f
         common = max(common, (stage.common + ends) / p.tensor)
         experts = max(experts, stage.experts / p.expert)
 
-    def ring(size: int) -> float:
-        each = links.group(p.data, p.tensor, (p.data - 1) / p.data * common * size)
+    def ring(size: int, calls: float) -> float:
+        each = links.group(p.data, p.tensor, (p.data - 1) / p.data * common * size, calls)
         replicas = p.expert_replicas
-        return each + links.group(replicas, p.expert, (replicas - 1) / replicas * experts * size)
+        return each + links.group(replicas, p.expert, (replicas - 1) / replicas * experts * size, calls)
 
     count = p.micro_batches(workload) if p.zero_stage >= 2 else 1
-    reduce = ring(policy.gradients) * count * (2 if p.zero_stage == 0 else 1)
-    gather = 0.0 if p.zero_stage == 0 else ring(policy.weights)
-    return Zero(reduce, gather * count * passes if p.zero_stage == 3 else gather)
+    buckets = -(-(common + experts) // BUCKET)
+    reduce = ring(policy.gradients, buckets) * count * (2 if p.zero_stage == 0 else 1)
+    if p.zero_stage == 3:
+        return Zero(reduce, ring(policy.weights, layer_count(workload.config)) * count * 2)
+    return Zero(reduce, ring(policy.weights, buckets) if p.zero_stage else 0.0)

@@ -41,6 +41,10 @@ class Efficiencies:
     """Of what is usable of NVLink."""
     network: float
     """Of the network cards' printed bandwidth."""
+    nvlink_hop_seconds: float
+    """Of one step of a ring within a node, whatever is sent."""
+    network_hop_seconds: float
+    """Of one step of a ring between nodes."""
     communication_cores: float
     """Share of a device's multiprocessors that serve an exchange of experts while it is hidden behind computation."""
     activation_passes: float
@@ -54,7 +58,7 @@ class Efficiencies:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)!r}")
         if not 0 <= self.communication_cores < 1:
             raise ValueError(f"communication_cores must be from 0 to below 1, got {self.communication_cores!r}")
-        for name in ("activation_passes", "overhead_seconds"):
+        for name in ("nvlink_hop_seconds", "network_hop_seconds", "activation_passes", "overhead_seconds"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise ValueError(f"{name} must be from 0 to 1000000, got {getattr(self, name)!r}")
 

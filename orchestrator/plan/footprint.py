@@ -7,13 +7,13 @@ exchange buffers and fragmentation were never measured here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 from orchestrator.plan.activations import entry, kept
 from orchestrator.plan.dense import DenseModel
 from orchestrator.plan.memory import BUCKET, FLOAT, GROUP, INDEX, Kernels, Policy, logits_bytes, norm_bytes, policy_of
-from orchestrator.plan.work import LayerParameters, layer_count, layer_parameters, vocabulary_parameters
+from orchestrator.plan.work import Architecture, Layers, layer_count, layer_runs, vocabulary_parameters
 from orchestrator.plan.workload import Parallel, Workload
 
 FRAGMENTATION = 0.15
@@ -63,20 +63,14 @@ def _working(part: Footprint) -> int:
 class Stage:
     """Parameters of one stage, and where it lies."""
 
-    layers: tuple[LayerParameters, ...]
+    layers: tuple[Layers, ...]
     first: bool
     last: bool
     index: int
-
-    @property
-    def common(self) -> int:
-        """Of its layers, without experts."""
-        return sum(layer.common for layer in self.layers)
-
-    @property
-    def experts(self) -> int:
-        """All routed ones of its layers."""
-        return sum(layer.experts for layer in self.layers)
+    common: int
+    """Of its layers, without experts."""
+    experts: int
+    """All routed ones of its layers."""
 
 
 def footprint(workload: Workload, parallel: Parallel) -> Footprint:
@@ -85,26 +79,41 @@ def footprint(workload: Workload, parallel: Parallel) -> Footprint:
     return max(found, key=lambda memory: memory.peak)
 
 
-def stages(workload: Workload, parallel: Parallel) -> list[Stage]:
+def stages(workload: Workload, parallel: Parallel) -> tuple[Stage, ...]:
     """The layers in order, as many to each stage as possible; the last stages may have fewer. Stages between the first
     and the last that are alike are given once, the earliest."""
-    layers = layer_parameters(workload.config)
-    each = -(-len(layers) // parallel.pipeline)
+    return _stages(workload.config, parallel.pipeline)
+
+
+@cache
+def _stages(config: Architecture, pipeline: int) -> tuple[Stage, ...]:
+    each = -(-layer_count(config) // pipeline)
     found: list[Stage] = []
-    for index in range(parallel.pipeline):
-        part = layers[index * each : (index + 1) * each]
-        first, last = index == 0, index == parallel.pipeline - 1
+    for index in range(pipeline):
+        part = _between(layer_runs(config), index * each, (index + 1) * each)
+        first, last = index == 0, index == pipeline - 1
         if not last and len(found) > 1 and found[-1].layers == part:
             continue
-        found.append(Stage(part, first, last, index))
-    return found
+        common, experts = (sum(run.count * getattr(run, name) for run in part) for name in ("common", "experts"))
+        found.append(Stage(part, first, last, index, common, experts))
+    return tuple(found)
+
+
+def _between(runs: tuple[Layers, ...], start: int, stop: int) -> tuple[Layers, ...]:
+    """The layers from number `start` to before `stop`."""
+    found, begins = [], 0
+    for run in runs:
+        number = min(stop, begins + run.count) - max(start, begins)
+        if number > 0:
+            found.append(replace(run, count=number))
+        begins += run.count
+    return tuple(found)
 
 
 def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
     p, policy = parallel, policy_of(workload.precision, on_cpu=False)
     ends = (stage.first + stage.last) * vocabulary_parameters(workload.config)
-    ends += stage.last * workload.config.hidden_size
-    common = -(-(stage.common + ends) // p.tensor)
+    common = -(-(stage.common + ends + stage.last * workload.config.hidden_size) // p.tensor)
     experts = stage.experts // p.expert
     copies = 2 if p.schedule == "dualpipe" else 1
     local = (common + experts) * copies
@@ -131,15 +140,13 @@ def _activations(workload: Workload, p: Parallel, policy: Policy, stage: Stage) 
     for each later stage and those of all earlier pieces (arXiv 2104.04473, section 2.2); DualPipe one more than there
     are stages (DeepSeek-V3, table 2)."""
     config, tokens = workload.config, p.tokens(workload)
-    moe = sum(1 for layer in stage.layers if layer.experts)
-    kinds = [(kind, number) for kind, number in ((True, moe), (False, len(stage.layers) - moe)) if number]
-    whole = sum(number * _kept(workload, p, policy, kind) for kind, number in kinds)
+    whole = sum(run.count * _kept(workload, p, policy, bool(run.experts)) for run in stage.layers)
     count = p.micro_batches(workload)
     before, v = p.pipeline - stage.index, p.chunks
     under_way = min(float(count), before if v == 1 else (2 * before - 1 + (v - 1) * p.pipeline) / v)
     if p.schedule == "dualpipe":
         under_way = min(count, p.pipeline + 1)
-    again = max((_recomputed(workload, p, policy, kind) for kind, _ in kinds), default=0.0)
+    again = max((_recomputed(workload, p, policy, bool(run.experts)) for run in stage.layers), default=0.0)
     once: float = stage.last * (norm_bytes(config.hidden_size, policy.activations, Kernels.fused) + INDEX)
     once += stage.last * entry(config, policy)
     return round(tokens * (under_way * (whole + once) + again))
@@ -170,7 +177,7 @@ def _heads(vocabulary: int, width: int, heads: int, policy: Policy, tokens: int)
 
 def _gathered(p: Parallel, stage: Stage, ends: int) -> int:
     """Elements: the largest layer, and embedding and head."""
-    largest = max(layer.common // p.tensor + layer.experts // p.expert for layer in stage.layers)
+    largest = max((run.common - run.entry) // p.tensor + run.experts // p.expert for run in stage.layers)
     return largest + ends // p.tensor
 
 
@@ -185,7 +192,7 @@ def _exchange(workload: Workload, p: Parallel, policy: Policy) -> int:
 def _update(workload: Workload, p: Parallel, policy: Policy, stage: Stage, common: int, experts: int) -> int:
     """As `memory.training_memory`: gradients of the largest group in FP32, and an intermediate of that size."""
     if not p.zero_stage:
-        tensor = max((layer.experts // p.expert * 2 // 3 for layer in stage.layers), default=0)
+        tensor = max((run.experts // p.expert * 2 // 3 for run in stage.layers), default=0)
         copies = (common + experts) * FLOAT if policy.gradients < FLOAT else 0
         return 16 * max(tensor, vocabulary_parameters(workload.config) // p.tensor) + copies
     group = min(experts, GROUP) // p.expert_replicas

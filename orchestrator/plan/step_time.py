@@ -28,14 +28,15 @@ from orchestrator.plan.footprint import stages
 from orchestrator.plan.memory import Policy, policy_of
 from orchestrator.plan.work import (
     HIGH,
+    expert_parameters,
     flops_by_kind,
     layer_count,
-    layer_parameters,
+    layer_runs,
     model_flops,
     up_projection_flops,
     vocabulary_parameters,
 )
-from orchestrator.plan.workload import Cluster, Parallel, Workload, check
+from orchestrator.plan.workload import Cluster, Parallel, Recompute, Workload, check
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def step_time(workload: Workload, cluster: Cluster, parallel: Parallel, efficien
     compute = sum(computed.values())
     passes = 3.0 if p.recompute == "full" else 2.0
     busy, hidden = _sent(workload, parallel, links, passes, compute)
-    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links, passes), parallel, workload, compute)
+    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links), parallel, workload, compute)
     parts = computed | busy | zero
     parts["bubble"] = _bubble(workload, parallel, compute + sum(busy.values()))
     parts["optimizer"] = _optimizer(workload, cluster, parallel, efficiencies)
@@ -133,19 +134,17 @@ def _expert_bytes(workload: Workload, p: Parallel) -> float:
     """That a step must at least move for the experts of one GPU, however few tokens come: for each micro-batch weights
     are read in both passes, gradients read and written."""
     policy = policy_of(workload.precision, on_cpu=False)
-    held = sum(layer.experts for layer in layer_parameters(workload.config)) / (p.pipeline * p.expert)
+    held = expert_parameters(workload.config) / (p.pipeline * p.expert)
     return p.micro_batches(workload) * held * 2 * (policy.weights + policy.gradients)
 
 
-def _kept(workload: Workload, p: Parallel, policy: Policy, recompute: str) -> float:
+def _kept(workload: Workload, p: Parallel, policy: Policy, recompute: Recompute) -> float:
     """Bytes of one token in all layers."""
-    name = "selective" if recompute == "selective" else "none"
-    layers, rows = layer_parameters(workload.config), p.tokens(workload)
-    moe = sum(1 for layer in layers if layer.experts)
-    total = moe * kept(workload.config, policy, name, True, rows, p.expert) if moe else 0.0
-    if moe < len(layers):
-        total += (len(layers) - moe) * kept(workload.config, policy, name, False, rows, p.expert)
-    return total
+    rows = p.tokens(workload)
+    return sum(
+        run.count * kept(workload.config, policy, recompute, bool(run.experts), rows, p.expert)
+        for run in layer_runs(workload.config)
+    )
 
 
 def _sent(

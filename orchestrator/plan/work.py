@@ -35,11 +35,16 @@ HIGH = ("router", "head", "prediction")
 
 
 @dataclass(frozen=True)
-class LayerParameters:
-    """Of one layer: what tensor parallelism divides, and what expert parallelism does."""
+class Layers:
+    """Neighbouring layers that are alike."""
 
+    count: int
     common: int
+    """Parameters of one: what tensor parallelism divides."""
     experts: int
+    """What expert parallelism divides."""
+    entry: int = 0
+    """Of `common`, what leads into a prediction module."""
 
 
 @cache
@@ -67,6 +72,7 @@ def flops_by_kind(config: Architecture, sequence_length: int) -> dict[str, float
     }
 
 
+@cache
 def model_flops(config: Architecture, sequence_length: int, mtp: bool = False) -> float:
     """Training FLOPs per token, causal: what utilisation is counted by."""
     if isinstance(config, DenseModel):
@@ -96,16 +102,25 @@ def moe_layer_count(config: Architecture) -> int:
 
 
 @cache
-def layer_parameters(config: Architecture) -> tuple[LayerParameters, ...]:
-    """Each layer from first to last, prediction modules' included; without embedding, head and the last norm."""
+def layer_runs(config: Architecture) -> tuple[Layers, ...]:
+    """All layers from first to last, prediction modules' included; without embedding, head and the last norm."""
     if isinstance(config, DenseModel):
-        return (LayerParameters(config.layer_parameters, 0),) * config.num_hidden_layers
+        return (Layers(config.num_hidden_layers, config.layer_parameters, 0),)
     c, counts = config, count(config)
     routed = c.n_routed_experts * counts.expert
-    dense, moe = LayerParameters(counts.dense_layer, 0), LayerParameters(counts.moe_layer - routed, routed)
-    entry = elements([mtp_entry(c)]) + 3 * c.hidden_size
-    ahead = LayerParameters(moe.common + entry, routed)
-    return (dense,) * c.first_k_dense_replace + (moe,) * c.num_moe_layers + (ahead,) * c.num_nextn_predict_layers
+    moe, entry = counts.moe_layer - routed, elements([mtp_entry(c)]) + 3 * c.hidden_size
+    found = (
+        Layers(c.first_k_dense_replace, counts.dense_layer, 0),
+        Layers(c.num_moe_layers, moe, routed),
+        Layers(c.num_nextn_predict_layers, moe + entry, routed, entry),
+    )
+    return tuple(layers for layers in found if layers.count)
+
+
+@cache
+def expert_parameters(config: Architecture) -> int:
+    """Routed experts of all layers."""
+    return sum(layers.count * layers.experts for layers in layer_runs(config))
 
 
 def vocabulary_parameters(config: Architecture) -> int:
@@ -113,14 +128,9 @@ def vocabulary_parameters(config: Architecture) -> int:
     return config.vocab_size * config.hidden_size
 
 
-def largest_layer(config: Architecture) -> LayerParameters:
-    """By all its parameters."""
-    return max(layer_parameters(config), key=lambda layer: layer.common + layer.experts)
-
-
 def parameters(config: Architecture) -> int:
     """All that is trained."""
-    layers = sum(layer.common + layer.experts for layer in layer_parameters(config))
+    layers = sum(run.count * (run.common + run.experts) for run in layer_runs(config))
     return layers + 2 * vocabulary_parameters(config) + config.hidden_size
 
 
