@@ -32,6 +32,7 @@ LIGHT = [
     "orchestrator.launch.resolve",
     "orchestrator.launch.events",
     "orchestrator.plan.goodput",
+    "orchestrator.plan.simulate",
     "orchestrator.plan.prices",
     "orchestrator.cost.ledger",
     "orchestrator.cli.main",
