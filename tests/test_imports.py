@@ -32,6 +32,7 @@ LIGHT = [
     "orchestrator.launch.resolve",
     "orchestrator.launch.events",
     "orchestrator.plan.goodput",
+    "orchestrator.plan.simulate",
     "orchestrator.plan.prices",
     "orchestrator.plan.estimate",
     "orchestrator.plan.against",

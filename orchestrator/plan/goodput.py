@@ -141,7 +141,9 @@ def goodput(
     if local is not None and recovery.local_save_seconds is not None:
         stalls += recovery.local_save_seconds * (1 / local - 1 / interval)
     redo_near = _growth(near, (local or interval) + (recovery.local_save_seconds or 0))
-    redo_far = _growth(far, interval + recovery.save_seconds) * _exp(far * recovery.upload_seconds)
+    # What lies between two checkpoints is stretched by the copies, and by what is done again from them.
+    between = interval * (1 + stalls) * redo_near if far else interval
+    redo_far = _growth(far, between) * _exp(far * recovery.upload_seconds)
     running = (1 + stalls) * redo_near * redo_far
     repeated = {c.name: rates[c.name] / total * -math.expm1(-total * sum(recovery.seconds(c))) for c in causes}
     recovering = math.fsum(repeated.values())
