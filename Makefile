@@ -31,7 +31,7 @@ demo: $(STAMP) ## Train a small DeepSeek-V3-style model on real text with two wo
 	@$(BIN)/fathom train k8s/samples/mini.yaml
 
 test: $(STAMP) ## Run all tests, the quick ones first
-	@$(BIN)/python -m pytest -q -m "not processes and not ray"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile
 	@$(BIN)/python -m pytest -q -m "processes or ray"
 
 lint: $(STAMP) ## Check style, types and import rules

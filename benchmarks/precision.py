@@ -13,9 +13,10 @@ processes can share the work. The report computes, for each arm, the relative di
 the FP32 run of the same seed: training loss (mean over the last 50 steps) and held-out loss (after the last step).
 
 Two runs that differ in the last bit drift apart; from random weights by more than the limit in so few steps. So
-`--continued` starts the arms of a seed from the weights of one FP32 run of 900 steps and trains on as at the end of a run,
-with a falling rate; its arm `again`, FP32 from weights changed by a millionth, shows what is still noise. `--same-weights` has
-none: it takes the held-out loss and one batch's gradient in each arithmetic on the weights of one FP32 run.
+`--continued` starts the arms of a seed from the weights of one FP32 run of 900 steps and trains on as at the end of a
+run, with a falling rate; its arm `again`, FP32 from weights changed by a millionth, shows what is still noise.
+`--same-weights` has none: it takes the held-out loss and one batch's gradient in each arithmetic on the weights of one
+FP32 run.
 """
 
 from __future__ import annotations

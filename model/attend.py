@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = 64
 """Queries at a time: measured best of 64, 128 and 256 for sequences of 256 to 1024."""
@@ -104,6 +105,7 @@ class Attend(torch.autograd.Function):
         return out.view(batch, of.heads, length, of.value).transpose(1, 2).reshape(batch, length, -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         q, k, v, cos, sin, *rest = ctx.saved_tensors
         of: Heads = ctx.of

@@ -27,9 +27,9 @@ class Frozen(BaseModel):
 class Yarn(Frozen):
     """YaRN extension of rotary embeddings (arXiv 2309.00071), applied to the decoupled key only."""
 
-    factor: float = Field(gt=1.0)
+    factor: float = Field(gt=1.0, le=1_000_000)
     """Context extension, e.g. 40 for 4K to 160K."""
-    original_max_position_embeddings: int = Field(4096, ge=1)
+    original_max_position_embeddings: int = Field(4096, ge=1, le=1_000_000_000)
     """Length of the sequences before any extension."""
     beta_fast: float = Field(32.0, gt=0)
     """Pairs of dimensions that turn more often than this within the original length stay as they are."""
@@ -52,30 +52,31 @@ class Yarn(Frozen):
 
 
 class ModelConfig(Frozen):
-    """One architecture. Sizes are numbers of elements; see DeepSeek-V3, arXiv 2412.19437, section 4.2."""
+    """One architecture. Sizes are numbers of elements; see DeepSeek-V3, arXiv 2412.19437, section 4.2. What is counted
+    or enumerated by them stays possible: no bound is near any model, each is far below a number that never ends."""
 
     vocab_size: int = Field(ge=2, le=10_000_000)
     hidden_size: int = Field(ge=1, le=1_000_000)
     num_hidden_layers: int = Field(ge=1, le=10_000)
     """Main layers; the layers of multi-token prediction come on top."""
     num_attention_heads: int = Field(ge=1, le=100_000)
-    q_lora_rank: int | None = Field(None, ge=1)
+    q_lora_rank: int | None = Field(None, ge=1, le=1_000_000)
     """Rank of the query compression; None projects queries directly (V2-Lite)."""
-    kv_lora_rank: int = Field(ge=1)
+    kv_lora_rank: int = Field(ge=1, le=1_000_000)
     """Rank of the joint key/value latent: what a cache has to hold, together with the rotary key."""
-    qk_nope_head_dim: int = Field(ge=1)
-    qk_rope_head_dim: int = Field(ge=2)
+    qk_nope_head_dim: int = Field(ge=1, le=1_000_000)
+    qk_rope_head_dim: int = Field(ge=2, le=1_000_000)
     """Dimension of the decoupled rotary key; must be even."""
-    v_head_dim: int = Field(ge=1)
-    intermediate_size: int = Field(ge=1)
+    v_head_dim: int = Field(ge=1, le=1_000_000)
+    intermediate_size: int = Field(ge=1, le=10_000_000)
     """Inner size of the dense feed-forward layers."""
-    moe_intermediate_size: int = Field(ge=1)
+    moe_intermediate_size: int = Field(ge=1, le=10_000_000)
     """Inner size of one expert."""
     first_k_dense_replace: int = Field(1, ge=0)
     """The first layers that are dense instead of MoE."""
-    n_routed_experts: int = Field(ge=1)
+    n_routed_experts: int = Field(ge=1, le=100_000)
     num_experts_per_tok: int = Field(ge=1)
-    n_shared_experts: int = Field(1, ge=0)
+    n_shared_experts: int = Field(1, ge=0, le=100_000)
     n_group: int = Field(1, ge=1)
     """Groups (nodes) that the routed experts are divided into."""
     topk_group: int = Field(1, ge=1)
@@ -87,14 +88,14 @@ class ModelConfig(Frozen):
     routed_scaling_factor: float = Field(1.0, gt=0)
     num_nextn_predict_layers: int = Field(0, ge=0, le=16)
     """Depth of multi-token prediction."""
-    index_n_heads: int = Field(0, ge=0)
+    index_n_heads: int = Field(0, ge=0, le=100_000)
     """Heads of the sparse-attention indexer (V3.2); 0 means none. Counted, not yet trainable."""
-    index_head_dim: int = Field(0, ge=0)
-    index_topk: int = Field(0, ge=0)
+    index_head_dim: int = Field(0, ge=0, le=1_000_000)
+    index_topk: int = Field(0, ge=0, le=1_000_000_000)
     rms_norm_eps: float = Field(1e-6, gt=0)
     rope_theta: float = Field(10_000.0, gt=0)
     yarn: Yarn | None = None
-    max_position_embeddings: int = Field(4096, ge=1)
+    max_position_embeddings: int = Field(4096, ge=1, le=1_000_000_000)
     initializer_range: float = Field(0.006, gt=0)
     """Standard deviation of all initial weights (0.006 in the paper)."""
     tie_word_embeddings: Literal[False] = False

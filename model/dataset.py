@@ -15,11 +15,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from model.config import Frozen
+from model.files import read_file
 
 VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 TOKENIZER: Literal["tokenizer.json"] = "tokenizer.json"
 ITEM_BYTES = {"uint16": 2, "uint32": 4}
+MAX_TOKENIZER_BYTES = 1 << 28
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 MAX_SOURCES = 64
 
@@ -224,23 +226,19 @@ def is_whole(folder: Path, manifest: DatasetManifest) -> bool:
     return hashlib.sha256(tokenizer.read_bytes()).hexdigest() == manifest.tokenizer.sha256
 
 
-def local_path(uri: str | Path) -> Path | None:
-    """The path of a local dataset (`file://` too); None for any other URL."""
-    text = str(uri)
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    return None if "://" in text else Path(text)
-
-
 def read_manifest(uri: str | Path) -> DatasetManifest:
     """Read and check `<uri>/manifest.json`, where `uri` is a folder: a path or any URL that fsspec knows.
 
     Raises DatasetMissing if there is none, DatasetDamaged (a ValueError) if it cannot be used.
     """
     where = str(uri).rstrip("/") or str(uri)
-    raw = _read(uri, where)
-    if len(raw) > MAX_MANIFEST_BYTES:
-        raise DatasetDamaged(f"{where}/{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    try:
+        raw = read_file(f"{where}/{MANIFEST}", MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        raise DatasetMissing(where) from None
+    except (ImportError, ValueError) as error:
+        # fsspec: unknown protocol, or the package of a known one is not installed.
+        raise DatasetDamaged(f"cannot read {where}: {error}") from error
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -265,21 +263,3 @@ def read_manifest(uri: str | Path) -> DatasetManifest:
         raise DatasetDamaged(
             f"{where}/{MANIFEST} is not a valid manifest; prepare it again with --force:\n{problems}"
         ) from error
-
-
-def _read(uri: str | Path, where: str) -> bytes:
-    """The manifest's bytes, at most one more than allowed."""
-    path = local_path(uri)
-    try:
-        if path is not None:
-            with (path / MANIFEST).open("rb") as local:
-                return local.read(MAX_MANIFEST_BYTES + 1)
-        import fsspec  # late: only remote datasets need it
-
-        with fsspec.open(f"{where}/{MANIFEST}", "rb") as remote:
-            return bytes(remote.read(MAX_MANIFEST_BYTES + 1))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetMissing(where) from None
-    except (ImportError, ValueError) as error:
-        # fsspec: unknown protocol, or the package of a known one is not installed.
-        raise DatasetDamaged(f"cannot read {where}: {error}") from error

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.dataset import local_path
+from model.files import local_path
 from model.fit import FP8, SCALE, Piece, require_vocabulary
 from model.flops import BLOCK
 from model.headers import INDEX, ITEM_BYTES, SINGLE

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 27}
 """Logits that stand at a time; on CPU they should stay in the cache."""
@@ -86,6 +87,7 @@ class _CrossEntropy(torch.autograd.Function):
         return each.mean(), each, right
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         if ctx.gradients is None:
             raise RuntimeError("the head's loss was already differentiated; its gradients are kept for one time only")

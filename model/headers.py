@@ -16,6 +16,8 @@ from typing import Any
 
 import fsspec
 
+from model.files import file_size, read_file
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -119,16 +121,11 @@ def _why(error: Exception) -> str:
 def _index(fs: Any, root: str, uri: str) -> dict[str, str]:  # noqa: ANN401 - fsspec is untyped
     """File of each tensor; empty where there is a single file without an index."""
     try:
-        _require_file(fs, f"{root}/{INDEX}")
-        raw = fs.cat_file(f"{root}/{INDEX}", start=0, end=_MAX_INDEX + 1)
-    except (FileNotFoundError, NotADirectoryError):
+        raw = read_file(f"{uri}/{INDEX}", _MAX_INDEX)
+    except FileNotFoundError:
         if fs.exists(f"{root}/{SINGLE}"):
             return {}
         raise FileNotFoundError(f"no weights in {uri}: neither {INDEX} nor {SINGLE} is there") from None
-    except ValueError as error:
-        raise ValueError(f"{uri}/{INDEX} {error}") from None
-    if len(raw) > _MAX_INDEX:
-        raise ValueError(f"{uri}/{INDEX} is larger than {_MAX_INDEX} bytes: this is no index")
     try:
         where = json.loads(raw)["weight_map"]
         if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
@@ -141,18 +138,10 @@ def _index(fs: Any, root: str, uri: str) -> dict[str, str]:  # noqa: ANN401 - fs
     return dict(where)
 
 
-def _require_file(fs: Any, path: str) -> int:  # noqa: ANN401
-    """Its size; ValueError for folders and for what may never end or never begin, such as pipes."""
-    info = fs.info(path)
-    if info["type"] != "file":
-        raise ValueError(f"is a {'folder' if info['type'] == 'directory' else 'device or pipe'}, not a file")
-    return int(info["size"])
-
-
 def _file(fs: Any, root: str, file: str, digest: Any) -> dict[str, Stored]:  # noqa: ANN401
     """The tensors of one file; ValueError if its header is not one, or does not fit the file."""
     path = f"{root}/{file}"
-    size = _require_file(fs, path)
+    size = file_size(fs, path)
     length = int.from_bytes(fs.cat_file(path, start=0, end=min(8, size)), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
         raise ValueError(

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from model.precision import HIGH, Products
 
@@ -105,6 +106,7 @@ class _Routed(torch.autograd.Function):
         return F.embedding_bag(place, out, mode="sum", per_sample_weights=weights).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, weights, place, tokens, gate, up, gate_w, up_w, down_w = ctx.saved_tensors
         weight = weights.new_zeros(tokens.numel(), 1).index_copy_(0, place.flatten(), weights.reshape(-1, 1))

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from pydantic import ValidationError
 
 from model.config import ModelConfig
-from model.dataset import local_path
+from model.files import local_path, read_file
 
 MAX_BYTES = 1 << 20
 """Larger files are no configuration."""
@@ -205,9 +204,11 @@ def read_released(path: str | Path) -> ModelConfig:
 
     FileNotFoundError if there is none, ValueError if it is too large, not JSON or not supported.
     """
-    file, raw = _content(str(path))
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"{file} is larger than {MAX_BYTES} bytes: this is no config.json")
+    file = _file(str(path))
+    try:
+        raw = read_file(file, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; give a config.json or the folder that holds it") from None
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -220,23 +221,11 @@ def read_released(path: str | Path) -> ModelConfig:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _content(uri: str) -> tuple[str, bytes]:
-    """Name and first bytes of the file; not by its size: the limit must hold for what is read."""
+def _file(uri: str) -> str:
+    """The file itself, or `config.json` in the folder."""
     local = local_path(uri)
-    if local is None:
-        file = uri if uri.endswith(".json") else f"{uri.rstrip('/')}/config.json"
-        fs, name = fsspec.core.url_to_fs(file)
-        try:
-            return file, bytes(fs.cat_file(name, start=0, end=MAX_BYTES + 1))
-        except FileNotFoundError:
-            raise FileNotFoundError(
-                f"there is no file {file}; give a config.json or the folder that holds it"
-            ) from None
-    path = local / "config.json" if local.is_dir() else local
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; give a config.json or the folder that holds it")
-    with path.open("rb") as stream:
-        return str(path), stream.read(MAX_BYTES + 1)
+    folder = not uri.endswith(".json") if local is None else local.is_dir()
+    return f"{uri.rstrip('/') or uri}/config.json" if folder else uri
 
 
 def to_released(config: ModelConfig) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.dataset import TOKENIZER, local_path
+from model.dataset import MAX_TOKENIZER_BYTES, TOKENIZER
+from model.files import read_file
 
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_END_OF_TEXT = (END_OF_TEXT, "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>")
@@ -93,17 +94,9 @@ class Tokenizer:
         where = str(uri)
         if not where.endswith(".json"):
             where = f"{where.rstrip('/')}/{TOKENIZER}"
-        path = local_path(where)
         try:
-            if path is not None:
-                raw = path.read_bytes()
-            else:
-                import fsspec  # late: only remote datasets need it
-
-                with fsspec.open(where, "rb") as file:
-                    raw = bytes(file.read())
-            text = raw.decode()
-        except (FileNotFoundError, NotADirectoryError):
+            text = read_file(where, MAX_TOKENIZER_BYTES).decode()
+        except FileNotFoundError:
             raise FileNotFoundError(f"no tokenizer at {where}") from None
         except UnicodeDecodeError as error:
             raise ValueError(f"{where} is not a tokenizer: {error}") from error

@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import fsspec
 import torch
@@ -35,6 +36,8 @@ class _Writer:
     def __init__(self, uri: str) -> None:
         self.fs, self.root = fsspec.core.url_to_fs(uri)
         self.fs.makedirs(self.root, exist_ok=True)
+        with suppress(FileNotFoundError):  # of earlier weights: until the end there must be none
+            self.fs.rm_file(f"{self.root}/{INDEX}")
         self.pending: dict[str, Tensor] = {}
         self.where: dict[str, str] = {}
         self.size = self.files = self.total = 0

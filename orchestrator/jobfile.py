@@ -30,7 +30,16 @@ Document = dict[str, Any]
 
 def load_job(path: Path, assignments: Sequence[str] = ()) -> TrainingJob:
     """The job in `path` with `assignments` ("training.tokens=2M") applied; InvalidJob lists all problems."""
-    document = _parse(_read(path), str(path))
+    return make_job(read_document(path), assignments)
+
+
+def read_document(path: Path) -> Document:
+    """The mapping in a job file; InvalidJob where there is none. Its fields are not looked at."""
+    return _parse(_read(path), str(path))
+
+
+def make_job(document: Document, assignments: Sequence[str] = ()) -> TrainingJob:
+    """The job of a document, which `assignments` change in place; InvalidJob lists all problems."""
     problems = [problem for text in assignments if (problem := _assign(document, text))]
     if "status" in document:
         problems.append(Problem("status", "is written by Fathom: remove it from the job file"))

@@ -217,15 +217,18 @@ class Parallelism(SpecPart):
     """How the workers share the model."""
 
     expert: int | None = Field(None, ge=1, le=100_000)
-    """Workers that share one set of experts; divides the number of workers and of experts."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """DeepSpeed ZeRO, what the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    """Workers that share one set of experts; divides the number of workers and of experts; absent: on GPUs the fastest
+    that fits, on CPUs the largest power of two."""
+    zero_stage: Literal[0, 1, 2, 3] | None = None
+    """DeepSpeed ZeRO, what the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too; absent:
+    on GPUs the fastest that fits, on CPUs 1."""
     pipeline: int | None = Field(None, ge=1, le=1000)
     """Groups of layers that pass activations on to each other; absent or 1: none. More is refused for now."""
     micro_batch: int | None = Field(None, ge=1, le=100_000)
-    """Sequences per worker and forward pass."""
+    """Sequences per worker and forward pass; absent: on GPUs the fastest that fits, on CPUs at most 8,192 tokens."""
     recompute: Literal["none", "full"] | None = None
-    """Whether activations are computed again in the backward pass, which saves memory; absent: none."""
+    """Whether activations are computed again in the backward pass, which saves memory; absent: on GPUs only where they
+    would not fit, on CPUs none."""
 
 
 class Compute(SpecPart):

@@ -31,7 +31,13 @@ LIGHT = [
     "orchestrator.jobfile",
     "orchestrator.launch.resolve",
     "orchestrator.launch.events",
+    "orchestrator.plan.goodput",
+    "orchestrator.plan.simulate",
     "orchestrator.plan.prices",
+    "orchestrator.plan.estimate",
+    "orchestrator.plan.against",
+    "orchestrator.cli.plan",
+    "orchestrator.cli.planned",
     "orchestrator.cost.ledger",
     "orchestrator.cli.main",
     "orchestrator.reference",
@@ -74,3 +80,18 @@ def test_help_is_quick_and_model_counts_without_torch() -> None:
     assert float(helped.stderr) < 1.0, "half a second is promised; this leaves room for a busy machine"
     counted = child(code.format(arguments=["model", "v3-671b", "-o", "json"]))
     assert "671026404352" in counted.stdout, counted.stderr
+
+
+def test_a_run_is_planned_and_printed_without_anything_heavy() -> None:
+    arguments = (
+        "plan --preset v3-671b --accelerator H800 --gpus 2048 --tokens 14.8T --precision fp8 --against deepseek-v3"
+    )
+    code = (
+        "from orchestrator.cli.main import app\n"
+        f"for output in ('json', 'table'):\n"
+        f"    try: app({arguments.split()!r} + ['-o', output])\n"
+        "    except SystemExit as end: assert not end.code, end.code\n"
+    )
+    done = child(code)
+    assert '"gpuHours"' in done.stdout, done.stderr
+    assert "2,048 H800" in done.stdout

@@ -24,7 +24,7 @@ import fsspec
 
 from model.corpus.mixture import Source
 from model.corpus.skips import Skips
-from model.dataset import local_path
+from model.files import local_path
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}

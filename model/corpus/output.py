@@ -16,9 +16,9 @@ from model.dataset import (
     DatasetManifest,
     DatasetMissing,
     is_whole,
-    local_path,
     read_manifest,
 )
+from model.files import local_path
 
 OWN_FILES = re.compile(
     r"manifest\.json|tokenizer\.json|(train|heldout)-\d{5}\.bin|[a-z0-9][a-z0-9_-]{0,31}(/(train|heldout)-\d{5,8}\.bin)?"

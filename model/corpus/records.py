@@ -19,7 +19,7 @@ from typing import Any
 from model.corpus.listing import Member, open_member
 from model.corpus.skips import Kind
 from model.corpus.units import Part
-from model.dataset import local_path
+from model.files import local_path
 from model.tokenizer import pieces
 
 MIB = 1024 * 1024

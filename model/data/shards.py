@@ -25,8 +25,8 @@ from model.dataset import (
     Shard,
     SourceManifest,
     SplitName,
-    local_path,
 )
+from model.files import local_path
 
 LITTLE_ENDIAN = {"uint16": "<u2", "uint32": "<u4"}
 OPEN_SHARDS = 16

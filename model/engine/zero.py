@@ -26,6 +26,7 @@ from model.engine.autoep import autoep_config, bind
 from model.engine.base import topology_of
 from model.engine.host import HostCheckpoints
 from model.engine.universal import convert, require_loadable
+from model.flops import count
 from model.loss import Losses, training_losses
 from model.names import autoep_to_memory
 from model.optim import build_optimizer, parameter_groups
@@ -40,19 +41,24 @@ from model.weights import load_weights
 STATE_KEY, BIASES_KEY = "fathom", "fathom_routing_biases"
 """DeepSpeed mixes its own keys into the client state; ours are these."""
 RANDOM_FILE = "random-states-{}.pt"
+REDUCE_BUCKET = 500_000_000
+"""Elements in which gradients are collected before they are reduced, at most: DeepSpeed's default."""
 BuildOptimizer = Callable[[list[dict[str, Any]], Optimizer, float], torch.optim.Optimizer]
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
     """DeepSpeed's configuration for a recipe; pure."""
-    layout = recipe.layout
+    layout, counts = recipe.layout, count(recipe.model)
+    zero: dict[str, Any] = {"stage": layout.zero_stage}
+    if layout.zero_stage:  # DeepSpeed allocates all of it at once: 1 GB of BF16 for a model of any size
+        zero["reduce_bucket_size"] = min(REDUCE_BUCKET, counts.total + counts.mtp)
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": layout.micro_batch,
         "gradient_accumulation_steps": layout.accumulation,
         # without ZeRO, DeepSpeed takes the mean over processes of norms that differ by the experts each one holds:
         # the engine clips by the true norm instead
         "gradient_clipping": recipe.optimizer.grad_clip if layout.zero_stage else 0.0,
-        "zero_optimization": {"stage": layout.zero_stage},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's AdamW: DeepSpeed's fused one needs a compiler
         "steps_per_print": 10**9,
     }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from model.dataset import local_path
+from model.files import local_path
 from model.tasks.example import METRICS, Kind, Templates
 from model.tasks.reading import kind_of, read_yaml_text
 from model.tasks.templates import check_template

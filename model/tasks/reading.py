@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from model.dataset import local_path
+from model.files import local_path
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_YAML_BYTES = 2**20

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from model.dataset import local_path
+from model.files import local_path
 from model.tasks.definition import read_definition
 from model.tasks.example import Example, Kind, Templates
 from model.tasks.known import shape_of

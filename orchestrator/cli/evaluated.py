@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from model.headers import is_weights
 from orchestrator.errors import NotFound
+from orchestrator.launch.weights import find_weights
 
 if TYPE_CHECKING:
     from model.checkpoint import Found, Store
@@ -51,9 +51,10 @@ def opened(record: Record, resolved: Resolved, step: int | None, say: Callable[[
     from model.tasks.engines import from_checkpoint, from_weights, process_group
     from model.tokenizer import Tokenizer
 
-    recipe, weights = resolved.recipe, f"{resolved.storage_uri.rstrip('/')}/weights"
+    recipe = resolved.recipe
+    weights = find_weights(str(record.folder.root)) if step is None else None
     with process_group():
-        if step is None and is_weights(weights):
+        if weights is not None:
             tokenizer = Tokenizer.load(f"{weights}/tokenizer.json")
             engine, tokens = from_weights(recipe, weights), _tokens(record, recipe)
             yield Opened(weights, recipe.steps, tokens, recipe, engine, tokenizer)

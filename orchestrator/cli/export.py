@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.headers import is_weights
-from orchestrator.cli.loaded import require_source
-from orchestrator.cli.talking import explained, remark
+from orchestrator.cli.loaded import final_weights, require_source
+from orchestrator.cli.talking import explained, remark, stoppable
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def export_command(
     Example: fathom export runs/mini-20260101-120000 mini
     """
     limit = _shard_bytes(shard_size)
-    with explained("the export failed, nothing of it is left"):
+    with stoppable("stopped, nothing of the export is left"), explained("the export failed, nothing of it is left"):
         from model.export import write_release
 
         with _source(run, step) as source:
@@ -98,27 +97,18 @@ def _shard_bytes(text: str) -> int:
 def _source(run: Path, step: int | None) -> Iterator[Source]:
     """A folder of weights, a run's final weights or one of its checkpoints."""
     require_source(run)
-    if is_weights(str(run)):
-        if step is not None:
-            raise UsageError(f"{run} is a folder of weights: it has no checkpoints, leave --step out")
-        with _weights(str(run)) as source:
-            yield source
-        return
-    from orchestrator.cli.evaluated import newest_attempt, verified_checkpoint
-    from orchestrator.controller.record import Record
-
-    record = Record.open(run)
-    resolved = newest_attempt(record)
-    weights = f"{resolved.storage_uri.rstrip('/')}/weights"
-    if step is None and is_weights(weights):
+    if (weights := final_weights(run, step)) is not None:
         with _weights(weights) as source:
             yield source
         return
     from model.engine.masters import Masters
     from model.tokenizer import Tokenizer
+    from orchestrator.cli.evaluated import newest_attempt, verified_checkpoint
+    from orchestrator.controller.record import Record
 
+    record = Record.open(run)
+    recipe = newest_attempt(record).recipe
     store, found = verified_checkpoint(record, step, remark)
-    recipe = resolved.recipe
     tokenizer = Tokenizer.load(recipe.data)
     with tempfile.TemporaryDirectory(prefix="fathom-export-") as scratch:
         folder = store.fetch(found, Path(scratch)) / found.tag

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from model.headers import is_weights
 from orchestrator.cli.talking import explained, talking
 from orchestrator.errors import NotFound, UsageError
+from orchestrator.launch.weights import find_weights
 
 if TYPE_CHECKING:
     from model.engine.base import Engine
@@ -22,9 +22,20 @@ RUN = "job.json"
 
 def require_source(source: Path) -> None:
     """NotFound, before anything costs time, where there can be no model."""
-    weights = source / "weights"
-    if not ((source / RUN).exists() or is_weights(str(source)) or is_weights(str(weights))):
-        raise NotFound(f"no weights in {source} or {weights}, and {source} is not the folder of a run with checkpoints")
+    if not (source / RUN).exists() and find_weights(str(source)) is None:
+        raise NotFound(
+            f"no weights in {source} or {source / 'weights'}, and {source} is not the folder of a run with checkpoints"
+        )
+
+
+def final_weights(source: Path, step: int | None) -> str | None:
+    """The weights to read, of a folder of weights or of a run; None where it is to be a checkpoint."""
+    weights = find_weights(str(source))
+    if step is None:
+        return weights
+    if weights == str(source):
+        raise UsageError(f"{source} is a folder of weights, which has no checkpoints: leave out --step")
+    return None
 
 
 def load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[CausalLM, Tokenizer, str]:
@@ -38,13 +49,8 @@ def _load(source: Path, step: int | None, say: Callable[[str], None]) -> tuple[C
     require_source(source)
     from model.weights import read_model
 
-    if is_weights(str(source)):
-        if step is not None:
-            raise UsageError(f"{source} is a folder of weights, which has no checkpoints: leave out --step")
-        return *read_model(str(source)), str(source)
-    weights = source / "weights"
-    if step is None and is_weights(str(weights)):
-        return *read_model(str(weights)), str(weights)
+    if (weights := final_weights(source, step)) is not None:
+        return *read_model(weights), weights
     from orchestrator.cli.evaluated import newest_attempt, opened
     from orchestrator.controller.record import Record
 

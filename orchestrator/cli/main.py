@@ -17,6 +17,7 @@ from orchestrator.cli.generate import generate_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
+from orchestrator.cli.plan import plan_command
 from orchestrator.cli.sync import sync_command
 from orchestrator.cli.train import train_command
 from orchestrator.errors import FathomError
@@ -38,6 +39,7 @@ app.command("export")(export_command)
 app.command("generate")(generate_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)
+app.command("plan")(plan_command)
 app.command("sync")(sync_command)
 app.command("mlflow")(mlflow_command)
 app.add_typer(data_app, name="data")

@@ -93,7 +93,7 @@ def _require_reachable(resolved: Resolved) -> None:
     """What the workers on this machine could not open is refused before they start."""
     import fsspec
 
-    from model.dataset import local_path
+    from model.files import local_path
 
     data, storage = resolved.recipe.data, resolved.storage_uri
     if local_path(data) is None:

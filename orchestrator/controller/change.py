@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
+from orchestrator.controller.spending import Pace
 from orchestrator.errors import UsageError
 from orchestrator.jobfile import load_job
 from orchestrator.launch.resolve import Resolved, read_resolved, resolve
@@ -35,7 +36,7 @@ def change(record: Record, assignments: Sequence[str], settings: Settings) -> Re
     job = _assigned(record.job, assignments)
     _require_changeable(record.job, job)
     history = History(record)
-    _require_budget(job, history.paid())
+    _require_budget(job, history.charged())
     changed = Record(record.folder, record.uid, job)
     resolve_next(changed, history, settings, record.folder.last_attempt() + 1)
     return record.change(job)
@@ -51,8 +52,9 @@ def resolve_next(record: Record, history: History, settings: Settings, attempt: 
         incarnation=secrets.token_hex(4),
         settings=settings,
         storage_uri=str(record.folder.root),
-        spent=history.paid(),
+        spent=history.charged(),
         earlier=read_resolved(previous) if previous.exists() else None,
+        reserve=Pace.of(history.events).reserve,
     )
 
 

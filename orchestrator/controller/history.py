@@ -7,15 +7,18 @@ from decimal import Decimal
 
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record
-from orchestrator.cost.ledger import Ledger, build_ledger
-from orchestrator.cost.meter import Rate, Spent, spent, total
+from orchestrator.controller.report import training_flops
+from orchestrator.cost import budget
+from orchestrator.cost.ledger import Ledger, Owner, build_ledger
+from orchestrator.cost.meter import Rate, Spent, total
+from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import Ended, Evaluated, Event, EventLog, FailureClass, Progress, Started
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 
 class History:
-    """Grows while the run is followed. Each attempt is priced at the rate that it was started with."""
+    """Grows while the run is followed. Each attempt is priced by the tariff that it was started with."""
 
     def __init__(self, record: Record) -> None:
         """UsageError if a file of the record is damaged."""
@@ -25,7 +28,7 @@ class History:
         self.events: list[Event] = []
         self.observation = Observation(steps=0)
         self.held = record.held()
-        self._rates: dict[int, Rate] = {}
+        self._resolved: dict[int, Resolved] = {}
         self.read()
         self._close_held()
 
@@ -102,15 +105,23 @@ class History:
             last = self.held[-1]
             self.held[-1] = Held(last.attempt, last.start, self.last_word(last.attempt) or last.end)
 
+    def resolved(self, attempt: int) -> Resolved:
+        """What was decided for an attempt; UsageError if that cannot be read."""
+        if attempt not in self._resolved:
+            self._resolved[attempt] = read_resolved(self._folder.resolved(attempt))
+        return self._resolved[attempt]
+
     def rate(self, attempt: int) -> Rate:
-        """What an hour of an attempt costs."""
-        if attempt not in self._rates:
-            self._rates[attempt] = read_resolved(self._folder.resolved(attempt)).rate
-        return self._rates[attempt]
+        """What an hour of an attempt cost when it was started."""
+        return self.resolved(attempt).rate
+
+    def tariff(self, attempt: int) -> Tariff:
+        """What an attempt pays, as that changes with time."""
+        return self.resolved(attempt).tariff
 
     def spent_at(self, moment: float) -> Spent:
         """What all attempts together had used up at a moment."""
-        parts = [spent(max(0.0, min(moment, h.end) - h.start), self.rate(h.attempt)) for h in self.held]
+        parts = [self.tariff(h.attempt).spent(h.start, min(moment, h.end)) for h in self.held]
         return total(parts, self._currency())
 
     def _currency(self) -> str:
@@ -118,10 +129,21 @@ class History:
         return self.rate(last).currency if last else "USD"
 
     def paid(self) -> Decimal:
-        """What was spent so far."""
+        """What was spent so far, by the meter."""
         return self.spent_at(math.inf).amount
 
-    def ledger(self, rate: Rate) -> Ledger:
-        """Where each second and dollar went; `rate` is the present one."""
-        rates = {one.attempt: self.rate(one.attempt) for one in self.held}
-        return build_ledger(self.events, self.held, rate, rates)
+    def charged(self) -> Decimal:
+        """What was spent so far, as the budget counts it."""
+        return budget.spent(self.held, {one.attempt: self.tariff(one.attempt) for one in self.held})
+
+    def ledger(self, resolved: Resolved) -> Ledger:
+        """Where each second and dollar went; `resolved` is the present attempt."""
+        tariffs = {one.attempt: self.tariff(one.attempt) for one in self.held}
+        return build_ledger(
+            self.events,
+            self.held,
+            resolved.tariff,
+            tariffs,
+            flops_per_token=training_flops(resolved.recipe),
+            owner=Owner(job=resolved.job.name, team=resolved.job.namespace, uid=resolved.job.uid),
+        )

@@ -82,6 +82,6 @@ def remark_on(event: Event) -> str | None:
     """What a person should be told at once."""
     if isinstance(event, WorkersLost):
         return f"workers are started again: {event.message}"
-    if isinstance(event, Started) and "fp8" in event.arithmetic:  # asked for, so it matters what came of it
-        return event.arithmetic
+    if isinstance(event, Started) and event.arithmetic[:4] not in ("", "fp32"):
+        return event.arithmetic  # asked for, so it matters what came of it
     return event.message if isinstance(event, Anomaly | Warning_) else None

@@ -33,7 +33,7 @@ def refresh_artifacts(record: Record, history: History) -> None:
         write_artifacts,
         folder.artifacts,
         history.events,
-        history.ledger(resolved.rate),
+        history.ledger(resolved),
         resolved.model_dump_json(indent=1),
         spent_at=history.spent_at,
     )

@@ -20,6 +20,7 @@ from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.pictures import refresh_artifacts
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import job_status
+from orchestrator.controller.spending import OVER_BUDGET, Spending
 from orchestrator.controller.sync import driver_lives
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import OverBudget
@@ -64,7 +65,7 @@ class LocalRun:
         self.record, self.settings, self.say = record, settings, say
         self.folder = record.folder
         self._stop: str | None = None
-        self._kill = False
+        self._asked = self._kill = False
         self._driver = local.running(self.folder)
         """One that an earlier launcher left behind."""
         self.history = History(record)
@@ -73,12 +74,14 @@ class LocalRun:
         self.observation.steps = self.resolved.recipe.steps
         self.observation.total_tokens = self.resolved.recipe.total_tokens
         self.tracking = Tracking(record, settings, say)
+        self._spending = None if (limit := record.job.spec.budget) is None else Spending(limit)
+        if self._spending is not None:
+            self._spending.pace.add(self.history.events)
 
     def order_stop(self, reason: str) -> None:
         """First call: checkpoint and end. Second call: end at once. Safe in a signal handler."""
-        if self._stop is not None:
-            self._kill = True
-        self._stop = self._stop or reason
+        self._kill = self._asked
+        self._asked, self._stop = True, self._stop or reason
 
     def run(self, show: Callable[[Snapshot], None]) -> Result:
         """Until success, stop or failure. Conflict if another process follows the run already."""
@@ -159,6 +162,7 @@ class LocalRun:
                 seen = describe(self.folder, self.resolved, driver.session())
                 return f"the driver did not answer: no event for {watch.silent:.0f} s; {seen}"
             show(self._snapshot())
+            self._keep_to_budget(driver)
             if self._stop and not ordered_at:
                 local.order_stop(self.folder, self._stop, GRACE_SECONDS)
                 ordered_at = time.monotonic()
@@ -173,6 +177,19 @@ class LocalRun:
                 tracked_at = time.monotonic()
             time.sleep(POLL_SECONDS)
         return None
+
+    def _keep_to_budget(self, driver: local.Driver) -> None:
+        """Warn, order the stop, or end what should have stopped by itself."""
+        if self._spending is None:
+            return
+        began, now = self.history.held[-1].start, time.time()
+        look = self._spending.look(self.history.charged(), self.resolved.tariff, began, now)
+        if look.warning is not None:
+            self.say(look.warning)
+        if look.stop:
+            self._stop = self._stop or OVER_BUDGET
+        if look.end:
+            driver.kill()
 
     def _begin(self) -> local.Driver:
         """The driver of this attempt, found or started. That it holds its devices is written down first of all."""
@@ -190,6 +207,8 @@ class LocalRun:
         end = partial(self.history.end, self.resolved, time=time.time())
         if hangs is not None:
             end("failed", FailureClass.STALLED, hangs)
+        elif self._stop == OVER_BUDGET:
+            end("stopped", FailureClass.OVER_BUDGET, "the budget was about to be gone before the last checkpoint's end")
         elif self._stop is not None:
             end("stopped", FailureClass.INTERRUPTED, self._stop)
         else:
@@ -217,6 +236,8 @@ class LocalRun:
         for event in news:
             if (remark := remark_on(event)) is not None:
                 self.say(remark)
+        if self._spending is not None:
+            self._spending.pace.add(news)
         self.history.extend(time.time())
         return news
 
@@ -226,7 +247,7 @@ class LocalRun:
 
     # ------------------------------------------------------------------ recording
     def _save(self) -> None:
-        history, ledger = self.history, self.history.ledger(self.resolved.rate)
+        history, ledger = self.history, self.history.ledger(self.resolved)
         self.record.save_held(history.held)
         replace_file(self.folder.ledger, ledger.to_json())
         run = self.tracking.reference
@@ -234,7 +255,7 @@ class LocalRun:
         self.record.save_status(status)
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:
-        ledger = self.history.ledger(self.resolved.rate)
+        ledger = self.history.ledger(self.resolved)
         self._save()
         try:
             refresh_artifacts(self.record, self.history)

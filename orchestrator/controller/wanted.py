@@ -43,7 +43,7 @@ class Wanted:
             tags=tags | newest.tracking.tags,
             datasets=datasets,
             outcome=None if live else attempts[-1].outcome,
-            ledger=history.ledger(newest.rate) if not live and history.has_ended(last) else None,
+            ledger=history.ledger(newest) if not live and history.has_ended(last) else None,
         )
 
     def flops_per_token(self, attempt: int) -> float | None:

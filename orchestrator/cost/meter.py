@@ -33,6 +33,18 @@ class Rate(Frozen):
     unit: Literal["gpu-hour", "cpu-hour"]
     source: str
     date: datetime.date
+    """From when it is valid."""
+    accelerator: str | None = None
+    """What is paid for; None in records of earlier versions."""
+    price_class: str | None = None
+
+    @property
+    def unit_price(self) -> Decimal:
+        """Price of one device for one hour, to 12 decimals."""
+        with localcontext(prec=_DIGITS):
+            exact = self.per_hour / self.units
+            rounded = exact.quantize(Decimal(1).scaleb(-12))
+            return exact if exact == rounded else rounded
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,8 @@ def rate_for(price: Price, units: int) -> Rate:
         unit=price.unit,
         source=price.source,
         date=price.date,
+        accelerator=price.accelerator,
+        price_class=price.price_class,
     )
 
 

@@ -3,6 +3,8 @@
 Called by `cost.ledger` only. Invariant: the pieces of a held interval follow each other without gap or
 overlap from its start to its end, whatever the events say; event times are clamped and made to run forward.
 
+queued       as the launcher says (`Phase`): waiting for devices, whether they were held (and paid) or not
+pulling      as the launcher says: images are fetched
 starting     from the start of the first interval to its first progress
 productive   up to a progress event, from the one before
 checkpoint   the seconds that training stood still for a checkpoint, taken out before its commit, which may be
@@ -11,6 +13,9 @@ recovering   from the last sign of life before a restart to the first progress a
              attempt to its end
 lost         was productive, until a restart resumed from an older step
 idle         after the last progress, until the devices were given back
+
+The launcher's phases divide only time in which no step was done: where it and the workers disagree about work, the
+workers' word stands. Waste has a cause: why the workers had to start again, or why the attempt ended.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.launch.events import (
+    Anomaly,
     CheckpointCommitted,
     Ended,
     Evaluated,
@@ -29,9 +35,14 @@ from orchestrator.launch.events import (
     MachineLoad,
     Progress,
     Started,
+    WorkersLost,
 )
 
-TimeClass = Literal["starting", "productive", "checkpoint", "recovering", "lost", "idle"]
+Waiting = Literal["queued", "pulling"]
+TimeClass = Literal["queued", "pulling", "starting", "productive", "checkpoint", "recovering", "lost", "idle"]
+
+ROLLBACK, FINISHED = "rollback", "finished"
+"""Causes that are no failure class: workers went back by themselves (`anomalies`); the attempt had nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,20 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What an attempt waited for before its workers could start, by the word of its launcher; unix seconds."""
+
+    attempt: int
+    kind: Waiting
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)) or self.end < self.start:
+            raise ValueError(f"attempt {self.attempt} is {self.kind} from {self.start} to {self.end}: not a time")
+
+
+@dataclass(frozen=True)
 class Piece:
     """A stretch of one class; microseconds since 1970. `to_step`: the step that a productive piece led to."""
 
@@ -58,25 +83,77 @@ class Piece:
     start: int
     end: int
     to_step: int | None = None
+    cause: str | None = None
+    """Of waste: a failure class, or `ROLLBACK` or `FINISHED`."""
+    held: bool = True
+    """False for waiting that nobody pays for."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Pieces in order of the held intervals, and how far training really got."""
+    """Pieces in order of the held intervals, unpaid waiting after them, and how far training really got."""
 
     pieces: list[Piece]
     step: int
     tokens: int
 
 
-def timeline(events: Iterable[Event], held: Sequence[Held]) -> Timeline:
+def timeline(events: Iterable[Event], held: Sequence[Held], phases: Sequence[Phase] = ()) -> Timeline:
     """Divides all held intervals; intervals that overlap (two incarnations) are divided each by itself."""
     order = sorted(held, key=lambda one: (one.start, one.attempt, one.end))
     shares = _share_out(_in_order(events), order)
     walk = _Walk()
     for index, (one, mine) in enumerate(zip(order, shares, strict=True)):
-        walk.interval(one, mine, last=index == len(order) - 1)
-    return Timeline(_merged(walk.pieces), walk.step, walk.tokens)
+        walk.interval(one, mine, order[index + 1] if index + 1 < len(order) else None)
+    waits = _waits(phases)
+    pieces = [part for piece in _merged(walk.pieces) for part in _divided(piece, waits)]
+    return Timeline(_merged(pieces) + _unpaid(waits, order), walk.step, walk.tokens)
+
+
+def _waits(phases: Sequence[Phase]) -> list[Piece]:
+    """Phases as pieces that do not overlap within an attempt: a later one ends the one before it."""
+    ordered = sorted(phases, key=lambda one: (one.attempt, one.start, one.end, one.kind))
+    waits: list[Piece] = []
+    for one in ordered:
+        piece = Piece(one.attempt, one.kind, _microseconds(one.start), _microseconds(one.end), held=False)
+        if waits and waits[-1].attempt == one.attempt and waits[-1].end > piece.start:
+            before = waits[-1]
+            piece = replace(piece, end=max(piece.end, before.end))  # no moment of either is forgotten
+            waits[-1] = replace(before, end=piece.start)
+        waits.append(piece)
+    return [wait for wait in waits if wait.start < wait.end]
+
+
+def _divided(piece: Piece, waits: Sequence[Piece]) -> list[Piece]:
+    """A piece with the launcher's waits in it; only where no step was done."""
+    if piece.time_class not in ("starting", "recovering", "idle"):
+        return [piece]
+    parts, at = [], piece.start
+    for wait in waits:
+        start, end = max(wait.start, at), min(wait.end, piece.end)
+        if wait.attempt != piece.attempt or end <= start:
+            continue
+        parts += [replace(piece, start=at, end=start), replace(wait, start=start, end=end, held=True)]
+        at = end
+    return [*parts, replace(piece, start=at)]
+
+
+def _unpaid(waits: Sequence[Piece], held: Sequence[Held]) -> list[Piece]:
+    """What is left of the waits outside of all intervals of their attempts."""
+    left = list(waits)
+    for one in held:
+        start, end = _microseconds(one.start), _microseconds(one.end)
+        left = [
+            part
+            for wait in left
+            for part in (
+                [wait]
+                if wait.attempt != one.attempt
+                else [replace(wait, end=min(wait.end, start)), replace(wait, start=max(wait.start, end))]
+            )
+            if part.start < part.end
+        ]
+    return left
 
 
 def _microseconds(seconds: float) -> int:
@@ -134,10 +211,12 @@ class _Walk:
     life: int = 0
     saves: list[tuple[int, int]] = field(default_factory=list)
     phase: TimeClass = "starting"
+    cause: str | None = None
+    """Why the workers start again, or will: of what is lost and of the time until the next step."""
     floor: int = 0
     """Number of pieces from which nothing can be taken back: of earlier intervals, or taken already."""
 
-    def interval(self, held: Held, events: Sequence[tuple[int, Event]], *, last: bool) -> None:
+    def interval(self, held: Held, events: Sequence[tuple[int, Event]], following: Held | None) -> None:
         """Divides one held interval."""
         self.attempt = held.attempt
         self.limits = (_microseconds(held.start), _microseconds(held.end))
@@ -155,10 +234,19 @@ class _Walk:
                 self._progress(event, now)
             elif isinstance(event, CheckpointCommitted):
                 self._saved(_microseconds(event.seconds), now)
+            elif isinstance(event, WorkersLost):
+                self.cause = self.cause or FailureClass.WORKER_LOST.value
+            elif isinstance(event, Anomaly):
+                self.cause = ROLLBACK if event.action in ("replay", "skip") else self.cause
             elif isinstance(event, Ended):
                 ended = event
                 self._ended(now)
-        self._tail(ended, last=last)
+                self.cause = _why(event)
+        if ended is None and following is not None and self.cause is None:
+            # The same attempt goes on on other machines, or the next one follows an attempt that nobody saw end.
+            moved = following.attempt == held.attempt
+            self.cause = (FailureClass.PREEMPTED if moved else FailureClass.DRIVER_LOST).value
+        self._tail(ended, last=following is None)
 
     def _started(self, event: Started, now: int, *, first: bool) -> None:
         if not first:
@@ -166,6 +254,7 @@ class _Walk:
             if self.phase == "starting":
                 self._close(self.life, "starting")
             self.phase = "recovering"
+            self.cause = self.cause or FailureClass.WORKER_LOST.value
         if event.step < self.step:
             self._lose(event.step)
         self.step, self.tokens = event.step, event.tokens
@@ -177,7 +266,7 @@ class _Walk:
             return
         self.step, self.tokens = event.step, max(self.tokens, event.tokens)
         self._close(now, self.phase, event.step)
-        self.phase = "productive"
+        self.phase, self.cause = "productive", None
         self.life = now
 
     def _saved(self, length: int, now: int) -> None:
@@ -227,25 +316,32 @@ class _Walk:
     def _close(self, until: int, time_class: TimeClass, step: int | None = None) -> None:
         """Gives the open stretch its class, less the checkpoints in it."""
         to_step = step if time_class == "productive" else None
+        cause = self.cause if time_class in ("recovering", "idle") else None
         at = self.opened
         for start, end in self.saves:
             start, end = max(start, at), min(end, until)
             if end <= start:
                 continue
-            self.pieces.append(Piece(self.attempt, time_class, at, start, to_step))
+            self.pieces.append(Piece(self.attempt, time_class, at, start, to_step, cause))
             self.pieces.append(Piece(self.attempt, "checkpoint", start, end))
             at = end
-        self.pieces.append(Piece(self.attempt, time_class, at, until, to_step))
+        self.pieces.append(Piece(self.attempt, time_class, at, until, to_step, cause))
         self.opened, self.saves = until, [save for save in self.saves if save[1] > until]
 
     def _lose(self, resumed: int) -> None:
         """Work beyond the step that the restart resumed from is done again."""
         self.pieces = [
-            replace(piece, time_class="lost", to_step=None)
+            replace(piece, time_class="lost", to_step=None, cause=self.cause)
             if piece.to_step is not None and piece.to_step > resumed
             else piece
             for piece in self.pieces
         ]
+
+
+def _why(ended: Ended) -> str:
+    if ended.failure_class is not None:
+        return ended.failure_class.value
+    return FINISHED if ended.outcome == "succeeded" else FailureClass.UNKNOWN.value
 
 
 def _merged(pieces: Iterable[Piece]) -> list[Piece]:
@@ -255,13 +351,12 @@ def _merged(pieces: Iterable[Piece]) -> list[Piece]:
         if piece.end == piece.start:
             continue
         before = merged[-1] if merged else None
-        same = before is not None and (before.attempt, before.time_class, before.end) == (
-            piece.attempt,
-            piece.time_class,
-            piece.start,
-        )
-        if before is not None and same:
+        if before is not None and before.end == piece.start and _kind(before) == _kind(piece):
             merged[-1] = replace(before, end=piece.end)
         else:
             merged.append(piece)
     return merged
+
+
+def _kind(piece: Piece) -> tuple[int, TimeClass, str | None, bool]:
+    return piece.attempt, piece.time_class, piece.cause, piece.held

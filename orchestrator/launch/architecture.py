@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import fsspec
-from pydantic import ValidationError
-
 from model.config import ModelConfig
-from model.dataset import TOKENIZER, DatasetManifest
+from model.dataset import MAX_TOKENIZER_BYTES, TOKENIZER, DatasetManifest
+from model.files import read_file
 from model.fit import fit, module_count
-from model.headers import Headers, is_weights, read_headers
-from model.presets import preset
+from model.headers import Headers, read_headers
 from model.released import read_released
-from orchestrator.errors import InvalidJob, Problem
+from orchestrator.errors import InvalidJob, Problem, UsageError
 from orchestrator.launch.choices import Choices, absolute, refusal
+from orchestrator.launch.weights import find_weights
+from orchestrator.plan.overridden import FRIENDLY, preset_as_overridden, replaced
 from orchestrator.spec import TrainingJob
-from orchestrator.spec_model import MODEL_FIELDS
 
 _FREE = {
     "num_nextn_predict_layers", "max_position_embeddings", "initializer_range", "rope_theta", "routed_scaling_factor",
@@ -71,7 +67,7 @@ def choose_architecture(job: TrainingJob, choose: Choices) -> Architecture:
 def _from_preset(job: TrainingJob, choose: Choices) -> ModelConfig:
     """Random weights begin before any context extension."""
     wanted = job.spec.model
-    config = _preset_as_overridden(job)
+    config = preset_as_overridden(job.spec.model)
     _require_dense(config, "model.preset", f"{wanted.preset} has", "use v3-671b")
     if (yarn := config.yarn) is None:
         return config
@@ -81,43 +77,6 @@ def _from_preset(job: TrainingJob, choose: Choices) -> ModelConfig:
         lambda: (yarn.original_max_position_embeddings, "pre-training comes before the context extension by YaRN"),
     )
     return config.replace(yarn=None, max_position_embeddings=original)
-
-
-def _preset_as_overridden(job: TrainingJob) -> ModelConfig:
-    wanted = job.spec.model
-    try:
-        config = preset(str(wanted.preset))
-    except ValueError as error:
-        raise refusal("model.preset", str(error)) from None
-    return _replaced(config, wanted.overrides.config_changes())
-
-
-def _replaced(config: ModelConfig, changes: Mapping[str, int | float | None]) -> ModelConfig:
-    try:
-        return config.replace(**changes)
-    except ValidationError as error:
-        raise InvalidJob(
-            [
-                _override_problem(str(detail["loc"][0]) if detail["loc"] else "", detail["msg"])
-                for detail in error.errors()
-            ]
-        ) from None
-
-
-def _override_problem(name: str, message: str) -> Problem:
-    """A finding of ModelConfig in the words of `spec.model.overrides`."""
-    words = re.compile(r"\b(" + "|".join(sorted(_FRIENDLY, key=len, reverse=True)) + r")\b")
-    text = words.sub(lambda match: _FRIENDLY[match[1]], message.removeprefix("Value error, "))
-    path = f"spec.model.overrides.{_FRIENDLY[name]}" if name in _FRIENDLY else "spec.model.overrides"
-    return Problem(path, text)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
-_FRIENDLY = {theirs: _camel(ours) for ours, theirs in MODEL_FIELDS.items()}
 
 
 def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> None:
@@ -133,13 +92,13 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 
 
 def _weights_folder(uri: str) -> str:
-    """The folder itself, or `weights` in a run's folder."""
+    """The folder itself, or that of a run's final weights."""
     try:
-        for folder in (uri.rstrip("/"), f"{uri.rstrip('/')}/weights"):
-            if is_weights(folder):
-                return folder
-    except (ValueError, OSError, ImportError) as error:
+        found = find_weights(uri)
+    except (ValueError, OSError, ImportError, UsageError) as error:
         raise refusal("model.initFrom", f"cannot read {uri}: {error}") from None
+    if found is not None:
+        return found
     raise refusal(
         "model.initFrom",
         f"no weights in {uri} or {uri}/weights: there must be a config.json beside .safetensors files, as "
@@ -152,7 +111,7 @@ def _from_weights(job: TrainingJob, stored: ModelConfig, headers: Headers) -> Mo
     wanted = job.spec.model
     _require_dense(stored, "model.initFrom", f"{headers.uri} has", "start from a model without one")
     if wanted.preset is not None:
-        _require_agreement(_preset_as_overridden(job), stored, wanted.preset, headers.uri)
+        _require_agreement(preset_as_overridden(job.spec.model), stored, wanted.preset, headers.uri)
     changes = wanted.overrides.config_changes()
     values = stored.model_dump()
     fixed = {name: value for name, value in changes.items() if name not in _FREE and value != values[name]}
@@ -160,13 +119,13 @@ def _from_weights(job: TrainingJob, stored: ModelConfig, headers: Headers) -> Mo
         raise InvalidJob(
             [
                 Problem(
-                    f"spec.model.overrides.{_FRIENDLY[name]}",
+                    f"spec.model.overrides.{FRIENDLY[name]}",
                     f"is {value}, the weights of model.initFrom are made for {values[name]}: leave it out",
                 )
                 for name, value in fixed.items()
             ]
         )
-    config = _replaced(stored, changes)
+    config = replaced(stored, changes)
     there = module_count(stored, headers)
     if config.num_nextn_predict_layers > there:
         raise refusal(
@@ -180,7 +139,7 @@ def _from_weights(job: TrainingJob, stored: ModelConfig, headers: Headers) -> Mo
 def _require_agreement(asked: ModelConfig, stored: ModelConfig, name: str, uri: str) -> None:
     ours, theirs = asked.model_dump(), stored.model_dump()
     differing = [
-        f"{_FRIENDLY.get(field, field)} {ours[field]} and {theirs[field]}"
+        f"{FRIENDLY.get(field, field)} {ours[field]} and {theirs[field]}"
         for field in ours
         if field not in _NOT_COMPARED and ours[field] != theirs[field]
     ]
@@ -197,8 +156,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
     where = f"{initial.uri}/{TOKENIZER}"
     prepare = f"`fathom data prepare SOURCE OUT --tokenizer {where}`"
     try:
-        with fsspec.open(where, "rb") as file:
-            raw = bytes(file.read())
+        raw = read_file(where, MAX_TOKENIZER_BYTES)
     except FileNotFoundError:
         raise refusal(
             "model.initFrom",
@@ -217,8 +175,7 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
 def _same(raw: bytes, source: str) -> bool:
     """Whether two files, which may be written differently, hold the same tokens and ways to find them."""
     try:
-        with fsspec.open(f"{source.rstrip('/')}/{TOKENIZER}", "rb") as file:
-            other = json.loads(bytes(file.read()))
+        other = json.loads(read_file(f"{source.rstrip('/')}/{TOKENIZER}", MAX_TOKENIZER_BYTES))
         own = json.loads(raw)
     except (OSError, ValueError, RecursionError):
         return False

@@ -22,6 +22,7 @@ from orchestrator.launch.batches import choose_batches, choose_mixture, choose_t
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.extension import extended
 from orchestrator.launch.layout import choose_layout
+from orchestrator.plan import defaults
 from orchestrator.plan.hardware import accelerator
 from orchestrator.spec import TrainingJob
 
@@ -31,7 +32,6 @@ LEARNING_RATES: dict[str, float] = {"v2-lite-16b": 4.2e-4, "v3-671b": 2.2e-4}
 _WIDTH, _RATE = 7168, 2.2e-4
 """DeepSeek-V3. Scaled by the root of the width this gives 4.1e-4 for V2-Lite (2048), which used 4.2e-4."""
 
-_MAX_SEQUENCE = 4096
 _MAX_EVAL_TOKENS = 1 << 17
 _CONSTANT_SHARE = 0.67
 """10T of 14.8T tokens in DeepSeek-V3."""
@@ -58,10 +58,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     sequence = choose(
         "spec.data.sequenceLength",
         spec.data.sequence_length,
-        lambda: (
-            min(_MAX_SEQUENCE, config.max_position_embeddings),
-            f"the longest, at most {_MAX_SEQUENCE}",
-        ),
+        lambda: defaults.sequence_length(config.max_position_embeddings),
     )
     _check_lengths(sequence, config, manifest)
     precision = _precision(job, choose)
@@ -180,9 +177,8 @@ def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest
 
 def _precision(job: TrainingJob, choose: Choices) -> PrecisionName:
     given, device = job.spec.training.precision, job.spec.compute.accelerator
-    default: PrecisionName = "fp32" if device == "cpu" else "bf16"
-    choose("spec.training.precision", given, lambda: (default, f"the usual on {device}"))
-    return given or default
+    choose("spec.training.precision", given, lambda: defaults.precision_on(device))
+    return given or defaults.precision_on(device)[0]
 
 
 # When

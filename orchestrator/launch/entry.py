@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from model.checkpoint import Identity
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.ending import Ending, last_step
@@ -76,13 +78,14 @@ def how_it_ended(
 
 def _reporter(folder: RunFolder, resolved: Resolved, ending: Ending) -> FileReporter:
     """With the job's own deadline, which holds even if nobody watches."""
-    stop_at = None
-    if (seconds := resolved.hard_deadline_seconds) is not None:
-        stop_at = time.time() + max(0.0, seconds - min(GRACE_SECONDS, 0.1 * seconds))
-        message = f"the budget's {seconds:.0f} s were over before the end of the last checkpoint"
+    until = resolved.deadlines(psutil.Process().create_time())  # from when on it is paid for
+    if until is not None:
+        message = "the budget was about to be gone before the end of the last checkpoint"
+        seconds = min(max(0.0, until.end - time.time()), threading.TIMEOUT_MAX)
         timer = threading.Timer(seconds, ending.at_once, ("stopped", FailureClass.OVER_BUDGET, message))
         timer.daemon = True
         timer.start()
+    stop_at = until.stop if until else None
     return FileReporter(folder.root, resolved.job.uid, resolved.attempt, resolved.incarnation, stop_at)
 
 

@@ -1,20 +1,26 @@
-"""Chooses how the workers share the model and the batch. Called by `orchestrator.launch.choose` only."""
+"""Chooses how the workers share the model and the batch. Called by `orchestrator.launch.choose` only.
+
+On GPUs the planner's search chooses; on CPUs, of whose speed it knows nothing, rules do.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
 
 from model.config import ModelConfig
-from model.recipe import Layout, Recipe
+from model.recipe import Layout, PrecisionName, Recipe
+from orchestrator.errors import UsageError
 from orchestrator.launch.choices import Choices, refusal
 from orchestrator.launch.limits import Asked, require_possible
+from orchestrator.plan import defaults
+from orchestrator.plan.efficiency import efficiencies
+from orchestrator.plan.hardware import accelerator, accelerators
+from orchestrator.plan.pick import chosen, does_not_fit, layouts
+from orchestrator.plan.request import Request, wish_of
 from orchestrator.spec import TrainingJob
 
-_MAX_BATCH_TOKENS = 1 << 20
 _MAX_MICRO_BATCH_TOKENS = 8192
-_STEPS_AIM = 2000
-_GPUS_PER_NODE = 8
 
 
 def choose_layout(
@@ -23,7 +29,7 @@ def choose_layout(
     sequence: int,
     choose: Choices,
     *,
-    precision: str,
+    precision: PrecisionName,
     begun: Recipe | None = None,
 ) -> Layout:
     """Expert parallelism, micro-batch and accumulation; `begun`: a recipe whose batches must not change."""
@@ -33,13 +39,14 @@ def choose_layout(
         Asked(
             world_size=world,
             expert_parallel=parallelism.expert or 1,
-            zero_stage=parallelism.zero_stage,
+            zero_stage=1 if parallelism.zero_stage is None else parallelism.zero_stage,
             pipeline=parallelism.pipeline or 1,
             precision=precision,
             accelerator=compute.accelerator,
         )
     )
-    expert = _expert(job, config, choose)
+    per_node = _machines(job, choose)
+    _require_experts(job, config)
     if begun is None:
         batch = _batch(job, sequence, choose)
         common = batch // sequence
@@ -47,17 +54,108 @@ def choose_layout(
         batch = begun.batch_tokens
         common = math.gcd(*begun.batches.sequences)  # what all batches of a ramp are multiples of
         _require_same_batch(job, common)
-    sequences = batch // (world * sequence)
-    micro_batch = choose(
-        "spec.parallelism.microBatch", parallelism.micro_batch, lambda: _micro_batch(common // world, sequence)
+    task = _Task(job, config, precision, sequence, common, per_node)
+    layout = _on_cpus(task, choose) if compute.accelerator == "cpu" else _on_gpus(task, choose)
+    return layout.model_copy(update={"accumulation": batch // (world * sequence * layout.micro_batch)})
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be laid out."""
+
+    job: TrainingJob
+    config: ModelConfig
+    precision: PrecisionName
+    sequence: int
+    """Tokens."""
+    common: int
+    """Sequences that every batch is a multiple of."""
+    per_node: int
+
+
+def _on_cpus(task: _Task, choose: Choices) -> Layout:
+    """By rules: no forecast of time stands for CPUs."""
+    parallelism, world, experts = (
+        task.job.spec.parallelism,
+        task.job.spec.compute.world_size,
+        task.config.n_routed_experts,
     )
-    return Layout(
-        world_size=world,
-        expert_parallel=expert,
-        zero_stage=parallelism.zero_stage,
-        micro_batch=micro_batch,
-        accumulation=sequences // micro_batch,
-        recompute=_recompute(job, choose),
+    expert = choose("spec.parallelism.expert", parallelism.expert, lambda: _largest(world, experts))
+    zero_stage = choose("spec.parallelism.zeroStage", parallelism.zero_stage, lambda: (1, "the usual on CPUs"))
+    micro_batch = choose(
+        "spec.parallelism.microBatch",
+        parallelism.micro_batch,
+        lambda: _micro_batch(task.common // world, task.sequence),
+    )
+    recompute = choose("spec.parallelism.recompute", parallelism.recompute, lambda: ("none", "fastest"))
+    return _layout(world, expert, zero_stage, micro_batch, recompute)
+
+
+def _on_gpus(task: _Task, choose: Choices) -> Layout:
+    """The fastest layout that fits and that the engine runs, by `plan.search`."""
+    parallelism, request = task.job.spec.parallelism, _request(task)
+    constants = efficiencies()
+    try:
+        candidates = layouts(request, constants, today=True)
+    except UsageError as error:
+        raise refusal("parallelism", str(error)) from None
+    candidate = chosen(candidates, "today")
+    if candidate is None:
+        raise refusal("compute.gpus", does_not_fit(request, candidates, constants, accelerators(), today=True))
+    found, step = candidate.parallel, candidate.step
+    reason = (
+        f"fastest of {sum(one.fits for one in candidates)} layouts that fit: {step.seconds:.3g} s a step and "
+        f"{candidate.memory.peak / 1e9:.1f} of {request.cluster.accelerator.memory_bytes / 1e9:.0f} GB by the plan"
+    )
+    return _layout(
+        request.gpus,
+        choose("spec.parallelism.expert", parallelism.expert, lambda: (found.expert, reason)),
+        choose("spec.parallelism.zeroStage", parallelism.zero_stage, lambda: (found.zero_stage, reason)),
+        choose("spec.parallelism.microBatch", parallelism.micro_batch, lambda: (found.micro_batch, reason)),
+        choose("spec.parallelism.recompute", parallelism.recompute, lambda: (found.recompute, reason)),
+    )
+
+
+def _request(task: _Task) -> Request:
+    """What the planner is asked."""
+    spec, batch = task.job.spec, task.common * task.sequence
+    return Request(
+        name=spec.model.preset or "the model",
+        config=task.config,
+        device=accelerator(spec.compute.accelerator),
+        gpus=spec.compute.world_size,
+        gpus_per_node=task.per_node,
+        tokens=max(spec.training.tokens, batch),
+        sequence_length=task.sequence,
+        batch_tokens=batch,
+        precision=task.precision,
+        price_class=spec.compute.price_class,
+        wish=wish_of(spec.parallelism),
+        assumed=(),
+    )
+
+
+def _machines(job: TrainingJob, choose: Choices) -> int:
+    """GPUs of one machine; on CPUs all workers share one."""
+    compute, world = job.spec.compute, job.spec.compute.world_size
+    if compute.accelerator == "cpu":
+        return world
+    per_node = choose("spec.compute.gpusPerNode", compute.gpus_per_node, lambda: defaults.gpus_per_node(world))
+    if wrong := defaults.fill_nodes(world, per_node):
+        raise refusal("compute.gpus", wrong)
+    return per_node
+
+
+def _layout(world: int, expert: int, zero_stage: int, micro_batch: int, recompute: str) -> Layout:
+    return Layout.model_validate(
+        {
+            "world_size": world,
+            "expert_parallel": expert,
+            "zero_stage": zero_stage,
+            "micro_batch": micro_batch,
+            "accumulation": 1,
+            "recompute": recompute,
+        }
     )
 
 
@@ -68,7 +166,7 @@ def _batch(job: TrainingJob, sequence: int, choose: Choices) -> int:
     batch = choose(
         "spec.training.globalBatchTokens",
         training.global_batch_tokens,
-        lambda: _batch_tokens(training.tokens, unit),
+        lambda: defaults.batch_tokens(job.spec.model.preset, training.tokens, unit),
     )
     if batch % unit:
         below, above = batch // unit * unit, (batch // unit + 1) * unit
@@ -111,43 +209,21 @@ def _nearest(number: int, whole: int) -> str:
     return f"{below} or {above}" if above else str(below)
 
 
-def _expert(job: TrainingJob, config: ModelConfig, choose: Choices) -> int:
-    """Workers that share one set of experts."""
-    compute, experts = job.spec.compute, config.n_routed_experts
-    world = compute.world_size
-    per_node = world
-    if compute.accelerator != "cpu":
-        per_node = choose(
-            "spec.compute.gpusPerNode",
-            compute.gpus_per_node,
-            lambda: (min(_GPUS_PER_NODE, world), f"{_GPUS_PER_NODE}, or all where there are fewer"),
-        )
-        if world > per_node and world % per_node:
-            below = world // per_node * per_node
-            raise refusal(
-                "compute.gpus",
-                f"{world} do not fill machines of {per_node}: use {below} or {below + per_node}",
-            )
-
-    def largest() -> tuple[int, str]:
-        size = 1
-        while 2 * size <= min(world, per_node) and world % (2 * size) == 0 and experts % (2 * size) == 0:
-            size *= 2
-        return size, f"largest power of two on one node that divides {world} workers and {experts} experts"
-
-    size = choose("spec.parallelism.expert", job.spec.parallelism.expert, largest)
-    if experts % size:
+def _require_experts(job: TrainingJob, config: ModelConfig) -> None:
+    """Experts and workers can be shared as the job says; of those that it leaves open any choice can."""
+    size, world, experts = job.spec.parallelism.expert, job.spec.compute.world_size, config.n_routed_experts
+    if size is not None and experts % size:
         raise refusal("parallelism.expert", f"{size} does not divide the model's {experts} routed experts")
-    if world % size:
+    if size is not None and world % size:
         raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
-    return size
 
 
-def _batch_tokens(tokens: int, unit: int) -> tuple[int, str]:
-    """A power of two times `unit` that gives about 2,000 to 4,000 steps, where the bounds allow it."""
-    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
-    batch = unit << (wanted.bit_length() - 1)
-    return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
+def _largest(world: int, experts: int) -> tuple[int, str]:
+    """Workers that share one set of experts, all on one machine."""
+    size = 1
+    while 2 * size <= world and world % (2 * size) == 0 and experts % (2 * size) == 0:
+        size *= 2
+    return size, f"largest power of two that divides {world} workers and {experts} experts"
 
 
 def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
@@ -155,9 +231,3 @@ def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
     bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
     size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
     return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"
-
-
-def _recompute(job: TrainingJob, choose: Choices) -> Literal["none", "full"]:
-    given = job.spec.parallelism.recompute
-    choose("spec.parallelism.recompute", given, lambda: ("none", "fastest; full saves memory"))
-    return given or "none"

@@ -6,6 +6,7 @@ result; it carries the hard deadline, so that a budget holds with nobody watchin
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from model.recipe import Recipe
-from orchestrator.cost.meter import Rate, rate_for
+from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts_until, to_hold
+from orchestrator.cost.meter import Rate
+from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import OverBudget, UsageError
 from orchestrator.launch.base import in_short
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.choose import choose_recipe, continue_recipe, kept_choices
-from orchestrator.plan.prices import PriceBook
+from orchestrator.plan.prices import PriceBook, valid_at
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
@@ -50,9 +53,15 @@ class Resolved(Frozen):
     gpus_per_worker: int = Field(ge=0, le=1)
     memory_bytes_per_worker: int | None = Field(None, ge=1)
     rate: Rate
-    """What the whole job costs while it holds its machines."""
+    """What the whole job costs while it holds its machines, when the attempt is started."""
+    later_rates: tuple[Rate, ...] = ()
+    """What it costs from the dates of those on, as far as the price file knew."""
     hard_deadline_seconds: float | None = Field(None, gt=0)
-    """Held seconds after which the budget is gone; the driver stops itself before. None: no budget."""
+    """Held seconds after which the budget is gone, if the attempt begins at once. None: no budget."""
+    money_left: Decimal | None = Field(None, gt=0)
+    """What the limit leaves for this attempt: its driver stops itself before that is gone, whenever it began."""
+    reserve: Reserve = Reserve()
+    """What is kept of the money for stopping."""
     restarts_without_progress: int = Field(ge=0)
     """Restarts of the workers inside this attempt that may follow each other without a new checkpoint."""
     stall_seconds: float = Field(gt=0)
@@ -61,6 +70,18 @@ class Resolved(Frozen):
     storage_uri: str
     """Where events, logs, ledger and checkpoints of the job lie."""
     chosen: tuple[Choice, ...]
+
+    @property
+    def tariff(self) -> Tariff:
+        """What the attempt pays, as that changes with time."""
+        return Tariff(rates=(self.rate, *self.later_rates))
+
+    def deadlines(self, start: float) -> Deadlines | None:
+        """When the attempt must stop if it holds its devices from `start` (unix seconds); None without a budget."""
+        left = self.money_left
+        if left is None and self.hard_deadline_seconds is not None:  # written by an earlier version
+            left = to_hold(self.tariff, start, self.hard_deadline_seconds)
+        return None if left is None else deadlines(left, self.tariff, start, self.reserve)
 
 
 def resolve(
@@ -73,15 +94,18 @@ def resolve(
     storage_uri: str,
     spent: Decimal | int = 0,
     earlier: Resolved | None = None,
+    reserve: Reserve | None = None,
 ) -> Resolved:
-    """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder.
+    """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder, `reserve`
+    what is known of how long this job takes to stop.
 
     All that the mathematics depends on stays as the `earlier` attempt had it. InvalidJob for what cannot run,
     OverBudget where nothing is left, UsageError for a bad price file.
     """
     spec, choose = job.spec, Choices()
-    rate = _rate(job, settings, earlier)
-    deadline = _deadline(job, rate, Decimal(spent))
+    now = datetime.now(UTC)
+    tariff = _tariff(job, settings, earlier, now)
+    left = _left(job, Decimal(spent))
     storage = _storage(job, storage_uri, earlier, choose)
     if earlier is None:
         recipe = choose_recipe(job, storage, choose)
@@ -97,8 +121,11 @@ def resolve(
         cpus_per_worker=choose("spec.compute.cpuPerWorker", spec.compute.cpu_per_worker, lambda: (1, "one core each")),
         gpus_per_worker=0 if recipe.device == "cpu" else 1,
         memory_bytes_per_worker=None if memory is None else quantity_bytes(memory),
-        rate=rate,
-        hard_deadline_seconds=deadline,
+        rate=tariff.rates[0],
+        later_rates=tariff.rates[1:],
+        hard_deadline_seconds=None if left is None else _lasts(left, tariff, now.timestamp()),
+        money_left=left,
+        reserve=reserve or Reserve(),
         restarts_without_progress=spec.retry.stop_after_attempts_without_progress,
         stall_seconds=spec.retry.stall_minutes * 60,
         tracking=TrackingTarget(
@@ -135,10 +162,11 @@ def read_resolved(path: Path) -> Resolved:
 # Money
 
 
-def _rate(job: TrainingJob, settings: Settings, earlier: Resolved | None) -> Rate:
-    """Price of the whole job per hour."""
+def _tariff(job: TrainingJob, settings: Settings, earlier: Resolved | None, now: datetime) -> Tariff:
+    """Price of the whole job per hour, from now on."""
     compute, budget = job.spec.compute, job.spec.budget
-    price = PriceBook.load(settings.price_file).price(compute.accelerator, compute.price_class)
+    history = PriceBook.load(settings.price_file).history(compute.accelerator, compute.price_class)
+    price = valid_at(history, now.date())
     units = compute.world_size * ((compute.cpu_per_worker or 1) if compute.accelerator == "cpu" else 1)
     if budget is not None and budget.currency != price.currency:
         raise refusal(
@@ -151,18 +179,22 @@ def _rate(job: TrainingJob, settings: Settings, earlier: Resolved | None) -> Rat
             f"attempt {earlier.attempt} was paid in {earlier.rate.currency}, the price of {compute.accelerator} is in "
             f"{price.currency} now ({price.source}): set FATHOM_PRICES to prices in {earlier.rate.currency}"
         )
-    return rate_for(price, units)
+    return tariff_from(history, units, now)
 
 
-def _deadline(job: TrainingJob, rate: Rate, spent: Decimal) -> float | None:
-    """Seconds that the rest of the budget pays for."""
+def _left(job: TrainingJob, spent: Decimal) -> Decimal | None:
+    """The rest of the budget; OverBudget if there is none."""
     budget = job.spec.budget
     if budget is None:
         return None
     left = budget.amount - spent
     if left <= 0:
         raise OverBudget(f"spec.budget.limit is {budget.limit} {budget.currency}, {spent} is spent: raise the limit")
-    return float(left * 3600 / rate.per_hour)
+    return left
+
+
+def _lasts(left: Decimal, tariff: Tariff, now: float) -> float:
+    return max(1e-6, lasts_until(left, tariff, now) - now)
 
 
 # Text to values

@@ -139,10 +139,10 @@ class Zero:
     """Weights."""
 
 
-def zero_seconds(workload: Workload, parallel: Parallel, links: Links, passes: float) -> Zero:
+def zero_seconds(workload: Workload, parallel: Parallel, links: Links) -> Zero:
     """Of the largest stage. Stage 0 sums gradients (a scatter and a gather of them); stages 1 and 2 scatter them and
-    gather the new weights; stage 2 scatters after each micro-batch; stage 3 gathers weights for each pass, too,
-    layer by layer; all else goes in buckets."""
+    gather the new weights; stage 2 scatters after each micro-batch; stage 3 gathers weights twice for each, too,
+    layer by layer (recomputation uses those of the backward pass); all else goes in buckets."""
     p, policy = parallel, policy_of(workload.precision, on_cpu=False)
     common = experts = 0.0
     for stage in stages(workload, parallel):
@@ -159,5 +159,5 @@ def zero_seconds(workload: Workload, parallel: Parallel, links: Links, passes: f
     buckets = -(-(common + experts) // BUCKET)
     reduce = ring(policy.gradients, buckets) * count * (2 if p.zero_stage == 0 else 1)
     if p.zero_stage == 3:
-        return Zero(reduce, ring(policy.weights, layer_count(workload.config)) * count * passes)
+        return Zero(reduce, ring(policy.weights, layer_count(workload.config)) * count * 2)
     return Zero(reduce, ring(policy.weights, buckets) if p.zero_stage else 0.0)

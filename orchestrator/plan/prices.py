@@ -2,11 +2,14 @@
 
 Called by the resolver and the planner. Invariant: a price comes from the packaged file or from the operator's
 own file (FATHOM_PRICES), never from a job; it is a positive Decimal with a currency, a source and a date.
+A price holds from the beginning of its date (UTC) until that of the next row for the same devices; before the
+first row's date the first row holds, since it is the nearest that is known. One history has one currency.
 """
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -44,7 +47,19 @@ class Price(Frozen, alias_generator=to_camel, populate_by_name=True):
     unit: Literal["gpu-hour", "cpu-hour"]
     source: str = Field(min_length=1, max_length=500)
     date: datetime.date
-    """The day on which the price was valid."""
+    """The day from which the price is valid (or on which it was read), from 00:00 UTC."""
+    low: Amount | None = None
+    """The cheapest offer that the source names; absent: it names no range."""
+    high: Amount | None = None
+    """The dearest."""
+
+    @model_validator(mode="after")
+    def _range_holds_it(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"low ({self.low}) and high ({self.high}) belong together: give both or neither")
+        if self.low is not None and self.high is not None and not self.low <= self.amount <= self.high:
+            raise ValueError(f"amount {self.amount} must lie between low {self.low} and high {self.high}")
+        return self
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
@@ -54,27 +69,39 @@ class Price(Frozen, alias_generator=to_camel, populate_by_name=True):
         return self
 
 
-class PriceBook:
-    """Prices by accelerator and price class."""
+def valid_at(history: Sequence[Price], day: datetime.date) -> Price:
+    """The price of that day, from a history in order of time; before its beginning the first one."""
+    return next((price for price in reversed(history) if price.date <= day), history[0])
 
-    def __init__(self, prices: dict[tuple[str, str], Price]) -> None:
+
+class PriceBook:
+    """Prices by accelerator and price class: of each its history, oldest first."""
+
+    def __init__(self, prices: dict[tuple[str, str], tuple[Price, ...]]) -> None:
         self._prices = prices
 
     @classmethod
     def load(cls, path: Path | None = None) -> PriceBook:
-        """The packaged prices; rows of the operator's file `path` come first. UsageError if it is bad."""
+        """The packaged prices; rows of the operator's file `path` replace all of theirs. UsageError if it is bad."""
         prices = _read(DATA)
         if path is not None:
             prices = prices | _read(path)
         return cls(prices)
 
+    def classes(self, accelerator: str) -> list[str]:
+        """Price classes that are known for an accelerator."""
+        return sorted(known for name, known in self._prices if name == accelerator)
+
     def price(self, accelerator: str, price_class: str) -> Price:
-        """Price of one device-hour; UsageError lists what is known."""
+        """The newest price of one device-hour; UsageError lists what is known."""
+        return self.history(accelerator, price_class)[-1]
+
+    def history(self, accelerator: str, price_class: str) -> tuple[Price, ...]:
+        """All prices of one device-hour, oldest first, in one currency; UsageError lists what is known."""
         found = self._prices.get((accelerator, price_class))
         if found is not None:
             return found
-        classes = sorted(known for name, known in self._prices if name == accelerator)
-        if classes:
+        if classes := self.classes(accelerator):
             raise UsageError(
                 f"no price of class {price_class!r} for {accelerator}; known: {', '.join(classes)}; "
                 "add a row to the file that FATHOM_PRICES names"
@@ -86,18 +113,27 @@ class PriceBook:
         )
 
 
-def _read(path: Path) -> dict[tuple[str, str], Price]:
-    prices: dict[tuple[str, str], Price] = {}
+def _read(path: Path) -> dict[tuple[str, str], tuple[Price, ...]]:
+    prices: dict[tuple[str, str], dict[datetime.date, Price]] = {}
     for number, row in enumerate(_rows(path), start=1):
         price = _parse(path, number, row)
-        key = (price.accelerator, price.price_class)
-        if key in prices:
-            raise UsageError(
-                f"price file {path}: row {number}: a second price for {key[0]} {key[1]}: "
-                f"{prices[key].amount} and {price.amount}; keep one"
-            )
-        prices[key] = price
-    return prices
+        others = prices.setdefault((price.accelerator, price.price_class), {})
+        _require_fitting(price, others, f"price file {path}: row {number}")
+        others[price.date] = price
+    return {key: tuple(of[date] for date in sorted(of)) for key, of in prices.items()}
+
+
+def _require_fitting(price: Price, others: dict[datetime.date, Price], where: str) -> None:
+    what = f"{price.accelerator} {price.price_class}"
+    if (same := others.get(price.date)) is not None:
+        raise UsageError(
+            f"{where}: a second price for {what} from {price.date}: {same.amount} and {price.amount}; keep one"
+        )
+    if (other := next(iter(others.values()), price)).currency != price.currency:
+        raise UsageError(
+            f"{where}: {what} is priced in {price.currency} from {price.date} and in {other.currency} from "
+            f"{other.date}: keep to one currency, or give one of them another priceClass"
+        )
 
 
 def _rows(path: Path) -> list[Any]:

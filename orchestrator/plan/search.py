@@ -215,13 +215,17 @@ def _explain(workload: Workload, cluster: Cluster) -> None:
 
 
 def _fewest(workload: Workload, cluster: Cluster, today: bool) -> int | None:
+    capacity = cluster.accelerator.memory_bytes
+    for gpus in _sizes(cluster.gpus_per_node):
+        for layout in layouts(workload, replace(cluster, gpus=gpus), today):
+            if footprint(workload, replace(layout, recompute="full")).peak <= capacity:
+                return gpus
+    return None
+
+
+def _sizes(gpus_per_node: int) -> Iterator[int]:
+    """Parts of a node, then nodes, by doubling."""
     gpus = 1
     while gpus <= _MOST_GPUS:
-        if gpus <= cluster.gpus_per_node or gpus % cluster.gpus_per_node == 0:
-            grown = replace(cluster, gpus=gpus)
-            capacity = cluster.accelerator.memory_bytes
-            for layout in layouts(workload, grown, today):
-                if footprint(workload, replace(layout, recompute="full")).peak <= capacity:
-                    return gpus
-        gpus *= 2
-    return None
+        yield gpus
+        gpus = gpus_per_node if gpus < gpus_per_node < 2 * gpus else 2 * gpus

@@ -85,7 +85,7 @@ def step_time(workload: Workload, cluster: Cluster, parallel: Parallel, efficien
     compute = sum(computed.values())
     passes = 3.0 if p.recompute == "full" else 2.0
     busy, hidden = _sent(workload, parallel, links, passes, compute)
-    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links, passes), parallel, workload, compute)
+    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links), parallel, workload, compute)
     parts = computed | busy | zero
     parts["bubble"] = _bubble(workload, parallel, compute + sum(busy.values()))
     parts["optimizer"] = _optimizer(workload, cluster, parallel, efficiencies)

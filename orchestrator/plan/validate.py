@@ -130,26 +130,21 @@ def _follows() -> str:
     step = step_time(workload, run.cluster, parallel, efficiencies())
     speed, config = step.tokens_per_second_per_gpu, preset("v3-671b")
     whole = flops_per_token(config, phase.sequence_length, causal=False) * speed
-    days = phase.tokens / (speed * run.gpus * _DAY)
-    per_trillion = 1e12 / speed / 3600
+    daily = speed * run.gpus * _DAY
     rows = [
-        ("seconds per step", "19.926", f"{step.seconds:.3f}", 19.926, step.seconds),
-        (
-            "tokens per day, billions",
-            "272.80",
-            f"{speed * run.gpus * _DAY / 1e9:.2f}",
-            272.8,
-            speed * run.gpus * 8.64e-5,
-        ),
-        ("H800 hours per trillion tokens", "180K", f"{per_trillion / 1e3:.1f}K", 180e3, per_trillion),
-        ("days for 14.8T tokens", "54.2", f"{days:.1f}", 54.2, days),
-        ("TFLOP/s, causal", "385", f"{step.model_flops * speed / 1e12:.1f}", 385, step.model_flops * speed / 1e12),
-        ("MFU, causal", "38.94 %", f"{100 * step.mfu:.2f} %", 38.94, 100 * step.mfu),
-        ("TFLOP/s, all scores", "432", f"{whole / 1e12:.1f}", 432, whole / 1e12),
-        ("MFU, all scores", "43.73 %", f"{100 * whole / step.peak_flops:.2f} %", 43.73, 100 * whole / step.peak_flops),
+        ("seconds per step", 19.926, step.seconds, 3),
+        ("tokens per day, billions", 272.80, daily / 1e9, 2),
+        ("thousand H800 hours per trillion tokens", 180, 1e9 / speed / 3600, 1),
+        ("days for 14.8T tokens", 54.2, phase.tokens / daily, 1),
+        ("TFLOP/s, causal", 385, step.model_flops * speed / 1e12, 1),
+        ("MFU, causal, %", 38.94, 100 * step.mfu, 2),
+        ("TFLOP/s, all scores", 432, whole / 1e12, 1),
+        ("MFU, all scores, %", 43.73, 100 * whole / step.peak_flops, 2),
     ]
     lines = ["| DeepSeek-V3 | published | follows | difference |", "|---|---|---|---|"]
-    lines += [f"| {name} | {stated} | {ours} | {value / known - 1:+.1%} |" for name, stated, ours, known, value in rows]
+    lines += [
+        f"| {name} | {known} | {ours:.{digits}f} | {ours / known - 1:+.1%} |" for name, known, ours, digits in rows
+    ]
     return "\n".join(lines)
 
 

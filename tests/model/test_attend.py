@@ -71,3 +71,14 @@ def test_in_bf16_as_in_fp32_but_for_rounding(keep: int, monkeypatch: pytest.Monk
 
     for low, high in zip(run(torch.bfloat16), run(torch.float32), strict=True):
         assert 0 < (low.float() - high).norm() < 0.0059 * high.norm()  # 0.0062 when sums are of BF16
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    """Probabilities that were kept are constants to autograd: it would leave out what comes through them."""
+    of = LatentAttention(C).heads
+    sizes = of.heads * (of.nope + of.rope), of.heads * (of.nope + of.value), of.rope
+    inputs = [torch.randn(1, 5, size, requires_grad=True) for size in sizes]
+    out = Attend.apply(*inputs, *rotation(C, 5, torch.device("cpu")), None, of)
+    (grad,) = torch.autograd.grad(out.square().sum(), inputs[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -86,3 +86,18 @@ def test_configuration_imports_neither_torch_nor_numpy() -> None:
     root = Path(__file__).parents[2]
     done = run([executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "671026404352", done.stderr
+
+
+def test_every_size_has_a_bound() -> None:
+    """A number out of a file must not decide how long anything takes."""
+    sizes = {name for name, value in mini().model_dump().items() if type(value) is int} | {"q_lora_rank"}
+    related = {"first_k_dense_replace", "num_experts_per_tok", "n_group", "topk_group"}  # bounded by others
+    for name in sorted(sizes - related):
+        with pytest.raises(ValidationError, match=f"{name}\n.*less than or equal to"):
+            mini().replace(**{name: 2 * 10**9})
+    for changes in ({"factor": 1e7}, {"factor": 2.0, "original_max_position_embeddings": 2 * 10**9}):
+        with pytest.raises(ValidationError, match="less than or equal to"):
+            mini().replace(yarn=changes)
+    for name in sorted(related):
+        with pytest.raises(ValidationError, match=name):
+            mini().replace(**{name: 2 * 10**9})

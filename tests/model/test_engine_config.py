@@ -13,6 +13,8 @@ from typing import Any, Literal
 import pytest
 from support.recipes import TINY, tiny_recipe
 
+from model.flops import count
+from model.presets import preset
 from model.recipe import Layout, Optimizer, Recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -71,8 +73,14 @@ def test_pure_and_new_each_time(deepspeed_config: Config) -> None:
     first["zero_optimization"]["stage"] = 3
     first["expert_parallel"]["autoep_size"] = 99
     second = deepspeed_config(recipe)
-    assert second["zero_optimization"] == {"stage": 1}
+    assert second["zero_optimization"]["stage"] == 1
     assert second["expert_parallel"]["autoep_size"] == 2
+
+
+def test_the_bucket_is_no_larger_than_the_model(deepspeed_config: Config) -> None:
+    large = tiny_recipe(model=preset("small-h100"))
+    sizes = [deepspeed_config(one)["zero_optimization"]["reduce_bucket_size"] for one in (tiny_recipe(), large)]
+    assert sizes == [count(TINY).total + count(TINY).mtp, 500_000_000]
 
 
 def test_a_module_alone_still_needs_expert_parallelism(deepspeed_config: Config) -> None:

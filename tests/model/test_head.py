@@ -104,3 +104,11 @@ def test_the_gradient_of_many_chunks_is_added_up_in_fp32(monkeypatch: pytest.Mon
     assert exact.grad is not None
     error = (mine.double() - exact.grad).norm() / exact.grad.norm()
     assert error < 0.01, error
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    head, h, wanted = made()
+    h.requires_grad_()
+    (grad,) = torch.autograd.grad(asked_of(head, h, wanted).loss.square(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()  # type: ignore[no-untyped-call]

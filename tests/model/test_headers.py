@@ -273,7 +273,7 @@ def test_names_cannot_speak_to_the_terminal(folder: Path) -> None:
     assert r"'evil\x1b[2J\n'" in told
 
 
-@pytest.mark.parametrize("size", [{"n_routed_experts": 10**8}, {"num_hidden_layers": 10_000}])
+@pytest.mark.parametrize("size", [{"n_routed_experts": 100_000}, {"num_hidden_layers": 10_000}])
 def test_absurd_numbers_of_tensors_are_not_enumerated(
     folder: Path, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

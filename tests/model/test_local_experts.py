@@ -81,3 +81,12 @@ def test_only_for_high_products_of_fp32_or_bf16_on_a_cpu() -> None:
     assert not applies(x.bfloat16(), low)
     assert not applies(x.double(), HIGH)
     assert not applies(x.to("meta"), HIGH)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x, weights = torch.randn(T, D, requires_grad=True), torch.rand(T, 1)
+    chosen, matrices = torch.zeros(T, 1, dtype=torch.long), [torch.randn(1, *size) for size in ((INNER, D),) * 2]
+    out = routed(x, Choice(weights, chosen, torch.tensor([T])), *matrices, torch.randn(1, D, INNER))
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

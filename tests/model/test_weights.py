@@ -14,6 +14,7 @@ from torch import Tensor
 
 import model.weights as weights
 from model.config import ModelConfig
+from model.headers import is_weights
 from model.tokenizer import MIN_VOCAB, Tokenizer
 from model.transformer import CausalLM
 from model.weights import load_weights, read_model, write_weights
@@ -208,11 +209,11 @@ def test_remote_storage() -> None:
     fsspec.filesystem("memory").rm(uri, recursive=True)
 
 
-@pytest.mark.parametrize("size", [{"kv_lora_rank": 10**13}, {"intermediate_size": 10**14}])
+@pytest.mark.parametrize("size", [{"kv_lora_rank": 10**6}, {"intermediate_size": 10**7}])
 def test_no_model_is_made_for_weights_that_are_not_there(tmp_path: Path, size: dict[str, int]) -> None:
     write(str(tmp_path), random_model(TINY), Tokenizer.train(["some text"], MIN_VOCAB).to_json())
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | size))
+    (tmp_path / "config.json").write_text(json.dumps(config | size | {"hidden_size": 10**6}))
     with pytest.raises(ValueError, match=r"of another shape"):
         read_model(str(tmp_path))
 
@@ -232,3 +233,25 @@ def test_read_model_gives_model_and_tokenizer(tmp_path: Path, prefix: str) -> No
     assert again.config == made.config
     assert_equal(made, again)
     assert read.decode(read.encode("some text")) == "some text"
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_weights_that_replace_others_are_none_until_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A run that goes on writes again where it has written: half of the old and half of the new is no model."""
+    monkeypatch.setattr(weights, "FILE_BYTES", 100_000)
+    uri = f"{scheme}{tmp_path}"
+    write(uri, random_model(TINY))
+    assert is_weights(uri)
+    flush, calls = weights._Writer.flush, iter(range(9))
+
+    def killed(writer: weights._Writer) -> None:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        flush(writer)
+
+    monkeypatch.setattr(weights._Writer, "flush", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(uri, random_model(TINY))
+    assert not is_weights(uri)

@@ -26,12 +26,14 @@ def test_environment(tmp_path: Path) -> None:
             "FATHOM_HOME": str(tmp_path),
             "FATHOM_TRACKING_URI": "http://b",
             "FATHOM_PRICES": "~/prices.yaml",
+            "FATHOM_HARDWARE": "~/hardware.yaml",
             "FATHOM_SIGNING_KEY_FILE": str(tmp_path / "key"),
         }
     )
     assert settings.home == tmp_path
     assert settings.tracking_uri == "http://b"
     assert settings.price_file == Path.home() / "prices.yaml"
+    assert settings.hardware_file == Path.home() / "hardware.yaml"
     assert settings.signing_key_file == tmp_path / "key"
 
 
@@ -41,6 +43,7 @@ def test_mlflows_own_variable_wins_and_empty_means_absent(tmp_path: Path) -> Non
     empty = Settings.load({"FATHOM_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "", "FATHOM_PRICES": ""})
     assert empty.tracking_uri.startswith("sqlite:///")
     assert empty.price_file is None
+    assert empty.hardware_file is None
 
 
 def test_the_process_environment_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

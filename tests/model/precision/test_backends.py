@@ -120,8 +120,27 @@ def test_what_fails_in_another_process_is_taken_by_none() -> None:
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 def test_other_policies_multiply_as_their_tensors_are(name: Any) -> None:  # noqa: ANN401
-    choice = choose(policy_of(name, "cuda"), CPU, SIZES)
+    choice = choose(policy_of(name, "cuda"), torch.device("cuda"), SIZES)
     assert (choice.products, choice.text) == (HIGH, f"{name}: all products in {name.upper()}")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx2": True}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_a_cpu_without_bf16_says_what_is_quicker(
+    capabilities: dict[str, Any], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    text = choose(policy_of("bf16", "cpu"), CPU, SIZES).text
+    assert ("quicker with precision fp32" in text) == slow
+    assert choose(policy_of("fp32", "cpu"), CPU, SIZES).text == "fp32: all products in FP32"
 
 
 def test_without_a_gpu_the_reference_stands_in() -> None:

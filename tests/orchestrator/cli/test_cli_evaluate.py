@@ -264,11 +264,11 @@ def written(*source: object) -> str:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("stage", [1, 3])
 def test_a_checkpoint_says_what_the_same_weights_say(
-    cli: Cli, record: Record, data: Path, tasks: Path, tmp_path: Path, stage: int
+    cli: Cli, record: Record, data: Path, tasks: Path, tmp_path: Path
 ) -> None:
-    _, weights = with_checkpoint(record, data, stage, tmp_path, tasks)
+    """Of ZeRO stage 3, where no process has a whole tensor."""
+    _, weights = with_checkpoint(record, data, 3, tmp_path, tasks)
     done = in_process(record.folder.root, "--task", tasks, "-o", "json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)  # nothing else was printed there
@@ -276,8 +276,7 @@ def test_a_checkpoint_says_what_the_same_weights_say(
     for rank in range(2):  # the ranks that shared the experts said so too
         shared = torch.load(tmp_path / f"meeting-metrics-{rank}")
         assert {name: found["metrics"][name] for name in shared} == pytest.approx(shared, rel=1e-5)
-    if stage == 3:  # where no process has a whole tensor: the same state writes the same text, too
-        assert written(record.folder.root, "--step", STEP) == written(weights)
+    assert written(record.folder.root, "--step", STEP) == written(weights)
     shutil.copytree(weights, record.folder.root / "weights")
     whole = json.loads(cli(record.folder.root, "--task", tasks, "-o", "json")[0])
     assert found["metrics"] == pytest.approx(whole["metrics"], rel=1e-5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from support.runs import resolved, tiny_job
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from model import export
 from model.checkpoint import Identity, Store
 from model.config import ModelConfig
 from model.recipe import Checkpointing
@@ -140,6 +143,33 @@ def test_damaged_weights_are_refused_and_nothing_is_left(cli: Cli, record: Recor
     assert code == 2
     assert "cut off" in err
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "data"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_signal_leaves_what_was_there(
+    cli: Cli, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, there: bool
+) -> None:
+    finish(record)
+    out = tmp_path / "out"
+    if there:
+        assert cli(record.folder.root, out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*")}
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+    write, calls = export._write_tensor, iter(range(10**6))
+
+    def killed(*arguments: Any) -> None:  # noqa: ANN401
+        write(*arguments)
+        if next(calls) == 20:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(export, "_write_tensor", killed)
+    code, _, err = cli(record.folder.root, out, "--force")
+    assert code == 130
+    assert "nothing of the export is left" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "data", *(["out"] if there else [])}
+    assert {path.name: path.read_bytes() for path in out.glob("*")} == before
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_a_checkpoint_that_was_changed_is_not_unpickled(cli: Cli, record: Record, tmp_path: Path) -> None:

@@ -89,14 +89,15 @@ def test_without_a_name_presets_are_listed(invoke: Invoke) -> None:
     assert "671.0 B" in table
 
 
-def test_reads_a_config_file_and_its_folder(invoke: Invoke, tmp_path: Path) -> None:
-    folder = tmp_path / "[" / "bold]"  # together "[/bold]": a path is never markup
+def test_reads_a_config_file_and_its_folder(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("[", "bold]")  # together "[/bold]": a path is never markup
     folder.mkdir(parents=True)
     file = folder / "config.json"
     file.write_text(json.dumps(to_released(preset("v2-236b"))))
     table = invoke(str(folder))
     assert table.exit_code == 0
-    assert "bold]" in table.stdout
+    assert "[/bold]" in table.stdout
     for path in (file, folder):
         assert data(invoke(str(path), "-o", "json"))["parameters"]["total"] == 235_741_434_880
 

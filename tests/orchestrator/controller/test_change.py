@@ -143,7 +143,7 @@ def test_more_workers_cost_more_from_then_on_and_not_before(record: Record) -> N
     wider.folder.resolved(2).write_text(second.model_dump_json())
     wider.save_held([Held(1, 0.0, 3600.0), Held(2, 4000.0, 7600.0)])
     assert float(History(wider).paid()) == pytest.approx(3 * spent)
-    assert History(wider).ledger(second.rate).totals.cost == History(wider).paid()
+    assert History(wider).ledger(second).totals.cost == History(wider).paid()
 
 
 def test_nothing_changes_while_a_driver_lives(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

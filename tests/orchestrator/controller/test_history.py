@@ -37,7 +37,7 @@ def test_each_attempt_costs_what_it_was_started_at(record: Record) -> None:
     assert [history.spent_at(t).amount for t in (0.0, 5.0, 15.0, 25.0, math.inf)] == [0, 5, 10, 20, 30]
     assert history.paid() == 30
     assert history.spent_at(30.0).seconds == 20
-    assert history.ledger(history.rate(2)).totals.cost == 30
+    assert history.ledger(history.resolved(2)).totals.cost == 30
 
 
 def test_nothing_held_is_nothing_spent(tmp_path: Path, record: Record) -> None:
@@ -67,7 +67,7 @@ def test_a_driver_is_paid_while_it_tells_the_load_of_its_machine(record: Record)
     write(record, progress(50.0, 3), load(55.0))
     history = History(record)
     assert history.held == [Held(1, 0.0, 55.0)]
-    classes = history.ledger(history.rate(1)).totals.seconds_by_class
+    classes = history.ledger(history.resolved(1)).totals.seconds_by_class
     assert (classes["starting"], classes["idle"]) == (50, 5), "it held its devices, and trained nothing"
 
 
@@ -83,7 +83,7 @@ def test_an_evaluation_costs_nothing_and_reopens_nothing(record: Record, incarna
     assert after.held == before.held == [Held(1, 0.0, 10.0)]
     assert after.last_word(1) == 10.0
     assert after.paid() == before.paid() == 10
-    assert after.ledger(after.rate(1)) == before.ledger(before.rate(1))
+    assert after.ledger(after.resolved(1)) == before.ledger(before.resolved(1))
     assert after.observation == before.observation
     assert after.has_ended(1)
 

@@ -65,10 +65,10 @@ def test_what_people_are_told_at_once() -> None:
     assert seen.warnings == expected
 
 
-def test_what_came_of_asking_for_8_bits_is_told() -> None:
+def test_what_came_of_asking_for_fewer_bits_is_told() -> None:
     for arithmetic, told in (
         ("fp32: all products in FP32", []),
-        *((t, [t]) for t in ("fp8: x", "bf16 instead of fp8")),
+        *((t, [t]) for t in ("fp8: x", "bf16 instead of fp8", "bf16: slow here")),
     ):
         seen = Observation(steps=10)
         seen.add(event("started", step=0, tokens=0, world_size=2, arithmetic=arithmetic))

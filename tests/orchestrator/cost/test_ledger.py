@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from support.stories import Story
 
 from orchestrator.cost.ledger import Held, Ledger, build_ledger
 from orchestrator.cost.meter import Rate, cost
-from orchestrator.launch.events import Event
 
 RATE = Rate(
     per_hour=Decimal("36.00"),  # a cent a second
@@ -20,36 +19,6 @@ RATE = Rate(
     source="a list",
     date=datetime.date(2026, 5, 1),
 )
-EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-
-
-class Story:
-    """Events of a job, written down in the order in which they happen."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._seq = itertools.count(1)
-
-    def add(self, kind: str, time: float, attempt: int = 1, incarnation: str = "a", **fields: object) -> None:
-        self.events.append(
-            EVENT.validate_python(
-                {"kind": kind, "time": time, "job": "u", "attempt": attempt, "incarnation": incarnation}
-                | {"seq": next(self._seq)}
-                | fields
-            )
-        )
-
-    def started(self, time: float, step: int, attempt: int = 1, incarnation: str = "a") -> None:
-        self.add("started", time, attempt, incarnation, step=step, tokens=step * 100, world_size=2)
-
-    def progress(self, time: float, step: int, attempt: int = 1, incarnation: str = "a") -> None:
-        self.add("progress", time, attempt, incarnation, step=step, tokens=step * 100, metrics={})
-
-    def saved(self, time: float, step: int, seconds: float, attempt: int = 1) -> None:
-        self.add("checkpoint-committed", time, attempt, step=step, uri="x", size_bytes=1, seconds=seconds)
-
-    def ended(self, time: float, outcome: str, attempt: int = 1, **fields: object) -> None:
-        self.add("ended", time, attempt, outcome=outcome, **fields)
 
 
 def seconds(ledger: Ledger) -> dict[str, float]:

@@ -14,11 +14,16 @@ from model.recipe import Anomalies
 from orchestrator.errors import InvalidJob, OverBudget, UsageError
 from orchestrator.launch.choose import LEARNING_RATES
 from orchestrator.launch.resolve import Resolved, quantity_bytes, read_resolved, resolve
+from orchestrator.plan.efficiency import efficiencies
+from orchestrator.plan.hardware import accelerator
+from orchestrator.plan.search import search
+from orchestrator.plan.workload import Cluster, Workload
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 Patch = dict[str, Any]
 H100: Patch = {"compute": {"accelerator": "H100", "gpus": 16, "gpusPerNode": 8}}
+H100S = Cluster(accelerator("H100"), 16, 8)
 
 
 @pytest.fixture
@@ -117,11 +122,41 @@ def test_a_cluster_job(data: Path) -> None:
         "gpu-hour",
     )
     assert (recipe.device, recipe.precision, recipe.peak_flops) == ("cuda", "bf16", 989.4e12)
-    assert (recipe.layout.expert_parallel, recipe.layout.micro_batch, recipe.layout.accumulation) == (8, 2, 8)
+    best = search(Workload(recipe.model, 4096, 1 << 20, "bf16", 10**12), H100S, efficiencies(), today=True)[0]
+    layout = recipe.layout
+    assert (layout.expert_parallel, layout.zero_stage) == (best.parallel.expert, best.parallel.zero_stage)
+    assert (layout.micro_batch, layout.recompute) == (best.parallel.micro_batch, best.parallel.recompute)
+    assert layout.world_size * layout.micro_batch * layout.accumulation * 4096 == 1 << 20
+    reasons = {choice.path: choice.reason for choice in resolved.chosen}
+    assert f"{best.memory.peak / 1e9:.1f} of 80 GB by the plan" in reasons["spec.parallelism.zeroStage"]
     assert (recipe.schedule.learning_rate, recipe.schedule.warmup_steps) == (4.2e-4, 2000)
     assert recipe.balance.bias_update_speed == 0.001
     assert recipe.checkpoint.uri == resolved.storage_uri == "s3://bucket/c"
     assert recipe.checkpoint.interval_seconds == 1200
+
+
+def test_given_sizes_stay_and_the_rest_is_chosen_to_fit(data: Path) -> None:
+    given = {"expert": 8, "zeroStage": 1, "microBatch": 1, "recompute": "full"}
+    patch = H100 | {"model": {"preset": "v2-lite-16b"}, "training": {"globalBatchTokens": 1 << 20}}
+    patch |= {"data": {"sequenceLength": 4096}, "parallelism": given}
+    layout = run(data, _merge(patch, {"training": {"tokens": 10**9}})).recipe.layout
+    assert (layout.expert_parallel, layout.zero_stage, layout.micro_batch, layout.recompute) == (8, 1, 1, "full")
+    patch = _merge(
+        patch, {"parallelism": {"expert": 1, "zeroStage": 0, "recompute": None}, "training": {"precision": "fp32"}}
+    )
+    path, message = refusal(data, _merge(patch, {"training": {"tokens": 10**9}}))
+    assert path == "spec.compute.gpus"
+    assert "there are 80.0 GB" in message
+
+
+@pytest.mark.parametrize(("gpus", "words"), [(16, ["there are 80.0 GB", "use ", " H100"]), (8, ["80.0 GB"])])
+def test_a_model_that_cannot_fit_is_refused_with_both_numbers(data: Path, gpus: int, words: list[str]) -> None:
+    patch = {"model": {"preset": "v3-671b"}, "compute": {"accelerator": "H100", "gpus": gpus}}
+    path, message = refusal(data, patch | {"training": {"tokens": 10**12, "globalBatchTokens": 1 << 22}})
+    assert path == "spec.compute.gpus"
+    assert all(word in message for word in words), message
+    needed = float(message.split("needs ")[1].split(" GB")[0])
+    assert needed > 80
 
 
 def test_what_is_chosen_is_listed_and_what_is_given_is_not(data: Path) -> None:
@@ -130,8 +165,8 @@ def test_what_is_chosen_is_listed_and_what_is_given_is_not(data: Path) -> None:
     assert set(listed) == {
         "spec.checkpoint.uri", "spec.checkpoint.intervalMinutes", "spec.compute.cpuPerWorker",
         "spec.data.sequenceLength", "spec.parallelism.expert", "spec.parallelism.microBatch",
-        "spec.parallelism.recompute", "spec.tracking.experiment", "spec.training.precision",
-        "spec.training.globalBatchTokens", "spec.training.balance.biasUpdateSpeed",
+        "spec.parallelism.recompute", "spec.parallelism.zeroStage", "spec.tracking.experiment",
+        "spec.training.precision", "spec.training.globalBatchTokens", "spec.training.balance.biasUpdateSpeed",
         "spec.training.evaluation.everySteps", "spec.training.evaluation.tokens",
         "spec.training.schedule.learningRate", "spec.training.schedule.finalLearningRate",
         "spec.training.schedule.warmupSteps", "spec.training.schedule.constantShare",

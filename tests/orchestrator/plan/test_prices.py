@@ -53,7 +53,7 @@ def test_own_file_may_add_classes_and_accelerators(tmp_path: Path) -> None:
 
 def test_unknown_accelerator_and_class_list_what_is_known() -> None:
     book = PriceBook.load(None)
-    with pytest.raises(UsageError, match=r"'TPU'; known: A100, B200, H100, H200, H800, cpu"):
+    with pytest.raises(UsageError, match=r"'TPU'; known: A100, B200, GB200, H100, H200, H800, cpu"):
         book.price("TPU", "on-demand")
     with pytest.raises(UsageError, match=r"class 'free' for H100; known: on-demand"):
         book.price("H100", "free")
@@ -119,3 +119,14 @@ def test_missing_folder_and_binary_files_are_refused(tmp_path: Path) -> None:
 def test_amount_without_quotes_keeps_its_digits(tmp_path: Path) -> None:
     book = PriceBook.load(write(tmp_path, ROW.replace("'2.10'", "0.1")))
     assert book.price("H100", "on-demand").amount == Decimal("0.1")
+
+
+def test_a_range_holds_its_price(tmp_path: Path) -> None:
+    price = PriceBook.load(None).price("H100", "on-demand")
+    assert (price.low, price.amount, price.high) == (Decimal("1.99"), Decimal("2.95"), Decimal("6.88"))
+    assert PriceBook.load(None).price("H800", "on-demand").low is None
+    for text, message in (("low: 3, high: 4", "between low 3 and high 4"), ("low: 1", "both or neither")):
+        path = tmp_path / "prices.yaml"
+        path.write_text(ROW.replace("amount: '2.10'", f"amount: '2.10', {text}"))
+        with pytest.raises(UsageError, match=message):
+            PriceBook.load(path)

@@ -132,3 +132,13 @@ def test_long_sequences_are_divided() -> None:
     assert found
     assert all(layout.replicas <= 64 for layout in found)
     assert any(layout.context > 1 for layout in found)
+
+
+def test_racks_of_72_are_doubled_whole() -> None:
+    gpus = Cluster(accelerator("GB200"), 4, 72)
+    near = nearest(work("v3-671b", 72 * 64), gpus, efficiencies())
+    assert near is not None
+    assert near.gpus is not None
+    assert near.gpus_today is not None
+    assert near.gpus_today % 72 == 0
+    assert near.gpus <= near.gpus_today

@@ -48,6 +48,12 @@ def test_fp8_halves_what_is_in_eight_bits() -> None:
         assert low.parts[kind] == high.parts[kind]
 
 
+def test_fp32_has_no_tensor_cores() -> None:
+    fast, slow = (small(precision=name, expert=8, constants=PERFECT) for name in ("bf16", "fp32"))
+    for kind in ("attention", "attention_projections", "head"):
+        assert slow.parts[kind] == pytest.approx(16 * fast.parts[kind])
+
+
 def test_parts_add_up_and_utilisation_follows() -> None:
     step = step_time(V3, H800, OWN, efficiencies())
     assert step.seconds == sum(step.parts.values())
@@ -112,12 +118,12 @@ def test_tensor_sums_of_llama_by_hand() -> None:
 def test_zero_stages_move_more() -> None:
     workload = Workload(mini(), 64, 64 * 64 * 4, "bf16", 10**6)
     links = Links.of(Cluster(accelerator("H100"), 16), PERFECT)
-    found = [zero_seconds(workload, Parallel(16, zero_stage=stage), links, 2) for stage in range(4)]
+    found = [zero_seconds(workload, Parallel(16, zero_stage=stage), links) for stage in range(4)]
     reduces, gathers = [zero.reduce for zero in found], [zero.gather for zero in found]
     assert reduces[0] == pytest.approx(2 * reduces[1])
     assert gathers[0] == 0
     assert reduces[2] == reduces[3] == pytest.approx(16 * reduces[1]), "after each of 16 micro-batches"
-    assert gathers[3] == pytest.approx(2 * 16 * gathers[1]), "for each pass of each"
+    assert gathers[3] == pytest.approx(2 * 16 * gathers[1]), "twice for each"
     size = 2 * 4_006_640
     sent = 15 / 16 * size
     assert gathers[1] == pytest.approx(max(sent / (8 * 50e9), sent / 360e9), rel=0.01)

@@ -1,0 +1,157 @@
+"""What a ledger is: its rows, its totals, and how both are written and read. Pure data.
+
+Columns that FOCUS (FinOps Open Cost and Usage Specification, 1.2) defines have its names; our own begin with `x_`, as
+it prescribes. Invariant: rows and totals of a ledger agree to the last digit, or it is refused.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, PlainSerializer, ValidationError, model_validator
+from pydantic.alias_generators import to_camel, to_pascal
+
+from model.config import Frozen
+from orchestrator.cost.meter import Rate
+from orchestrator.cost.timeline import TimeClass
+
+WASTED: tuple[TimeClass, ...] = ("recovering", "lost", "idle")
+"""Classes that bought nothing; waiting, starting and checkpoint are the price of running at all."""
+CLASSES: tuple[TimeClass, ...] = get_args(TimeClass)
+FLOPS_CONVENTION = "model FLOPs of tokens that count, forward and backward, causal attention, no recomputation"
+
+Plain = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), when_used="json")]
+"""A Decimal that JSON shows as a plain string, without an exponent."""
+
+_OWN = {"attempt", "time_class", "cause", "held", "price_date"}
+_UNITS = {"gpu-second": "GPU-Seconds", "cpu-second": "CPU-Seconds"}
+
+
+def _column(name: str) -> str:
+    return f"x_{to_pascal(name)}" if name in _OWN else to_pascal(name)
+
+
+class Row(Frozen, alias_generator=_column, populate_by_name=True):
+    """One stretch of time of one class at one price."""
+
+    attempt: int
+    time_class: TimeClass
+    cause: str | None = None
+    """Why it was wasted: a failure class, "rollback" or "finished"."""
+    held: bool = True
+    """False for waiting without devices, which costs nothing."""
+    charge_period_start: datetime.datetime
+    charge_period_end: datetime.datetime
+    consumed_quantity: Plain
+    """Device-seconds, exact; 0 where nothing was held."""
+    consumed_unit: Literal["GPU-Seconds", "CPU-Seconds"]
+    list_unit_price: Plain | None = None
+    """Of one device for one hour; None in ledgers of version 1."""
+    price_date: datetime.date | None = None
+    """From when that price is valid."""
+    billed_cost: Plain
+    billing_currency: str
+
+    @property
+    def seconds(self) -> Decimal:
+        """Wall seconds of the stretch."""
+        length = self.charge_period_end - self.charge_period_start
+        return Decimal(length // datetime.timedelta(microseconds=1)) / 1_000_000
+
+
+class Totals(Frozen, alias_generator=to_camel, populate_by_name=True):
+    """Sums over all rows, and what the money bought."""
+
+    held_seconds: Plain
+    hours: Plain
+    """Device-hours (GPU-hours or CPU-hours), rounded to 12 decimals."""
+    cost: Plain
+    seconds_by_class: dict[TimeClass, Plain]
+    """Held seconds."""
+    cost_by_class: dict[TimeClass, Plain]
+    wasted: Plain
+    """Cost of the classes in WASTED."""
+    wasted_by_cause: dict[str, Plain] = {}
+    """The same money by what caused it; empty in ledgers of version 1."""
+    waiting_seconds: Plain = Decimal(0)
+    """Queued or pulling without holding anything."""
+    step: int = Field(ge=0)
+    """The last step that still counts."""
+    tokens: int = Field(ge=0)
+    """Tokens trained up to that step."""
+    cost_per_billion_tokens: Plain | None
+    """None before the first step."""
+    useful_exaflops: Plain | None = None
+    """Work in 10^18 floating-point operations, by FLOPS_CONVENTION; None where the model's FLOPs were not given."""
+    cost_per_exaflop: Plain | None = None
+
+
+class Owner(Frozen, alias_generator=to_camel, populate_by_name=True):
+    """Whose money it is."""
+
+    job: str
+    team: str
+    """Namespace of the job."""
+    uid: str
+
+
+class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
+    """All rows of a job, and the totals."""
+
+    version: Literal[2] = 2
+    """Of the form; those of version 1 are read, too."""
+    owner: Owner | None = None
+    rate: Rate
+    """The newest: rows are priced at what was valid in their time."""
+    rates: tuple[Rate, ...] = ()
+    """All that rows are priced at, with their sources; empty in ledgers of version 1."""
+    rows: tuple[Row, ...]
+    totals: Totals
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, found: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        if not isinstance(found, dict) or found.get("version") != 1 or not isinstance(found.get("rows"), list):
+            return found
+        return found | {"version": 2, "rows": [_row_of_version_1(row) for row in found["rows"]]}
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        held = _sum(row.seconds for row in self.rows if row.held)
+        billed = _sum(row.billed_cost for row in self.rows)
+        if held != self.totals.held_seconds or billed != self.totals.cost:
+            raise ValueError(
+                f"rows add up to {held} s and {billed}, totals say {self.totals.held_seconds} s and {self.totals.cost}"
+            )
+        others = {row.billing_currency for row in self.rows} - {self.rate.currency}
+        if others:
+            raise ValueError(f"rows are in {', '.join(sorted(others))}, the ledger is in {self.rate.currency}")
+        return self
+
+    def to_json(self) -> str:
+        """Indented JSON; amounts are strings."""
+        return self.model_dump_json(by_alias=True, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Ledger:
+        """Reads what `to_json` wrote, this version's or version 1's; ValueError if rows and totals do not agree."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ValueError(f"not a valid ledger: {error}") from error
+
+
+def _sum(amounts: Iterable[Decimal]) -> Decimal:
+    return sum(amounts, Decimal(0))
+
+
+def _row_of_version_1(row: object) -> object:
+    """With the names of this version."""
+    if not isinstance(row, dict):
+        return row
+    unit = row.get("ConsumedUnit")
+    renamed = {{"Attempt": "x_Attempt", "TimeClass": "x_TimeClass"}.get(key, key): row[key] for key in row}
+    return renamed | ({"ConsumedUnit": _UNITS[unit]} if isinstance(unit, str) and unit in _UNITS else {})

@@ -1,0 +1,140 @@
+"""Which layout a run gets, and what would make it fit where none does. Imports no torch.
+
+Called by `orchestrator.plan.estimate` and, for jobs that are to run, by `orchestrator.launch.layout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from orchestrator.errors import UsageError
+from orchestrator.plan import search
+from orchestrator.plan.efficiency import Efficiencies
+from orchestrator.plan.footprint import footprint
+from orchestrator.plan.hardware import Accelerator
+from orchestrator.plan.request import Engine, Request, Wish
+from orchestrator.plan.search import Candidate
+from orchestrator.plan.step_time import step_time
+from orchestrator.plan.workload import RECOMPUTE, Parallel, check
+
+
+def layouts(request: Request, efficiencies: Efficiencies, *, today: bool = False) -> list[Candidate]:
+    """All that agree with what the request says of the layout, best first, then those that do not fit; `today`: only
+    what the engine runs now. UsageError if no layout can divide this work at all."""
+    wish = request.wish
+    try:
+        if wish.micro_batch is None and wish.recompute is None and wish.zero_stage != 0:
+            found = search.search(request.workload, request.cluster, efficiencies, today=True)
+            if not today:  # a search of all leaves slow ones out, among them those that run today
+                found += search.search(request.workload, request.cluster, efficiencies)
+            return _sorted(one for one in found if _agrees(wish, one.parallel))
+        return _sorted(_asked(request, efficiencies, today))
+    except ValueError as error:
+        raise UsageError(f"{request.name} on {request.gpus} {request.accelerator}: {error}") from error
+
+
+def _agrees(wish: Wish, parallel: Parallel) -> bool:
+    return wish.expert in (None, parallel.expert) and wish.zero_stage in (None, parallel.zero_stage)
+
+
+def _asked(request: Request, efficiencies: Efficiencies, today: bool) -> Iterator[Candidate]:
+    """Layouts of which the request fixes what the search would have chosen."""
+    wish = request.wish
+    sizes = (wish.micro_batch,) if wish.micro_batch is not None else (1, 2, 4, 8)
+    bases = list(search.layouts(request.workload, request.cluster, today))
+    if wish.zero_stage == 0:
+        bases = [replace(base, zero_stage=0) for base in bases if base.zero_stage == 1]
+    for base in (base for base in bases if _agrees(wish, base)):
+        for size in sizes:
+            yield from _tried(request, efficiencies, replace(base, micro_batch=size))
+
+
+def tried(request: Request, efficiencies: Efficiencies, among: Iterable[Parallel]) -> list[Candidate]:
+    """These layouts alone with every policy of recomputation, best first: quicker than a search."""
+    return _sorted(one for parallel in among for one in _tried(request, efficiencies, parallel))
+
+
+def _sorted(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Each once; those that fit first, the fastest of them first."""
+    once = {one.parallel: one for one in candidates}
+    return sorted(once.values(), key=lambda one: (not one.fits, one.step.seconds))
+
+
+def _tried(request: Request, efficiencies: Efficiencies, base: Parallel) -> Iterator[Candidate]:
+    workload, cluster, wish = request.workload, request.cluster, request.wish
+    for recompute in RECOMPUTE if wish.recompute is None else (wish.recompute,):
+        parallel = replace(base, recompute=recompute)
+        try:
+            check(workload, cluster, parallel)
+        except ValueError:
+            continue
+        memory = footprint(workload, parallel)
+        yield Candidate(
+            parallel,
+            memory,
+            step_time(workload, cluster, parallel, efficiencies),
+            memory.peak <= usable(cluster.accelerator),
+            search.needs(workload.config, parallel),
+        )
+
+
+def usable(device: Accelerator) -> int:
+    """Bytes of a device that a layout may take; what the allocator wastes is a part of the layout's own."""
+    return device.memory_bytes
+
+
+def runs_today(candidate: Candidate) -> bool:
+    """Whether the engine can run it as it is."""
+    return not candidate.needs
+
+
+def chosen(candidates: Sequence[Candidate], engine: Engine) -> Candidate | None:
+    """The fastest that fits; with `today` of those that run today, if any of them fits."""
+    fitting = [one for one in candidates if one.fits]
+    today = next(filter(runs_today, fitting), None) if engine == "today" else None
+    return today or next(iter(fitting), None)
+
+
+def smallest(candidates: Iterable[Candidate]) -> Candidate | None:
+    """The one that takes the least memory, whether it fits or not."""
+    return min(candidates, key=lambda one: one.memory.peak, default=None)
+
+
+def does_not_fit(
+    request: Request,
+    candidates: Sequence[Candidate],
+    efficiencies: Efficiencies,
+    devices: Mapping[str, Accelerator],
+    *,
+    today: bool = False,
+) -> str:
+    """Why nothing can run, with both numbers and the nearest that can."""
+    near = _nearest(request, efficiencies, devices, today=today)
+    instead = (
+        f"use {' or '.join(near)}" if near else "use a smaller model: no number of GPUs that its batch allows would do"
+    )
+    least, what = smallest(candidates), f"{request.name} on {request.gpus} {request.accelerator}"
+    if least is None:
+        return f"{what}: no layout has all the sizes that were asked for together: {instead}"
+    needed, there = least.memory.peak / 1e9, usable(request.cluster.accelerator) / 1e9
+    return f"{what}: the layout that takes least needs {needed:.1f} GB per GPU, there are {there:.1f} GB: {instead}"
+
+
+def _nearest(
+    request: Request, efficiencies: Efficiencies, devices: Mapping[str, Accelerator], *, today: bool = False
+) -> list[str]:
+    """What to ask for instead, as phrases: more GPUs of the kind, or the same number of another kind."""
+    near, found = search.nearest(request.workload, request.cluster, efficiencies), []
+    gpus = None if near is None else near.gpus_today if today else near.gpus
+    if gpus is not None and gpus > request.gpus:
+        found.append(f"{gpus} {request.accelerator}")
+    for name, device in devices.items():
+        larger = device.memory_bytes > request.cluster.accelerator.memory_bytes
+        possible = request.precision != "fp8" or device.fp8_flops is not None
+        if larger and possible and chosen(layouts(replace(request, device=device), efficiencies, today=today), "any"):
+            found.append(f"{request.gpus} {name}")
+            break
+    if request.wish != Wish() and chosen(layouts(replace(request, wish=Wish()), efficiencies, today=today), "any"):
+        found.append("another layout: leave spec.parallelism out")
+    return found
