@@ -12,7 +12,7 @@
 | train/gflops_per_second | over all processes: causal FLOPs of forward and backward, multi-token prediction included |
 | train/mfu | the same over the dense BF16 peak of the devices; only where a peak is known |
 | train/step_seconds | wall time of the step |
-| train/cpu_seconds | CPU time of all processes and their threads: passes of this step, and the update of the one before |
+| train/cpu_seconds | CPU time of all processes: passes of this step, and the update of the one before |
 | eval/loss, eval/bits_per_byte, eval/mtp_accuracy | on held-out documents |
 | eval/bits_per_byte/SOURCE | the same for each source, where there are several |
 | eval/TASK/acc, acc_norm, perplexity | tasks of `training.evaluation.tasks` |

@@ -8,13 +8,17 @@ fit is refused.
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
 
 from orchestrator.errors import UsageError
-from orchestrator.plan.cpu import CpuPrior, asked
-from orchestrator.plan.efficiency import Efficiencies
+from orchestrator.plan.cpu import CpuPrior, CpuRates, asked, forecast_cpu
+from orchestrator.plan.efficiency import CPU, Efficiencies, own_rows
 from orchestrator.plan.hardware import Accelerator
 from orchestrator.plan.observed import Observed
 from orchestrator.plan.step_time import step_time
@@ -26,6 +30,7 @@ sees."""
 FARTHEST = 3.0
 """Forecast over measured, or its inverse, beyond which a fit explains nothing."""
 _MOST_WIDTHS = 8.0
+_NAMED = 5
 
 GPU_WIDTHS: dict[str, float] = {
     "matrix_bf16": 0.3, "matrix_fp8": 0.3, "attention": 0.4, "memory": 0.1, "nvlink": 0.1, "network": 0.2,
@@ -124,7 +129,7 @@ def calibrate(
                 f"runs of one kind of device at a time: {observed[0].name} ran on {device}, {one.name} on {one.device}"
             )
     if device == "cpu":
-        constants = [Constant(f"cpu_{name}", prior.value, prior.width) for name, prior in cpu.items()]
+        constants = [Constant(f"{CPU}{name}", prior.value, prior.width) for name, prior in cpu.items()]
         runs = [_cpu_run(one) for one in observed]
     else:
         if device not in devices:
@@ -133,6 +138,22 @@ def calibrate(
         constants = _gpu_constants(efficiencies, shortest)
         runs = [_gpu_run(one, efficiencies, devices[device]) for one in observed]
     return fit(device, constants, runs)
+
+
+def file_text(calibration: Calibration, path: Path, today: datetime.date) -> str:
+    """The efficiency file with these constants; what the file at `path` says of others stays. UsageError if there is a
+    file that is none of this kind."""
+    kept = own_rows(path) if path.exists() else []
+    values, runs = calibration.values, calibration.errors
+    names = ", ".join(error.name for error in runs[:_NAMED]) + (", ..." if len(runs) > _NAMED else "")
+    rows = [row.model_dump() for row in kept if row.name not in values]
+    for one in calibration.constants:
+        origin = (
+            f"CALIBRATED {today} to {len(runs)} runs on {calibration.device} ({names}); was {one.constant.prior:.4g}; "
+            f"standard deviation {one.spread:.2g}{' of the logarithm' if one.constant.prior else ''}"
+        )
+        rows.append({"name": one.constant.name, "value": float(f"{one.value:.5g}"), "origin": origin})
+    return yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, width=120)
 
 
 def fit(device: str, constants: Sequence[Constant], runs: Sequence[Run]) -> Calibration:
@@ -184,6 +205,16 @@ def _solve(constants: Sequence[Constant], runs: Sequence[Run]) -> tuple[dict[str
     }
 
 
+def forecast_of(
+    one: Observed, efficiencies: Efficiencies, devices: Mapping[str, Accelerator], rates: CpuRates | None
+) -> float | None:
+    """Seconds of a step of a run that was measured, as `Observed.measured`; None where nothing is known of its
+    device."""
+    if one.device == "cpu":
+        return None if rates is None or one.precision != "fp32" else forecast_cpu(one, rates)
+    return None if one.device not in devices else _gpu_run(one, efficiencies, devices[one.device]).forecast({})
+
+
 def _cpu_run(one: Observed) -> Run:
     try:
         amounts = asked(one)
@@ -191,7 +222,7 @@ def _cpu_run(one: Observed) -> Run:
         raise UsageError(f"{one.name}: {error}") from error
 
     def forecast(values: Values) -> float:
-        return sum(amount / values[f"cpu_{name}"] for name, amount in amounts.items())
+        return sum(amount / values[f"{CPU}{name}"] for name, amount in amounts.items())
 
     return Run(one.name, one.measured, forecast)
 
