@@ -86,9 +86,19 @@ def _nested(params: Mapping[str, str], prefix: str) -> dict[str, Any]:
             *path, last = key.removeprefix(prefix).split(".")
             inside = found
             for part in path:
-                inside = inside.setdefault(part, {})
-            inside[last] = yaml.safe_load(value)  # MLflow holds text: 4, False and sigmoid
+                if not isinstance(deeper := inside.setdefault(part, {}), dict):
+                    raise UsageError(f"its parameters {prefix}{part} and {key} cannot both be a run's")
+                inside = deeper
+            inside[last] = _plain(value)
     return found
+
+
+def _plain(text: str) -> object:
+    """MLflow holds text: 4, False and sigmoid."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def _known(found: dict[str, Any], of: type[ModelConfig]) -> dict[str, Any]:

@@ -117,3 +117,11 @@ def test_names_are_shown_as_they_are(tmp_path: Path, data: tuple[Path, DatasetMa
 
 def test_a_narrow_screen_is_no_error(tmp_path: Path, data: tuple[Path, DatasetManifest]) -> None:
     assert screen(content(tmp_path, data[0], sample="x" * 500), width=20)
+
+
+def test_forecast_and_actual_stand_side_by_side(tmp_path: Path, data: tuple[Path, DatasetManifest]) -> None:
+    shown = content(tmp_path, data[0])
+    assert shown["speed"] is None, "nothing is known of these processors"
+    assert "CPU second" not in screen(shown)
+    text = screen(shown | {"speed": {"forecast": 4500.0, "actual": 5000.0, "per": "CPU second"}})
+    assert "4,500 tokens per CPU second, actual 5,000 (-10.0%)" in text

@@ -75,9 +75,8 @@ def test_many_runs_determine_all() -> None:
         assert off < one.spread < 0.6 * one.constant.width, one.constant.name
         assert better.value == pytest.approx(truth, rel=0.1), one.constant.name
         assert better.spread < 0.6 * one.spread
-    for error in few.errors:
-        assert error.after == pytest.approx(error.measured, rel=0.01)
-        assert abs(error.before / error.measured - 1) > 0.05
+    assert all(error.after == pytest.approx(error.measured, rel=0.02) for error in few.errors)
+    assert max(abs(error.before / error.measured - 1) for error in few.errors) > 0.3
 
 
 def test_one_run_moves_little_that_it_says_nothing_about() -> None:

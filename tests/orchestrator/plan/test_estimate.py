@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.recipes import tiny_recipe
 
+from model.presets import preset
 from orchestrator.errors import FathomError, UsageError
 from orchestrator.plan.against import against
 from orchestrator.plan.basis import Basis
+from orchestrator.plan.cpu import CpuRates, forecast_cpu
 from orchestrator.plan.estimate import estimate
 from orchestrator.plan.failures import find_failures
 from orchestrator.plan.forecast import Plan
 from orchestrator.plan.goodput import goodput
 from orchestrator.plan.known import known_run
-from orchestrator.plan.request import Engine, make_request
+from orchestrator.plan.on_cpus import layout_on_cpus
+from orchestrator.plan.request import Engine, Request, make_request
 from orchestrator.settings import Settings
 
 V3 = {"preset": "v3-671b", "accelerator": "H800", "gpus": "2048", "tokens": "14.8T", "precision": "fp8"}
@@ -168,6 +172,70 @@ def test_on_cpus_nothing_is_forecast_that_is_not_known(basis: Basis, tmp_path: P
     assert (plan.hours, plan.gpu_hours, plan.cost, plan.layout) == (None, None, None, None)
     assert "fathom calibrate" in plan.notes[0]
     assert plan.price.unit == "cpu-hour"
+
+
+CPU_JOB = """
+metadata: {{name: mini}}
+spec:
+  model: {{preset: mini}}
+  data: {{source: x, sequenceLength: 256}}
+  training: {{tokens: 450000, globalBatchTokens: 4096, precision: {precision}}}
+  parallelism: {parallelism}
+  compute: {{accelerator: cpu, workers: 2, cpuPerWorker: {cores}}}
+"""
+
+
+def on_cpus(folder: Path, *, precision: str = "fp32", parallelism: str = "{}", cores: int = 1) -> Request:
+    file = folder / "job.yaml"
+    file.write_text(CPU_JOB.format(precision=precision, parallelism=parallelism, cores=cores))
+    return make_request(file, {})
+
+
+@pytest.fixture
+def calibrated(basis: Basis) -> Basis:
+    return replace(basis, cpu=CpuRates(8e10, 8e10, 2e10, 1.4e10, 2.4e5, 3.7e8))
+
+
+def test_on_calibrated_cpus_time_and_money_are_forecast(calibrated: Basis, tmp_path: Path) -> None:
+    request = on_cpus(tmp_path)
+    plan, layout = estimate(request, calibrated), layout_on_cpus(request)
+    assert (layout.expert_parallel, layout.micro_batch, layout.accumulation) == (2, 8, 1), "as the launcher chooses it"
+    run = tiny_recipe(model=preset("mini"), layout=layout, sequence_length=256)
+    assert calibrated.cpu is not None
+    seconds = forecast_cpu(run, calibrated.cpu) * 450_000 / 4096
+    assert plan.gpu_hours is not None
+    assert plan.gpu_hours.expected == pytest.approx(seconds / 3600)
+    assert plan.hours is not None
+    assert plan.hours.expected == pytest.approx(plan.gpu_hours.expected / 2)
+    assert plan.cost is not None
+    assert plan.cost.expected == pytest.approx(Decimal(repr(plan.gpu_hours.expected)) * plan.price.amount)
+    assert plan.cost.low < plan.cost.expected < plan.cost.high
+    assert "evaluations" in plan.notes[0]
+    assert (plan.layout, plan.memory, plan.alternatives) == (None, None, ())
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"precision": "bf16"}, "bf16 with 1"), ({"cores": 2}, "fp32 with 2")])
+def test_what_is_not_calibrated_is_not_forecast(
+    calibrated: Basis, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    plan = estimate(on_cpus(tmp_path, **changes), calibrated)
+    assert plan.cost is None
+    assert words in plan.notes[0]
+
+
+def test_a_batch_that_workers_cannot_share(calibrated: Basis, tmp_path: Path) -> None:
+    words = "a batch of 16 sequences is no multiple of the 6 that 2 workers take at a time: use 3072 tokens"
+    with pytest.raises(UsageError, match=words):
+        estimate(on_cpus(tmp_path, parallelism="{microBatch: 3}"), calibrated)
+
+
+def test_a_file_of_ones_own_is_what_a_plan_rests_on(basis: Basis, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("- {name: matrix_fp8, value: 0.25, origin: x}\n")
+    own = Basis.load(Settings.load({"FATHOM_HOME": str(tmp_path), "FATHOM_EFFICIENCIES": str(file)}))
+    assert own.efficiencies.matrix_fp8 == 0.25
+    assert own.cpu is None
+    assert (own.fitted_to_whole_runs, basis.fitted_to_whole_runs) == (False, True), "times of steps hold no failures"
 
 
 def test_beside_published_runs(v3: Plan, basis: Basis) -> None:
