@@ -194,7 +194,8 @@ def _left(job: TrainingJob, spent: Decimal) -> Decimal | None:
 
 
 def _lasts(left: Decimal, tariff: Tariff, now: float) -> float:
-    return max(1e-6, lasts_until(left, tariff, now) - now)
+    seconds = lasts_until(left, tariff, now) - now  # of two large numbers: the same money is the same time whenever asked
+    return max(1e-3, round(seconds, 3))
 
 
 # Text to values
