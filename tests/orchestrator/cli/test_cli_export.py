@@ -155,6 +155,7 @@ def test_a_signal_leaves_what_was_there(
     if there:
         assert cli(record.folder.root, out)[0] == 0
     before = {path.name: path.read_bytes() for path in out.glob("*")}
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
     write, calls = export._write_tensor, iter(range(10**6))
 
@@ -164,7 +165,10 @@ def test_a_signal_leaves_what_was_there(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(export, "_write_tensor", killed)
-    code, _, err = cli(record.folder.root, out, "--force")
+    try:
+        code, _, err = cli(record.folder.root, out, "--force")
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     assert code == 130
     assert "nothing of the export is left" in err
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "data", *(["out"] if there else [])}
@@ -202,6 +206,8 @@ def test_the_next_run_starts_where_this_one_ended(cli: Cli, record: Record, tmp_
     recipe = tiny_recipe(model=MODEL, init_from=str(out), init_fingerprint=read_headers(str(out)).fingerprint)
     window = torch.randint(0, MIN_VOCAB, (4, 18), generator=torch.Generator().manual_seed(2))
     with process_group():
+        with pytest.raises(ValueError, match="have changed since the job began"):
+            ZeroEngine(recipe.model_copy(update={"init_fingerprint": "0" * 64}))
         engine = ZeroEngine(recipe)
         weights = dict(engine.full_weights())
         losses = engine.micro_step(window, ahead_weight=0.3, alpha=0.01, passes=1)
