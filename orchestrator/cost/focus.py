@@ -1,7 +1,7 @@
 """Ledgers as a table with the columns of FOCUS 1.2, and as CSV or Parquet. Pure: ledgers in, rows or bytes out.
 
 All mandatory columns are there. Those about an invoice stay empty, since nobody here has seen one: `UNKNOWN`. FOCUS
-forbids that of all but two, so whoever loads the table into a FOCUS data set fills them in. Our own begin with `x_`.
+forbids that of all but one, so whoever loads the table into a FOCUS data set fills them in. Our own begin with `x_`.
 """
 
 from __future__ import annotations

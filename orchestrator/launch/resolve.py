@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from model.recipe import Recipe
-from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts_until, to_hold
+from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts, to_hold
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import OverBudget, UsageError
@@ -107,7 +107,7 @@ def resolve(
     tariff = _tariff(job, settings, earlier, now)
     reserve = reserve or Reserve()
     left = _left(job, Decimal(spent))
-    lasts = None if left is None else _lasts(job, left, tariff, now.timestamp(), reserve)
+    deadline = None if left is None else _seconds(job, left, tariff, now.timestamp(), reserve)
     storage = _storage(job, storage_uri, earlier, choose)
     if earlier is None:
         recipe = choose_recipe(job, storage, choose)
@@ -125,7 +125,7 @@ def resolve(
         memory_bytes_per_worker=None if memory is None else quantity_bytes(memory),
         rate=tariff.rates[0],
         later_rates=tariff.rates[1:],
-        hard_deadline_seconds=lasts,
+        hard_deadline_seconds=deadline,
         money_left=left,
         reserve=reserve,
         restarts_without_progress=spec.retry.stop_after_attempts_without_progress,
@@ -195,9 +195,9 @@ def _left(job: TrainingJob, spent: Decimal) -> Decimal | None:
     return left
 
 
-def _lasts(job: TrainingJob, left: Decimal, tariff: Tariff, now: float, reserve: Reserve) -> float:
+def _seconds(job: TrainingJob, left: Decimal, tariff: Tariff, now: float, reserve: Reserve) -> float:
     """Seconds that it pays for; OverBudget if those are no more than stopping takes."""
-    seconds = lasts_until(left, tariff, now) - now
+    seconds = float(lasts(left, tariff, now))
     if seconds <= reserve.seconds:
         assert job.spec.budget is not None
         raise OverBudget(
