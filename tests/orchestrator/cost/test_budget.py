@@ -70,7 +70,7 @@ def test_meter_and_budget_agree(one: Tariff, two: Tariff, drawn: list[tuple[int,
     held = [Held(attempt, min(a, b), max(a, b)) for attempt, a, b in drawn]
     metered = build_ledger([], held, one, {2: two}).totals.cost
     dearest = max(rate.per_hour for rate in (*one.rates, *two.rates))
-    slack = dearest / 3600 * len(held) * Decimal("1e-6") + Decimal("1e-11")
+    slack = dearest / 3600 * len(held) * Decimal("1.5e-6") + Decimal("1e-11")
     assert abs(spent(held, {1: one, 2: two}) - metered) <= slack
 
 
