@@ -10,6 +10,7 @@ import sys
 import typer
 
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.export import export_command
@@ -37,6 +38,7 @@ app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)
+app.command("cost")(cost_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)
 app.command("plan")(plan_command)
