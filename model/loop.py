@@ -79,6 +79,8 @@ class Loop:
     _incidents: tuple[Incident, ...] = field(default=(), init=False)
     _skipped: tuple[int, ...] = field(default=(), init=False)
     _history: LossHistory = field(init=False)
+    _update_seconds: float = field(default=0.0, init=False)
+    """CPU time of this process since the last step's losses were gathered; that of the next step counts it."""
 
     def run(self) -> int:
         """Train from the newest checkpoint to the end, or to an ordered stop. -> steps done.
@@ -127,10 +129,11 @@ class Loop:
     # ------------------------------------------------------------------ one step
     def _step(self, step: int, saver: Saver) -> tuple[dict[str, float], int]:
         """One optimizer step. -> metrics, checksum of its samples."""
-        began, recipe, engine = time.monotonic(), self.recipe, self.engine
+        began, used, recipe, engine = time.monotonic(), time.process_time(), self.recipe, self.engine
         position = data_step(step, self._skipped)
         micro, checksum = self._micro_steps(step, position)
-        metrics, samples = gather_losses(micro, checksum, engine.device)
+        gathered = time.process_time()
+        metrics, samples = gather_losses(micro, checksum, self._update_seconds + gathered - used, engine.device)
         loss = metrics["train/loss"]
         self._require_sound(step, position, loss, 0.0, saver)
         rate = learning_rate(step, recipe.schedule)
@@ -145,6 +148,7 @@ class Loop:
             metrics |= balance_metrics(loads)
             self.load_ME = loads if self.load_ME is None else self.load_ME + loads
         tokens = recipe.batches.at(position) * recipe.sequence_length
+        self._update_seconds = time.process_time() - gathered
         return metrics | speed(recipe, tokens, time.monotonic() - began), samples
 
     def _micro_steps(self, step: int, position: int) -> tuple[list[Losses], int]:

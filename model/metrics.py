@@ -12,6 +12,7 @@
 | train/gflops_per_second | over all processes: causal FLOPs of forward and backward, multi-token prediction included |
 | train/mfu | the same over the dense BF16 peak of the devices; only where a peak is known |
 | train/step_seconds | wall time of the step |
+| train/cpu_seconds | CPU time of all processes: passes of this step, and the update of the one before |
 | eval/loss, eval/bits_per_byte, eval/mtp_accuracy | on held-out documents |
 | eval/bits_per_byte/SOURCE | the same for each source, where there are several |
 | eval/TASK/acc, acc_norm, perplexity | tasks of `training.evaluation.tasks` |
@@ -43,21 +44,24 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def gather_losses(micro: list[Losses], checksum: int, device: torch.device) -> tuple[dict[str, float], int]:
-    """Means over micro-batches and ranks of the step's losses, and the sum of the ranks' checksums of their samples;
-    every rank gets the same numbers."""
+def gather_losses(
+    micro: list[Losses], checksum: int, cpu_seconds: float, device: torch.device
+) -> tuple[dict[str, float], int]:
+    """Means over micro-batches and ranks of the step's losses, the sum of the ranks' `cpu_seconds`, and that of the
+    checksums of their samples; every rank gets the same numbers."""
     own = torch.stack([torch.stack([part.detach().double() for part in losses]) for losses in micro]).mean(0)
     # a checksum is a sum of 32-bit numbers, which a double holds exactly
-    own = torch.cat((own, own.new_tensor([peak_memory(device), checksum])))
+    own = torch.cat((own, own.new_tensor([cpu_seconds, peak_memory(device), checksum])))
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     ranks: Tensor = torch.stack(parts)
-    _, loss, ahead, accuracy, balance, _, _ = ranks.mean(0).tolist()
+    _, loss, ahead, accuracy, balance, _, _, _ = ranks.mean(0).tolist()
     return {
         "train/loss": loss,
         "train/mtp_loss": ahead,
         "train/mtp_accuracy": accuracy,
         "train/aux_loss": balance,
+        "train/cpu_seconds": ranks[:, -3].sum().item(),
         "memory/peak_bytes": ranks[:, -2].max().item(),
     }, round(ranks[:, -1].sum().item())
 

@@ -28,6 +28,9 @@ class Settings(Frozen):
     """The user's own prices (FATHOM_PRICES); without it those that ship with Fathom."""
     hardware_file: Path | None
     """The user's own accelerators (FATHOM_HARDWARE); their rows replace those that ship with Fathom."""
+    efficiencies_file: Path | None
+    """The user's own constants of the planner (FATHOM_EFFICIENCIES), as `fathom calibrate --write` makes them; their
+    rows replace those that ship with Fathom."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
 
@@ -46,6 +49,7 @@ class Settings(Frozen):
             tracking_uri=tracking or f"sqlite:///{home / 'mlflow.db'}",
             price_file=path("FATHOM_PRICES"),
             hardware_file=path("FATHOM_HARDWARE"),
+            efficiencies_file=path("FATHOM_EFFICIENCIES"),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
         )
 

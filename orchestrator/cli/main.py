@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train_command)
+app.command("calibrate")(calibrate_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)

@@ -69,7 +69,7 @@ def plan_tables(plan: Plan, columns: Sequence[Column] = ()) -> Group:
         parts += [_heading("Layouts that fit"), *_layouts(plan)]
     if plan.goodput is not None:
         parts += [_heading("Failures and checkpoints"), *_goodput(plan)]
-    if plan.cost is not None:
+    if plan.layout is not None:
         parts += [_heading("Cheaper ways, with as many GPUs"), *_alternatives(plan)]
     if columns:
         parts += [_heading("Beside published runs"), _against(columns, plan), *_against_remarks(columns)]
@@ -114,8 +114,9 @@ def _answers(plan: Plan) -> Iterator[tuple[str, Text]]:
     paid = Text.assemble((big_money(cost.expected, cost.currency), "bold"), f"   ({low} to {high})")
     yield "cost", paid
     yield "time", Text.assemble((time(hours.expected), "bold"), f"   ({time(hours.low)} to {time(hours.high)})")
-    yield "GPU-hours", _ranged(plan.gpu_hours)
-    yield "price", Text(f"{money(plan.price.amount, cost.currency)} per GPU-hour, {plan.price.price_class}")
+    unit = "core" if plan.request.accelerator == "cpu" else "GPU"
+    yield f"{unit}-hours", _ranged(plan.gpu_hours)
+    yield "price", Text(f"{money(plan.price.amount, cost.currency)} per {unit}-hour, {plan.price.price_class}")
     if plan.step is not None:
         speed, flops = plan.step.tokens_per_second_per_gpu, plan.step.teraflops_per_gpu
         yield "speed", Text(f"{speed:,.0f} tokens/s per GPU = {flops:,.0f} TFLOP/s, {plan.step.mfu:.1%} MFU")
@@ -142,7 +143,9 @@ def _today(layout: Layout, plan: Plan) -> Text:
 
 
 def _ranged(hours: Range) -> Text:
-    return Text.assemble((f"{hours.expected:,.0f}", "bold"), f"   ({hours.low:,.0f} to {hours.high:,.0f})")
+    digits = 0 if hours.low >= 100 else 2
+    low, high = f"{hours.low:,.{digits}f}", f"{hours.high:,.{digits}f}"
+    return Text.assemble((f"{hours.expected:,.{digits}f}", "bold"), f"   ({low} to {high})")
 
 
 def _assumed(plan: Plan) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 def summary(record: Record, result: Result) -> dict[str, Any]:
     """Everything that the last screen shows, as plain values."""
+    from orchestrator.controller.finished import compared
+    from orchestrator.settings import Settings
+
+    speed = compared(record.folder.root, Settings.load())
     seen, totals, rate = result.observation, result.ledger.totals, result.resolved.rate
     baselines = read_manifest(result.resolved.recipe.data).baselines
     sample = record.folder.artifacts / "sample.txt"
@@ -31,6 +36,7 @@ def summary(record: Record, result: Result) -> dict[str, Any]:
         "steps": seen.steps,
         "tokens": seen.tokens,
         "metrics": seen.metrics,
+        "speed": None if speed is None else asdict(speed),
         "order0BitsPerByte": baselines.order0_bits_per_byte,
         "xzBitsPerByte": baselines.xz_bits_per_byte,
         "attempts": result.resolved.attempt,
@@ -101,6 +107,10 @@ def _rows(content: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{metrics['train/gflops_per_second']:,.1f} GFLOP/s",
             )
         )
+    if speed := content["speed"]:
+        off = speed["forecast"] / speed["actual"] - 1
+        words = f"{speed['forecast']:,.0f} tokens per {speed['per']}, actual {speed['actual']:,.0f} ({off:+.1%})"
+        rows.append(("forecast", words))
     return rows + _money_rows(content, ledger)
 
 

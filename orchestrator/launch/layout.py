@@ -20,8 +20,6 @@ from orchestrator.plan.pick import chosen, does_not_fit, layouts
 from orchestrator.plan.request import Request, wish_of
 from orchestrator.spec import TrainingJob
 
-_MAX_MICRO_BATCH_TOKENS = 8192
-
 
 def choose_layout(
     job: TrainingJob,
@@ -74,18 +72,18 @@ class _Task:
 
 
 def _on_cpus(task: _Task, choose: Choices) -> Layout:
-    """By rules: no forecast of time stands for CPUs."""
+    """By rules: most machines are not calibrated."""
     parallelism, world, experts = (
         task.job.spec.parallelism,
         task.job.spec.compute.world_size,
         task.config.n_routed_experts,
     )
-    expert = choose("spec.parallelism.expert", parallelism.expert, lambda: _largest(world, experts))
+    expert = choose("spec.parallelism.expert", parallelism.expert, lambda: defaults.experts_on_cpus(world, experts))
     zero_stage = choose("spec.parallelism.zeroStage", parallelism.zero_stage, lambda: (1, "the usual on CPUs"))
     micro_batch = choose(
         "spec.parallelism.microBatch",
         parallelism.micro_batch,
-        lambda: _micro_batch(task.common // world, task.sequence),
+        lambda: defaults.micro_batch_on_cpus(task.common // world, task.sequence),
     )
     recompute = choose("spec.parallelism.recompute", parallelism.recompute, lambda: ("none", "fastest"))
     return _layout(world, expert, zero_stage, micro_batch, recompute)
@@ -216,18 +214,3 @@ def _require_experts(job: TrainingJob, config: ModelConfig) -> None:
         raise refusal("parallelism.expert", f"{size} does not divide the model's {experts} routed experts")
     if size is not None and world % size:
         raise refusal("parallelism.expert", f"{size} does not divide the {world} workers")
-
-
-def _largest(world: int, experts: int) -> tuple[int, str]:
-    """Workers that share one set of experts, all on one machine."""
-    size = 1
-    while 2 * size <= world and world % (2 * size) == 0 and experts % (2 * size) == 0:
-        size *= 2
-    return size, f"largest power of two that divides {world} workers and {experts} experts"
-
-
-def _micro_batch(sequences: int, length: int) -> tuple[int, str]:
-    """The largest divisor of a worker's sequences that keeps a forward pass small."""
-    bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
-    size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
-    return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"

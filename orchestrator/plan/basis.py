@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from orchestrator.plan.efficiency import Efficiencies, efficiencies
+from orchestrator.plan.cpu import CpuRates, cpu_rates
+from orchestrator.plan.efficiency import Efficiencies, efficiencies, own_rows
 from orchestrator.plan.failures import Failures, find_failures
 from orchestrator.plan.goodput import Recovery, goodput
 from orchestrator.plan.hardware import Accelerator, accelerators
@@ -42,6 +44,8 @@ class Basis:
     failures: Failures
     recovery: Recovery = field(default_factory=Recovery)
     power: Power = field(default_factory=Power)
+    cpu: CpuRates | None = None
+    """Of processor cores; None: nobody has calibrated them."""
     fitted_to_whole_runs: bool = True
     """Whether the efficiencies come from published GPU-hours, which hold whatever that run lost to failures; False:
     from times of steps."""
@@ -49,10 +53,13 @@ class Basis:
     @classmethod
     def load(cls, settings: Settings, failures: str = FAILURES) -> Basis:
         """The packaged figures, with the user's own files in front of them."""
+        own = settings.efficiencies_file
         return cls(
             prices=PriceBook.load(settings.price_file),
             devices=accelerators(settings.hardware_file),
-            efficiencies=efficiencies(),
+            efficiencies=efficiencies(own),
+            cpu=cpu_rates(own),
+            fitted_to_whole_runs=own is None or not _replaces_matrix(own),
             failures=find_failures(failures),
         )
 
@@ -62,3 +69,8 @@ class Basis:
         if not self.fitted_to_whole_runs:
             return 1.0
         return goodput(FITTED_GPUS, FITTED_PER_NODE, self.failures, self.recovery).fraction
+
+
+def _replaces_matrix(path: Path) -> bool:
+    """Whether the user's own file replaces how fast matrix products are, which ships as fitted to whole runs."""
+    return any(row.name.startswith("matrix_") for row in own_rows(path))

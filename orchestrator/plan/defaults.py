@@ -10,6 +10,7 @@ PUBLISHED_BATCHES = {"v3-671b": 15_360 * 4096, "v2-lite-16b": 4608 * 4096}
 """Tokens of an optimizer step as published: arXiv 2412.19437, section 4.2; arXiv 2405.04434, appendix B."""
 
 _MAX_BATCH_TOKENS = 1 << 20
+_MAX_MICRO_BATCH_TOKENS = 8192
 _STEPS_AIM = 2000
 
 
@@ -45,3 +46,18 @@ def batch_tokens(preset: str | None, tokens: int, unit: int) -> tuple[int, str]:
     wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
     batch = unit << (wanted.bit_length() - 1)
     return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
+
+
+def experts_on_cpus(world: int, experts: int) -> tuple[int, str]:
+    """Workers that share one set of experts, all on one machine."""
+    size = 1
+    while 2 * size <= world and world % (2 * size) == 0 and experts % (2 * size) == 0:
+        size *= 2
+    return size, f"largest power of two that divides {world} workers and {experts} experts"
+
+
+def micro_batch_on_cpus(sequences: int, length: int) -> tuple[int, str]:
+    """The largest divisor of a worker's sequences that keeps a forward pass small."""
+    bound = max(1, _MAX_MICRO_BATCH_TOKENS // length)
+    size = next(size for size in range(min(bound, sequences), 0, -1) if sequences % size == 0)
+    return size, f"divides {sequences} sequences per worker, at most {_MAX_MICRO_BATCH_TOKENS} tokens a pass"

@@ -20,6 +20,8 @@ from orchestrator.plan.files import read_rows
 from orchestrator.plan.hardware import Accelerator
 
 DATA = Path(__file__).parent / "data" / "efficiencies.yaml"
+CPU = "cpu_"
+"""How the rates of `orchestrator.plan.cpu` begin in the user's own file, which holds both."""
 _FP32_OF_BF16 = 1 / 16
 """Peak of FP32 products without TF32, which PyTorch leaves off: 19.5 of 312 TFLOP/s (A100), 67 of 989 (H100)."""
 
@@ -76,8 +78,8 @@ class Efficiencies:
         return self.attention * accelerator.bf16_flops * (_FP32_OF_BF16 if precision == "fp32" else 1.0)
 
 
-class _Row(Frozen):
-    """One row of the data file."""
+class Row(Frozen):
+    """One row of the data file, or of the user's own."""
 
     name: str = Field(min_length=1, max_length=40)
     value: float
@@ -87,7 +89,7 @@ class _Row(Frozen):
 def efficiencies(path: Path | None = None) -> Efficiencies:
     """The packaged constants; rows of the file `path` (written by calibration) replace those of the same name."""
     values = {row.name: row.value for row in _packaged()}
-    own = [] if path is None else _read(path)
+    own = [] if path is None else [row for row in own_rows(path) if not row.name.startswith(CPU)]
     unknown = [row.name for row in own if row.name not in values]
     if unknown:
         raise UsageError(f"efficiency file {path}: unknown {', '.join(unknown)}; known: {', '.join(values)}")
@@ -99,14 +101,21 @@ def efficiencies(path: Path | None = None) -> Efficiencies:
 
 def origins(path: Path | None = None) -> dict[str, str]:
     """Where each constant comes from."""
-    rows = [*_packaged(), *(_read(path) if path else ())]
+    rows = [*_packaged(), *(own_rows(path) if path else ())]
     return {row.name: row.origin for row in rows}
 
 
 @cache
-def _packaged() -> tuple[_Row, ...]:
-    return tuple(_read(DATA))
+def _packaged() -> tuple[Row, ...]:
+    return tuple(own_rows(DATA))
 
 
-def _read(path: Path) -> list[_Row]:
-    return read_rows(path, "efficiency file", "check its name", _Row)
+def own_rows(path: Path) -> list[Row]:
+    """All rows of a file; UsageError if a name stands there twice."""
+    rows = read_rows(path, "efficiency file", "check FATHOM_EFFICIENCIES", Row)
+    values: dict[str, float] = {}
+    for row in rows:
+        if row.name in values:
+            raise UsageError(f"efficiency file {path}: {row.name} twice: {values[row.name]} and {row.value}; keep one")
+        values[row.name] = row.value
+    return rows

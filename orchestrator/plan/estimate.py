@@ -13,6 +13,7 @@ from orchestrator.errors import UsageError
 from orchestrator.plan.alternatives import alternatives
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.forecast import Architecture, Asked, Layout, Plan, PriceTag, Width
+from orchestrator.plan.on_cpus import forecast_on_cpus
 from orchestrator.plan.outcome import Outcome, layout_of, outcome
 from orchestrator.plan.pick import chosen, does_not_fit, layouts
 from orchestrator.plan.prices import Price
@@ -21,18 +22,13 @@ from orchestrator.plan.sections import energy_of, goodput_of, hours_widths, memo
 from orchestrator.plan.width import cost_of, price_width, spread
 from orchestrator.settings import Settings
 
-NO_CPU_MODEL = (
-    "no forecast of time and money on CPUs: their speed depends on the machine and on what else runs there; "
-    "`fathom calibrate` measures it from finished runs"
-)
-
 
 def estimate(request: Request, basis: Basis | None = None) -> Plan:
     """The forecast; UsageError where no layout fits into the GPUs' memory, with the nearest that does."""
     basis = Basis.load(Settings.load()) if basis is None else basis
     price = basis.prices.price(request.accelerator, request.price_class)
     if request.device is None:
-        return _plan(request, price, notes=(NO_CPU_MODEL,))
+        return _plan(request, price, **forecast_on_cpus(request, price, basis.cpu))
     candidates = layouts(request, basis.efficiencies)
     candidate = chosen(candidates, request.engine)
     if candidate is None:

@@ -199,7 +199,7 @@ class Alternative(Out):
 
 
 class Plan(Out):
-    """Everything that is known before a run. On CPUs there is no forecast of time and money."""
+    """Everything that is known before a run. On CPUs time and money only where they are calibrated."""
 
     request: Asked
     assumed: tuple[Assumed, ...]
@@ -211,6 +211,7 @@ class Plan(Out):
     hours: Range | None = None
     """Wall clock."""
     gpu_hours: Range | None = None
+    """Of all devices: on CPUs core-hours."""
     cost: Cost | None = None
     width: tuple[Width, ...] = ()
     """Why low and high lie where they do."""

@@ -57,7 +57,7 @@ def test_a_run_from_start_to_end(bench: Bench) -> None:
     assert reporter.tokens == [step * 8 * 16 for step in range(1, 9)]
     always = {"train/loss", "train/mtp_loss", "train/mtp_accuracy", "train/aux_loss", "train/grad_norm"}
     always |= {"train/learning_rate", "train/tokens_per_second", "train/gflops_per_second", "train/step_seconds"}
-    always |= {"moe/cv", "moe/max_violation", "moe/dead_share", "memory/peak_bytes"}
+    always |= {"moe/cv", "moe/max_violation", "moe/dead_share", "memory/peak_bytes", "train/cpu_seconds"}
     scores = {"eval/loss", "eval/bits_per_byte", "eval/mtp_accuracy"}
     for step, metrics in reporter.steps.items():
         assert metrics.keys() == always | (scores if step in (4, 8) else set()), step
