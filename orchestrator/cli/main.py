@@ -14,6 +14,7 @@ from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.export import export_command
 from orchestrator.cli.generate import generate_command
+from orchestrator.cli.goodput import goodput_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
@@ -36,6 +37,7 @@ app.command("train")(train_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)
+app.command("goodput")(goodput_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)
 app.command("sync")(sync_command)
