@@ -1,7 +1,10 @@
 """Forecast of CPU seconds against training, on shapes that the forecast was fitted to and on others.
 
-    nice python benchmarks/calibrate.py [--steps 8] [--warmup 3] [--only NAME...] [--json FILE]
-    python benchmarks/calibrate.py --read FILE
+    nice python benchmarks/calibrate.py [--steps 8] [--warmup 3] [--json FILE] [--runs FILE]
+    python benchmarks/calibrate.py --read tests/golden/cpu_seconds.json
+
+The first measures (some eight minutes of one core) and prints the table of docs/calibration.md; the second prints it
+for what was measured before. `--runs` writes what is fitted to in the form that `fathom calibrate` reads.
 
 What is measured is what a job reports as `train/cpu_seconds`: the product's loop with its DeepSpeed engine, one thread
 for each worker, random tokens, FP32. Each shape has its own processes, which wait for each other: they take turns, step
@@ -23,6 +26,11 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from orchestrator.plan.calibrate import Calibration, calibrate
+from orchestrator.plan.cpu import CpuRates, cpu_priors, forecast_cpu
+from orchestrator.plan.efficiency import CPU, efficiencies
+from orchestrator.plan.observed import Observed
 
 MINI: dict[str, Any] = {"sequence": 256, "micro_batch": 8, "accumulation": 2, "workers": 1, "expert": 1}
 FITTED: dict[str, dict[str, Any]] = {
@@ -247,24 +255,85 @@ def measure(names: list[str], steps: int, warmup: int) -> dict[str, list[float]]
     return {name: [round(one[name], 4) for one in rounds[warmup:]] for name in names}
 
 
+# ------------------------------------------------------------------ what it says
+
+
+def observed(name: str, seconds: list[float]) -> Observed:
+    """A shape as `fathom calibrate` sees a run."""
+    run = recipe(name)
+    return Observed(
+        name=name,
+        device="cpu",
+        model=run.model,
+        sequence_length=run.sequence_length,
+        precision=run.precision,
+        layout=run.layout,
+        seconds=statistics.median(seconds),
+    )
+
+
+def fitted(measured: dict[str, list[float]]) -> Calibration:
+    """The rates by the shapes in `FITTED` and no others."""
+    return calibrate([observed(name, measured[name]) for name in FITTED], efficiencies(), {}, cpu_priors())
+
+
+def rates(calibration: Calibration) -> CpuRates:
+    """As the planner takes them."""
+    return CpuRates(**{name.removeprefix(CPU): value for name, value in calibration.values.items()})
+
+
+def errors(measured: dict[str, list[float]], known: CpuRates) -> dict[str, float]:
+    """Forecast over measured, less 1, of each shape."""
+    runs = [observed(name, seconds) for name, seconds in measured.items()]
+    return {run.name: forecast_cpu(run, known) / run.measured - 1 for run in runs}
+
+
+def tables(measured: dict[str, list[float]]) -> str:
+    """In Markdown: the rates, and each shape."""
+    found = fitted(measured)
+    by_shape, left_out = errors(measured, rates(found)), {error.name: error.left_out for error in found.errors}
+    lines = ["| rate of one core, per second | value | uncertain by |", "|---|---|---|"]
+    lines += [f"| {one.constant.name} | {one.value:.3g} | {one.spread:.0%} |" for one in found.constants]
+    lines += [
+        "",
+        "| shape | CPU s measured (least to most) | forecast | error | left out of the fit |",
+        "|---|---|---|---|---|",
+    ]
+    for name, seconds in measured.items():
+        median, off = statistics.median(seconds), by_shape[name]
+        other = left_out.get(name)
+        last = "never in it" if other is None else f"{other / median - 1:+.1%}"
+        spread = f"{median:.3f} ({min(seconds):.3f} to {max(seconds):.3f})"
+        lines.append(f"| {name} | {spread} | {median * (1 + off):.3f} | {off:+.1%} | {last} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--json", type=Path, help="write what was measured")
+    parser.add_argument("--runs", type=Path, help="write the fitted shapes for `fathom calibrate`")
     parser.add_argument("--read", type=Path, help="what was measured before, instead of measuring")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker[0], Path(args.worker[1]))
         return
-    seconds = measure(args.only, args.steps, args.warmup)
-    for name, values in seconds.items():
-        print(name, statistics.median(values), min(values), max(values))
+    if args.read:
+        rounds = json.loads(args.read.read_text())
+    else:
+        rounds = [{"seconds": measure(list(SHAPES), args.steps, args.warmup)}]
     if args.json:
-        args.json.write_text(json.dumps(seconds, indent=1) + "\n")
+        args.json.write_text(json.dumps(rounds, indent=1) + "\n")
+    if args.runs:
+        rows = [
+            observed(name, rounds[0]["seconds"][name]).model_dump(mode="json", exclude_none=True) for name in FITTED
+        ]
+        args.runs.write_text(json.dumps({"runs": rows}, indent=1) + "\n")
+    for one in rounds:
+        print(f"{one.get('about', '')}\n\n{tables(one['seconds'])}\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ HEAVY = [
     "matplotlib",
     "psutil",
     "safetensors",
+    "scipy",
     "transformers",
 ]
 LIGHT = [
@@ -36,6 +37,8 @@ LIGHT = [
     "orchestrator.plan.prices",
     "orchestrator.plan.estimate",
     "orchestrator.plan.against",
+    "orchestrator.plan.calibrate",
+    "orchestrator.cli.calibrate",
     "orchestrator.cli.plan",
     "orchestrator.cli.planned",
     "orchestrator.cost.ledger",

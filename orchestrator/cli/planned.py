@@ -143,9 +143,10 @@ def _today(layout: Layout, plan: Plan) -> Text:
 
 
 def _ranged(hours: Range) -> Text:
-    digits = 0 if hours.low >= 100 else 2
-    low, high = f"{hours.low:,.{digits}f}", f"{hours.high:,.{digits}f}"
-    return Text.assemble((f"{hours.expected:,.{digits}f}", "bold"), f"   ({low} to {high})")
+    low, expected, high = (
+        f"{value:,.0f}" if hours.low >= 100 else f"{value:.3g}" for value in (hours.low, hours.expected, hours.high)
+    )
+    return Text.assemble((expected, "bold"), f"   ({low} to {high})")
 
 
 def _assumed(plan: Plan) -> Table:

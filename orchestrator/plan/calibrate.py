@@ -30,6 +30,8 @@ sees."""
 FARTHEST = 3.0
 """Forecast over measured, or its inverse, beyond which a fit explains nothing."""
 _MOST_WIDTHS = 8.0
+_INSIDE = 0.1
+"""Widths from a bound at which a search begins: on it, it would stay there."""
 _NAMED = 5
 
 GPU_WIDTHS: dict[str, float] = {
@@ -165,12 +167,12 @@ def fit(device: str, constants: Sequence[Constant], runs: Sequence[Run]) -> Cali
         others = [*runs[:index], *runs[index + 1 :]]
         left_out = run.forecast(_solve(constants, others)[0]) if others else None
         errors.append(Error(run.name, run.measured, run.forecast(prior), run.forecast(values), left_out))
-    for error in errors:
-        if not 1 / FARTHEST <= error.after / error.measured <= FARTHEST:
-            raise UsageError(
-                f"{error.name}: measured {error.measured:.4g} s for a step, forecast {error.after:.4g} s even after "
-                f"the fit: beyond a factor of {FARTHEST:g} the runs do not fit the model; leave it out, or correct it"
-            )
+    worst = max(errors, key=lambda error: abs(math.log(error.after / error.measured)))
+    if not 1 / FARTHEST <= worst.after / worst.measured <= FARTHEST:
+        raise UsageError(
+            f"{worst.name}: measured {worst.measured:.4g} s for a step, forecast {worst.after:.4g} s even after the "
+            f"fit: beyond a factor of {FARTHEST:g} the runs do not fit the model; correct one of them, or leave it out"
+        )
     fitted = [Fitted(one, values[one.name], spreads[one.name]) for one in constants]
     return Calibration(device, tuple(fitted), tuple(errors))
 
@@ -193,7 +195,7 @@ def _solve(constants: Sequence[Constant], runs: Sequence[Run]) -> tuple[dict[str
         return [*(math.log(run.forecast(now) / run.measured) / NOISE for run in runs), *map(float, x)]
 
     low, high = zip(*(one.range for one in constants), strict=True)
-    start = [min(max(0.0, a + 1e-9), b - 1e-10) for a, b in zip(low, high, strict=True)]
+    start = [min(max(0.0, a + _INSIDE), b - _INSIDE) for a, b in zip(low, high, strict=True)]
     found = least_squares(wrong, start, bounds=(low, high), x_scale=1.0)
     if not found.success:
         raise UsageError(f"no fit of {len(constants)} constants to {len(runs)} runs: {found.message}")

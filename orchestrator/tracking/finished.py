@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import ValidationError
 
 from model.config import ModelConfig
@@ -86,7 +87,7 @@ def _nested(params: Mapping[str, str], prefix: str) -> dict[str, Any]:
             inside = found
             for part in path:
                 inside = inside.setdefault(part, {})
-            inside[last] = value
+            inside[last] = yaml.safe_load(value)  # MLflow holds text: 4, False and sigmoid
     return found
 
 

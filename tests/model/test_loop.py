@@ -4,7 +4,9 @@ Checkpoints and their thread are in `test_loop_checkpoints`, anomalies in `test_
 """
 
 import json
+import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,13 @@ def test_a_run_from_start_to_end(bench: Bench) -> None:
     load = json.loads(reporter.artifacts.pop("expert_load.json"))
     assert load == {"step": 8, "layers": ["1", "2", "mtp.0"], "load": loop.load_ME.tolist()}
     assert (reporter.warnings, reporter.anomalies, reporter.artifacts) == ([], [], {})
+
+
+def test_cpu_seconds_are_of_the_passes_and_of_the_update_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(clock)))  # looked at three times in each step
+    bench.loop(reporter := Recorder()).run()
+    assert [metrics["train/cpu_seconds"] for metrics in reporter.steps.values()] == [1.0] + [2.0] * 7
 
 
 def test_batches_that_grow_are_the_same_run_over_a_resume(bench: Bench) -> None:

@@ -27,6 +27,7 @@ def test_environment(tmp_path: Path) -> None:
             "FATHOM_TRACKING_URI": "http://b",
             "FATHOM_PRICES": "~/prices.yaml",
             "FATHOM_HARDWARE": "~/hardware.yaml",
+            "FATHOM_EFFICIENCIES": "~/efficiencies.yaml",
             "FATHOM_SIGNING_KEY_FILE": str(tmp_path / "key"),
         }
     )
@@ -34,6 +35,7 @@ def test_environment(tmp_path: Path) -> None:
     assert settings.tracking_uri == "http://b"
     assert settings.price_file == Path.home() / "prices.yaml"
     assert settings.hardware_file == Path.home() / "hardware.yaml"
+    assert settings.efficiencies_file == Path.home() / "efficiencies.yaml"
     assert settings.signing_key_file == tmp_path / "key"
 
 
