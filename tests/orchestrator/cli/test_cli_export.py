@@ -155,8 +155,9 @@ def test_a_signal_leaves_what_was_there(
     if there:
         assert cli(record.folder.root, out)[0] == 0
     before = {path.name: path.read_bytes() for path in out.glob("*")}
-    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+    # a shell's background jobs ignore one of them, what nohup starts another
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before_us = {one: signal.signal(one, handler) for one, handler in usual.items()}
     write, calls = export._write_tensor, iter(range(10**6))
 
     def killed(*arguments: Any) -> None:  # noqa: ANN401
@@ -167,13 +168,14 @@ def test_a_signal_leaves_what_was_there(
     monkeypatch.setattr(export, "_write_tensor", killed)
     try:
         code, _, err = cli(record.folder.root, out, "--force")
+        assert {one: signal.getsignal(one) for one in usual} == usual
     finally:
-        signal.signal(signal.SIGINT, interrupted)
+        for one, handler in before_us.items():
+            signal.signal(one, handler)
     assert code == 130
     assert "nothing of the export is left" in err
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "data", *(["out"] if there else [])}
     assert {path.name: path.read_bytes() for path in out.glob("*")} == before
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_a_checkpoint_that_was_changed_is_not_unpickled(cli: Cli, record: Record, tmp_path: Path) -> None:
