@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
 _TRAIN, _EVAL = "#2563a8", "#c2570c"
-_DPI = 100
+DPI = 100
 _SIZE = (9.0, 5.4)
 
 Form = Literal["png", "svg"]
@@ -140,7 +140,7 @@ def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, pre
         axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=MUTED)
     if bits.xs:
         right = axes.twinx()
-        _plain(right)
+        plain(right)
         right.set_ylabel("held-out bits per byte", color=_EVAL)
         right.tick_params(axis="y", colors=_EVAL, length=0)
         right.plot(bits.xs, bits.ys, color=_EVAL, linewidth=1.6, marker="o", markersize=5)
@@ -174,7 +174,7 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
+    figure = Figure(figsize=_SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", color=INK, fontsize=14, fontweight="bold", pad=24 if subtitle else 10)
@@ -183,14 +183,14 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
             0, 1.02, subtitle, transform=axes.transAxes, color=MUTED, fontsize=10, va="bottom",
             parse_math=False,
         )  # fmt: skip
-    _plain(axes)
+    plain(axes)
     axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
     return figure, axes
 
 
-def _plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
+def plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GRID)
@@ -207,5 +207,5 @@ def _short(value: float) -> str:
 def drawn(figure: Figure, form: Form = "png") -> bytes:
     """The finished picture."""
     out = io.BytesIO()
-    figure.savefig(out, format=form, dpi=_DPI, metadata={"Date": None} if form == "svg" else None)
+    figure.savefig(out, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else None)
     return out.getvalue()

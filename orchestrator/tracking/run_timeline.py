@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.plan.bins import Bins, bins
 from orchestrator.plan.simulate import CLASSES, Run, TimeClass
-from orchestrator.tracking.plots import _DPI, _GRID, _INK, _MUTED, _plain
+from orchestrator.tracking.plots import DPI, GRID, INK, MUTED, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ _HOUR = 3_600_000_000
 def draw_png(run: Run, subtitle: str) -> bytes:
     """900 by 660 pixels."""
     out = io.BytesIO()
-    _figure(run, subtitle).savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+    _figure(run, subtitle).savefig(out, format="png", dpi=DPI, metadata={"Software": None})
     return out.getvalue()
 
 
@@ -108,21 +108,21 @@ def _figure(run: Run, subtitle: str) -> Figure:
     found = bins(run)
     rows = _grouped(found)
     figure = Figure(
-        figsize=(9.0, 3.9 + 0.27 * max(1, len(rows))), dpi=_DPI, facecolor="white",
+        figsize=(9.0, 3.9 + 0.27 * max(1, len(rows))), dpi=DPI, facecolor="white",
         layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08),
     )  # fmt: skip
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[10, max(2, 1.05 * len(rows))])
     unit, name = _unit(run.wall)
     lines = -(-sum(1 for lost in CLASSES[1:] if run.times[lost]) // 3)
-    figure.suptitle("What failures take", x=0.015, ha="left", color=_INK, fontsize=14, fontweight="bold")
-    upper.set_title(subtitle, loc="left", color=_MUTED, fontsize=10, pad=12 + 17 * lines, parse_math=False)
+    figure.suptitle("What failures take", x=0.015, ha="left", color=INK, fontsize=14, fontweight="bold")
+    upper.set_title(subtitle, loc="left", color=MUTED, fontsize=10, pad=12 + 17 * lines, parse_math=False)
     _draw_lost(upper, run, found, unit)
     _draw_failures(lower, run, rows, unit)
-    lower.set_xlabel(name, color=_INK)
+    lower.set_xlabel(name, color=INK)
     for axes in (upper, lower):
-        _plain(axes)
-        axes.tick_params(colors=_MUTED, length=0)
+        plain(axes)
+        axes.tick_params(colors=MUTED, length=0)
         axes.set_xlim(0, run.wall / unit)
     return figure
 
@@ -149,14 +149,14 @@ def _draw_lost(axes: Axes, run: Run, found: Bins, unit: int) -> None:
         below = [low + share for low, share in zip(below, shares, strict=True)]
     axes.set_ylim(0, min(100.0, 1.12 * max([*below, 1.0])))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.set_ylabel(f"share of time lost\nper {_length(found.width)}", color=_INK)
-    axes.grid(visible=True, axis="y", color=_GRID, linewidth=0.8)
+    axes.set_ylabel(f"share of time lost\nper {_length(found.width)}", color=INK)
+    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     if below and max(below) > 0:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9,
-            labelcolor=_INK, handlelength=0.9, handleheight=0.9, columnspacing=1.3, borderaxespad=0.2,
+            labelcolor=INK, handlelength=0.9, handleheight=0.9, columnspacing=1.3, borderaxespad=0.2,
         )  # fmt: skip
 
 
@@ -193,11 +193,11 @@ def _draw_failures(axes: Axes, run: Run, rows: list[tuple[str, list[str]]], unit
         for column, count in sorted(hits.items()):
             alpha = 0.85 if most <= 3 else 0.15 + 0.8 * count / most
             at = (column + 0.5) / columns * run.wall / unit
-            axes.vlines(at, place - 0.33, place + 0.33, color=_INK, alpha=alpha, linewidth=1.1)
+            axes.vlines(at, place - 0.33, place + 0.33, color=INK, alpha=alpha, linewidth=1.1)
     if rows:
         axes.set_yticks(range(len(rows)), [label for label, _ in rows], parse_math=False, fontsize=9)
     else:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "no failure", transform=axes.transAxes, ha="center", va="center", color=_MUTED)
+        axes.text(0.5, 0.5, "no failure", transform=axes.transAxes, ha="center", va="center", color=MUTED)
     axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
-    axes.set_title("Failures by cause", loc="left", color=_INK, fontsize=10, fontweight="bold")
+    axes.set_title("Failures by cause", loc="left", color=INK, fontsize=10, fontweight="bold")
