@@ -11,10 +11,12 @@ import typer
 
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.export import export_command
 from orchestrator.cli.generate import generate_command
+from orchestrator.cli.goodput import goodput_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
@@ -35,13 +37,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train_command)
-app.command("calibrate")(calibrate_command)
+app.command("plan")(plan_command)
+app.command("cost")(cost_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)
+app.command("goodput")(goodput_command)
 app.command("metrics")(metrics_command)
 app.command("model")(model_command)
-app.command("plan")(plan_command)
+app.command("calibrate")(calibrate_command)
 app.command("sync")(sync_command)
 app.command("mlflow")(mlflow_command)
 app.add_typer(data_app, name="data")

@@ -7,8 +7,6 @@ file, remarks to stderr; a file is written whole or not at all.
 from __future__ import annotations
 
 import io
-import os
-import secrets
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.errors import Conflict, NotFound, UsageError
+from orchestrator.cli.files import require_free, write_file
+from orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.tracking.table import Row, Table
@@ -68,7 +67,7 @@ def metrics_command(
     if form is Format.parquet and out is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: give --out FILE, or pipe it into a program")
     if out is not None:
-        _require_free(out, force=force)
+        require_free(out, force=force)
     table = read_table(run)
     if metric:
         table = _only(table, metric)
@@ -82,7 +81,7 @@ def metrics_command(
     if out is None:
         typer.echo(data, nl=False)
     else:
-        _write(out, data)
+        write_file(out, data)
         typer.echo(f"{out}: {len(table.rows)} steps, {len(table.columns)} columns", err=True)
 
 
@@ -130,32 +129,6 @@ def _encoded(table: Table, form: Format) -> bytes:
         raise UsageError(
             f"writing Parquet needs a package that is missing ({error}): run `pip install pyarrow`, or use -o csv"
         ) from error
-
-
-# Into a file
-
-
-def _require_free(out: Path, *, force: bool) -> None:
-    try:
-        folder, there = out.is_dir(), out.exists()
-    except OSError as error:  # e.g. a name that is too long
-        raise UsageError(f"{out} cannot be written: {error.strerror}") from None
-    if folder:
-        raise UsageError(f"{out} is a folder: name a file in it")
-    if there and not force:
-        raise Conflict(f"{out} exists already: give --force to replace it")
-
-
-def _write(out: Path, data: bytes) -> None:
-    draft = out.with_name(f".{out.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        try:
-            draft.write_bytes(data)
-            draft.replace(out)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 # For people

@@ -15,7 +15,7 @@ from model.recipe import Recipe
 from orchestrator.controller.observe import Observation
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.events import Ended, Event, Started, WorkersLost
+from orchestrator.launch.events import Ended, Event, FailureClass, Started, WorkersLost
 from orchestrator.launch.resolve import Resolved
 from orchestrator.spec import Data
 from orchestrator.status import (
@@ -35,6 +35,8 @@ from orchestrator.tracking.desired import DatasetRef
 from orchestrator.tracking.mlflow import Reference
 
 _SHOWN_ATTEMPTS = 20
+NEAR = Decimal("0.8")
+"""Share of the limit from which on the budget is nearly used up."""
 _LARGEST = 1e17
 """What a status can write of a measured number."""
 
@@ -108,13 +110,15 @@ def job_status(
     ledger: Ledger,
     held: Sequence[Held],
     run: Reference | None,
+    limit: Decimal | None = None,
 ) -> JobStatus:
-    """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last."""
+    """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
+    `limit`: of the budget, if there is one."""
     rate, totals = resolved.rate, ledger.totals
     living = seen.ended is None
     return JobStatus(
         phase=_phase(seen),
-        conditions=_conditions(seen, events, held),
+        conditions=[*_conditions(seen, events, held), _budget_condition(seen, totals.cost, limit, held)],
         plan=Plan(
             choices=[Choice(path=c.path, value=c.value[:1024], reason=c.reason[:1024]) for c in resolved.chosen],
             price_per_hour=_decimal(rate.per_hour),
@@ -163,6 +167,24 @@ def _conditions(seen: Observation, events: Sequence[Event], held: Sequence[Held]
         said(ConditionType.RUNNING, seen.running, _running_since(events, began), running),
         said(ConditionType.COMPLETE, done, seen.ended.time if done and seen.ended else began, complete, message),
     ]
+
+
+def _budget_condition(seen: Observation, paid: Decimal, limit: Decimal | None, held: Sequence[Held]) -> Condition:
+    """Since when it is so is not remembered: it is as of the last look."""
+    over = seen.ended is not None and seen.ended.failure_class is FailureClass.OVER_BUDGET
+    if limit is None:
+        reason, message = Reason.NO_BUDGET, ""
+    else:
+        near = paid >= NEAR * limit
+        reason = Reason.LIMIT_REACHED if over else Reason.NEAR_LIMIT if near else Reason.WITHIN_BUDGET
+        message = f"{_decimal(paid)} of {limit} is spent"
+    return Condition(
+        type=ConditionType.BUDGET_OK,
+        status="False" if over else "True",
+        reason=reason,
+        message=message,
+        last_transition_time=datetime.fromtimestamp(held[-1].end if held else time.time(), UTC),
+    )
 
 
 def _running_since(events: Sequence[Event], began: float) -> float:

@@ -251,7 +251,8 @@ class LocalRun:
         self.record.save_held(history.held)
         replace_file(self.folder.ledger, ledger.to_json())
         run = self.tracking.reference
-        status = job_status(self.resolved, self.observation, history.events, ledger, history.held, run)
+        limit = None if (budget := self.record.job.spec.budget) is None else budget.amount
+        status = job_status(self.resolved, self.observation, history.events, ledger, history.held, run, limit)
         self.record.save_status(status)
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:

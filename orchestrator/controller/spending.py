@@ -27,7 +27,7 @@ class Pace:
     saves: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     """Seconds from the end of a step to the commit of its checkpoint, the part beside training included."""
     gaps: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    """Seconds between steps: workers look for an order at each."""
+    """Seconds between steps, with what stands between them: workers look for an order at each."""
     _ends: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=1000))
 
     @classmethod
@@ -55,7 +55,7 @@ class Pace:
         """What is needed from an order to stop until the machines are given back."""
         usual = budget.Reserve()
         return budget.Reserve(
-            heartbeat=max(usual.heartbeat, budget.percentile_95(self.gaps, 0.0)),
+            heartbeat=max([usual.heartbeat, *self.gaps]),
             save=budget.percentile_95(self.saves, usual.save),
         )
 

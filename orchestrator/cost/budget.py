@@ -99,6 +99,12 @@ def kept(seconds: float, reserve: Reserve) -> float:
 
 def lasts_until(left: Decimal, tariff: Tariff, start: float) -> float:
     """Unix time until which `left` pays for holding the devices from `start`; up to 2 microseconds early."""
+    at = Fraction(start) + lasts(left, tariff, start)
+    return (math.floor(at * 1_000_000) - 1) / 1_000_000  # a float of that size is a quarter of one off at most
+
+
+def lasts(left: Decimal, tariff: Tariff, start: float) -> Fraction:
+    """Seconds for which `left` pays, exact."""
     at, money = Fraction(start), max(Fraction(left), Fraction(0))
     for rate, follower in zip(tariff.rates, [*tariff.rates[1:], None], strict=True):
         burn = Fraction(rate.per_hour) / 3600
@@ -106,11 +112,10 @@ def lasts_until(left: Decimal, tariff: Tariff, start: float) -> float:
         if change is not None and change <= at:
             continue
         if change is None or money <= burn * (change - at):
-            at += money / burn
-            break
+            return at + money / burn - Fraction(start)
         money -= burn * (change - at)
         at = change
-    return (math.floor(at * 1_000_000) - 1) / 1_000_000  # a float of that size is a quarter of one off at most
+    raise AssertionError("the last rate of a tariff never ends")
 
 
 def passed(paid: Decimal, limit: Decimal, told: Decimal = Decimal(0)) -> Decimal | None:

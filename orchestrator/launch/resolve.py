@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from model.recipe import Recipe
-from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts_until, to_hold
+from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts, to_hold
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import OverBudget, UsageError
@@ -105,7 +105,9 @@ def resolve(
     spec, choose = job.spec, Choices()
     now = datetime.now(UTC)
     tariff = _tariff(job, settings, earlier, now)
+    reserve = reserve or Reserve()
     left = _left(job, Decimal(spent))
+    deadline = None if left is None else _seconds(job, left, tariff, now.timestamp(), reserve)
     storage = _storage(job, storage_uri, earlier, choose)
     if earlier is None:
         recipe = choose_recipe(job, storage, choose)
@@ -123,9 +125,9 @@ def resolve(
         memory_bytes_per_worker=None if memory is None else quantity_bytes(memory),
         rate=tariff.rates[0],
         later_rates=tariff.rates[1:],
-        hard_deadline_seconds=None if left is None else _lasts(left, tariff, now.timestamp()),
+        hard_deadline_seconds=deadline,
         money_left=left,
-        reserve=reserve or Reserve(),
+        reserve=reserve,
         restarts_without_progress=spec.retry.stop_after_attempts_without_progress,
         stall_seconds=spec.retry.stall_minutes * 60,
         tracking=TrackingTarget(
@@ -193,8 +195,16 @@ def _left(job: TrainingJob, spent: Decimal) -> Decimal | None:
     return left
 
 
-def _lasts(left: Decimal, tariff: Tariff, now: float) -> float:
-    return max(1e-6, lasts_until(left, tariff, now) - now)
+def _seconds(job: TrainingJob, left: Decimal, tariff: Tariff, now: float, reserve: Reserve) -> float:
+    """Seconds that it pays for; OverBudget if those are no more than stopping takes."""
+    seconds = float(lasts(left, tariff, now))
+    if seconds <= reserve.seconds:
+        assert job.spec.budget is not None
+        raise OverBudget(
+            f"spec.budget.limit is {job.spec.budget.limit} {tariff.currency}: the {left:f} that are left pay for "
+            f"{max(0.0, seconds):.1f} s, and the last checkpoint and the end take {reserve.seconds:.0f} s: raise it"
+        )
+    return seconds
 
 
 # Text to values

@@ -23,6 +23,8 @@ from orchestrator.errors import UsageError
 DATA = Path(__file__).parent / "data" / "failures.yaml"
 MAX_FILE_BYTES = 1_000_000
 Cure = Literal["process", "node"]
+NEVER = 1e-15
+"""Failures per hour that are none: one in a hundred thousand million years."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Cause:
         """Failures per hour of a job of that size."""
         if self.every_seconds is not None:
             return 7200 / sum(self.every_seconds)
-        return self.per_gpu_hour * gpus + self.per_node_hour * nodes + self.per_job_hour
+        rate = self.per_gpu_hour * gpus + self.per_node_hour * nodes + self.per_job_hour
+        return rate if rate > NEVER else 0.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import cache
 from orchestrator.plan.activations import entry, kept
 from orchestrator.plan.dense import DenseModel
 from orchestrator.plan.memory import BUCKET, FLOAT, GROUP, INDEX, Kernels, Policy, logits_bytes, norm_bytes, policy_of
-from orchestrator.plan.work import Architecture, Layers, layer_count, layer_runs, vocabulary_parameters
+from orchestrator.plan.work import Architecture, Layers, layer_count, layer_runs, parameters, vocabulary_parameters
 from orchestrator.plan.workload import Parallel, Workload
 
 FRAGMENTATION = 0.15
@@ -126,7 +126,7 @@ def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
         "moments": share * policy.moments,
         "activations": _activations(workload, p, policy, stage),
         "logits": _logits(workload, p, policy) if stage.last else 0,
-        "buckets": BUCKET * policy.gradients if p.zero_stage else 0,
+        "buckets": min(BUCKET, parameters(workload.config)) * policy.gradients if p.zero_stage else 0,
         "gathered": _gathered(p, stage, ends) * policy.weights if p.zero_stage == 3 else 0,
         "exchange": _exchange(workload, p, policy) if stage.experts else 0,
         "update": _update(workload, p, policy, stage, common, experts),
@@ -196,5 +196,5 @@ def _update(workload: Workload, p: Parallel, policy: Policy, stage: Stage, commo
         copies = (common + experts) * FLOAT if policy.gradients < FLOAT else 0
         return 16 * max(tensor, vocabulary_parameters(workload.config) // p.tensor) + copies
     group = min(experts, GROUP) // p.expert_replicas
-    bucket = BUCKET * policy.gradients if p.zero_stage == 3 else 0
+    bucket = min(BUCKET, parameters(workload.config)) * policy.gradients if p.zero_stage == 3 else 0
     return max(common // p.data, group) * FLOAT * 2 + bucket

@@ -184,9 +184,10 @@ def _intervals(recovery: Recovery, near: float, far: float, given: float | None)
             f"a checkpoint every {given:g} s cannot be written when one takes {recovery.upload_seconds:g} s to upload; "
             f"the interval must be at least {recovery.upload_seconds:g} s"
         )
-    interval = given or max(
-        optimal_interval(recovery.save_seconds, 1 / far if far else math.inf), recovery.upload_seconds
-    )
+    # Copies may outlive all that the model lets fail; checkpoints are then as frequent as they would be without copies.
+    rate = far or near
+    best = optimal_interval(recovery.save_seconds, 1 / rate if rate else math.inf)
+    interval = given or max(best, recovery.upload_seconds)
     if recovery.local_save_seconds is None:
         return interval, None
     best = optimal_interval(recovery.local_save_seconds, 1 / near if near else math.inf)

@@ -22,7 +22,7 @@ from model.recipe import Layout, PrecisionName
 ALIGN = 8
 """AutoEP pads every expert's rows to a multiple of this (`TOKEN_GROUP_ALIGN_SIZE_M`)."""
 BUCKET = 500_000_000
-"""Elements of DeepSpeed's reduction bucket (`reduce_bucket_size`): allocated whole, however small the model is."""
+"""Elements of DeepSpeed's reduction bucket at most (`model.engine.zero`): allocated whole."""
 GROUP = 178_956_971
 """Elements at which DeepSpeed begins another parameter group of experts (`max_group_size`)."""
 CHUNK, MIN_ROWS = {"cpu": 1 << 21, "cuda": 1 << 27}, 128
@@ -127,7 +127,8 @@ def training_memory(
     tokens = layout.micro_batch * sequence_length
     states = _states(config, layout, policy)
     local = _local_parameters(config, layout)
-    bucket = BUCKET if kernels is Kernels.fused else min(BUCKET, local)  # memory of a host is taken when it is written
+    # memory of a host is taken when it is written
+    bucket = min(BUCKET, trained_parameters(config) if kernels is Kernels.fused else local)
     return TrainingMemory(
         **states,
         buckets=bucket * policy.gradients if layout.zero_stage else 0,

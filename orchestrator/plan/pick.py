@@ -125,7 +125,11 @@ def _nearest(
     request: Request, efficiencies: Efficiencies, devices: Mapping[str, Accelerator], *, today: bool = False
 ) -> list[str]:
     """What to ask for instead, as phrases: more GPUs of the kind, or the same number of another kind."""
-    near, found = search.nearest(request.workload, request.cluster, efficiencies), []
+    found: list[str] = []
+    try:
+        near = search.nearest(request.workload, request.cluster, efficiencies)
+    except ValueError:  # what the engine runs today divides no such batch
+        near = None
     gpus = None if near is None else near.gpus_today if today else near.gpus
     if gpus is not None and gpus > request.gpus:
         found.append(f"{gpus} {request.accelerator}")

@@ -14,9 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from orchestrator.cost.ledger import Ledger
-from orchestrator.cost.meter import Spent, money, spent
+from orchestrator.cost.meter import Spent, money
 from orchestrator.launch.events import Event, Progress
 from orchestrator.tracking import names, plots
+from orchestrator.tracking.cost_page import cost_page, ledger_picture
 from orchestrator.tracking.table import csv_text, surviving
 
 
@@ -40,6 +41,7 @@ def write_artifacts(
     currency = ledger.rate.currency
     cost = names.cost_name(currency)
     subtitle = _subtitle(ledger)
+    loss, bits = _curve(rows, cost, "train/loss"), _curve(rows, cost, "eval/bits_per_byte")
     contents: dict[str, bytes] = {
         "resolved.json": resolved_json.encode(),
         "ledger.json": ledger.to_json().encode(),
@@ -48,17 +50,22 @@ def write_artifacts(
             _curve(rows, names.PROGRESS_TOKENS, "eval/bits_per_byte"),
             subtitle=subtitle,
         ),
-        "loss_vs_dollars.png": plots.loss_against_money(
-            _curve(rows, cost, "train/loss"),
-            _curve(rows, cost, "eval/bits_per_byte"),
-            currency=currency,
-            subtitle=subtitle,
-        ),
+        "loss_vs_dollars.png": plots.loss_against_money(loss, bits, currency=currency, subtitle=subtitle),
+        "ledger.png": ledger_picture(ledger),
+        "cost.html": run_page(steps, ledger, money_at),
     }
     if expert_load_json is not None:
         contents |= _expert_load(expert_load_json)
     contents["metrics.csv"] = _csv(rows).encode()  # the last one: its age tells whether all are up to date
     return _write_all(folder, contents)
+
+
+def run_page(events: Iterable[Event], ledger: Ledger, spent_at: Callable[[float], Spent]) -> bytes:
+    """The page about the money of a run, as HTML; no steps if its events are not known."""
+    rows = [_row(event, spent_at(event.time)) for event in surviving(events)]
+    cost = names.cost_name(ledger.rate.currency)
+    loss, bits = _curve(rows, cost, "train/loss"), _curve(rows, cost, "eval/bits_per_byte")
+    return cost_page(ledger, loss, bits, title=f"Cost of {ledger.owner.job if ledger.owner else 'a run'}")
 
 
 def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
@@ -68,11 +75,20 @@ def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
 
 def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
     """Money spent up to a unix time, read from the ledger's rows; inside a row in proportion to its time."""
-    intervals = [(row.charge_period_start.timestamp(), row.charge_period_end.timestamp()) for row in ledger.rows]
+    intervals = [
+        (row.charge_period_start.timestamp(), row.charge_period_end.timestamp(), row) for row in ledger.rows if row.held
+    ]
 
     def at(time: float) -> Spent:
-        held = sum(min(max(time - start, 0.0), end - start) for start, end in intervals)
-        return spent(Decimal(str(round(held, 6))), ledger.rate)
+        seconds = hours = amount = Decimal(0)
+        for start, end, row in intervals:
+            share = (
+                Decimal(str(min(max(time - start, 0.0), end - start) / (end - start))) if end > start else Decimal(1)
+            )
+            seconds += share * row.seconds
+            hours += share * row.consumed_quantity / 3600
+            amount += share * row.billed_cost
+        return Spent(seconds, hours, amount, ledger.rate.currency)
 
     return at
 

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG bytes, 900 by 540 pixels. Pure: numbers in, bytes out.
+"""Pictures of a run as PNG bytes, 900 by 540 pixels, or as SVG. Pure: numbers in, bytes out.
 
 Called by `tracking.artifacts`. Invariant: matplotlib's object interface with the Agg canvas only, so that
 nothing global (pyplot, a display) is touched; imported late, because it is slow.
@@ -10,16 +10,19 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _MUTED, _GRID = "#1f2933", "#66727f", "#e4e7eb"
+INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
 _TRAIN, _EVAL = "#2563a8", "#c2570c"
-_DPI = 100
+DPI = 100
 _SIZE = (9.0, 5.4)
+
+Form = Literal["png", "svg"]
+"""SVG with letters as paths, so that it looks the same without our fonts."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ def loss_against_tokens(loss: Curve, bits: Curve, *, subtitle: str = "") -> byte
     return _loss(loss, bits, "Loss against tokens", subtitle, "tokens trained", "")
 
 
-def loss_against_money(loss: Curve, bits: Curve, *, currency: str, subtitle: str = "") -> bytes:
+def loss_against_money(loss: Curve, bits: Curve, *, currency: str, subtitle: str = "", form: Form = "png") -> bytes:
     """The same against money spent, in the currency's units."""
-    return _loss(loss, bits, "Loss against money", subtitle, f"spent ({currency})", "$" if currency == "USD" else "")
+    prefix = "$" if currency == "USD" else ""
+    return _loss(loss, bits, "Loss against money", subtitle, f"spent ({currency})", prefix, form)
 
 
 def smoothed(ys: Sequence[float], half_life: float) -> list[float]:
@@ -65,10 +69,10 @@ def expert_load(layers: Sequence[str], load: Sequence[Sequence[float]], *, step:
     shares = _shares(layers, load)
     experts = len(shares[0])
     top = max(2.0, *(value for row in shares for value in row))
-    figure, axes = _canvas("Load of each expert", f"step {step:,}: tokens routed / fair share; 1.0 is fair")
+    figure, axes = canvas("Load of each expert", f"step {step:,}: tokens routed / fair share; 1.0 is fair")
     image = axes.imshow(shares, aspect="auto", cmap="RdBu_r", interpolation="nearest", norm=TwoSlopeNorm(1.0, 0.0, top))
-    axes.set_xlabel("expert", color=_INK)
-    axes.set_ylabel("layer", color=_INK)
+    axes.set_xlabel("expert", color=INK)
+    axes.set_ylabel("layer", color=INK)
     every = max(1, math.ceil(experts / 16))
     axes.set_xticks(range(0, experts, every))
     rows = _labelled(layers)
@@ -79,9 +83,9 @@ def expert_load(layers: Sequence[str], load: Sequence[Sequence[float]], *, step:
         _write_values(axes, shares, top)
     bar = figure.colorbar(image, ax=axes, pad=0.02, ticks=_bar_ticks(top))
     bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, colors=_MUTED)
+    bar.ax.tick_params(length=0, colors=MUTED)
     bar.ax.set_yticklabels([f"{tick:g}" for tick in _bar_ticks(top)])
-    return _png(figure)
+    return drawn(figure)
 
 
 def _bar_ticks(top: float) -> list[float]:
@@ -116,13 +120,13 @@ def _write_values(axes: Axes, shares: Sequence[Sequence[float]], top: float) -> 
     for y, row in enumerate(shares):
         for x, value in enumerate(row):
             dark = value < 0.3 or value > 1 + 0.7 * (top - 1)
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else _INK)
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
 
 
-def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, prefix: str) -> bytes:
+def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, prefix: str, form: Form = "png") -> bytes:
     loss, bits = loss.finite(), bits.finite()
-    figure, axes = _canvas(title, subtitle)
-    axes.set_xlabel(x_label, color=_INK)
+    figure, axes = canvas(title, subtitle)
+    axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("training loss (nats per token)", color=_TRAIN)
     axes.tick_params(axis="y", colors=_TRAIN)
     axes.xaxis.set_major_formatter(lambda value, _: prefix + _short(value))
@@ -133,10 +137,10 @@ def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, pre
         _limit(axes, loss.ys, mean)
         _name_end(axes, loss.xs[-1], mean[-1], f"loss {mean[-1]:.3f}", _TRAIN)
     else:
-        axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=_MUTED)
+        axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=MUTED)
     if bits.xs:
         right = axes.twinx()
-        _plain(right)
+        plain(right)
         right.set_ylabel("held-out bits per byte", color=_EVAL)
         right.tick_params(axis="y", colors=_EVAL, length=0)
         right.plot(bits.xs, bits.ys, color=_EVAL, linewidth=1.6, marker="o", markersize=5)
@@ -145,7 +149,7 @@ def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, pre
         # More room above than below keeps the two curves apart.
         right.set_ylim(low - 0.35 * room, high + 0.15 * room)
         _name_end(right, bits.xs[-1], bits.ys[-1], f"{bits.ys[-1]:.3f} bits per byte", _EVAL)
-    return _png(figure)
+    return drawn(figure, form)
 
 
 def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
@@ -164,31 +168,32 @@ def _name_end(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
     )  # fmt: skip
 
 
-def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """An empty picture in the style of all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
+    figure = Figure(figsize=_SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", color=_INK, fontsize=14, fontweight="bold", pad=24 if subtitle else 10)
+    axes.set_title(title, loc="left", color=INK, fontsize=14, fontweight="bold", pad=24 if subtitle else 10)
     if subtitle:
         axes.text(
-            0, 1.02, subtitle, transform=axes.transAxes, color=_MUTED, fontsize=10, va="bottom",
+            0, 1.02, subtitle, transform=axes.transAxes, color=MUTED, fontsize=10, va="bottom",
             parse_math=False,
         )  # fmt: skip
-    _plain(axes)
-    axes.grid(visible=True, axis="y", color=_GRID, linewidth=0.8)
+    plain(axes)
+    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, length=0)
+    axes.tick_params(colors=MUTED, length=0)
     return figure, axes
 
 
-def _plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
+def plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
+    axes.spines["bottom"].set_color(GRID)
 
 
 def _short(value: float) -> str:
@@ -199,7 +204,8 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _png(figure: Figure) -> bytes:
+def drawn(figure: Figure, form: Form = "png") -> bytes:
+    """The finished picture."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=_DPI)
+    figure.savefig(out, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else None)
     return out.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,42 @@ def test_force_deletes_nothing_but_an_export(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileExistsError, match="is no export"):
         write(folder, random_model(), force=True)
     assert (folder / name).read_text() == "dear"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_force_deletes_no_link_and_no_folder_of_a_files_name(tmp_path: Path, kind: str) -> None:
+    folder, kept = write(tmp_path / "out", random_model()), tmp_path / "kept.json"
+    kept.write_text("mine")
+    odd = folder / "tokenizer_config.json"
+    odd.unlink()
+    odd.symlink_to(kept) if kind == "link" else odd.mkdir()
+    with pytest.raises(FileExistsError, match=r"holds 'tokenizer_config.json'"):
+        write(folder, random_model(), force=True)
+    assert os.path.lexists(odd)
+    assert kept.read_text() == "mine"
+
+
+def test_what_was_put_there_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at again when all is written, which may be hours later."""
+    folder, own = write(tmp_path / "out", random_model()), export._write_json
+
+    def slow(path: Path, content: object) -> None:
+        own(path, content)
+        (folder / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(export, "_write_json", slow)
+    with pytest.raises(FileExistsError, match=r"holds 'notes.txt'"):
+        write(folder, random_model(), force=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_data_of_every_file_begin_at_a_multiple_of_eight(tmp_path: Path) -> None:
+    """As the library writes them, so that what maps a file gets aligned tensors."""
+    folder = write(tmp_path / "out", random_model(), shard_bytes=20_000)
+    lengths = [int.from_bytes(file.read_bytes()[:8], "little") for file in folder.glob("*.safetensors")]
+    assert len(lengths) > 5
+    assert not any(length % 8 for length in lengths)
 
 
 def test_force_wants_weights_beside_the_configuration(tmp_path: Path) -> None:

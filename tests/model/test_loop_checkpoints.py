@@ -95,7 +95,8 @@ def test_saving_by_the_clock_keeps_as_many_as_asked_for(bench: Bench) -> None:
 def test_the_interval_counts_from_the_last_save(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that moves one second per step and stands still in between."""
     now = [100.0]
-    monkeypatch.setattr("model.loop.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 1.5))
+    clocks = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: 0.0, time=lambda: 1.5)
+    monkeypatch.setattr("model.loop.time", clocks)
     monkeypatch.setattr("model.loop.speed", lambda recipe, tokens, seconds: {})  # no time passes within a step
 
     def tick(step: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from orchestrator.plan.failures import Cause, Failures, node_count
+from orchestrator.plan.failures import NEVER, Cause, Failures, node_count
 from orchestrator.plan.goodput import LEMONS
 
 MICRO = 1_000_000
@@ -41,7 +41,7 @@ def arrivals(failures: Failures, gpus: int, gpus_per_node: int, seed: int) -> It
     streams = [
         _stream(cause, rate, number, order, Random(f"{seed}/{cause.name}/{number}"))
         for order, (cause, rate, number) in enumerate(sources)
-        if rate > 0
+        if rate > NEVER
     ]
     return heapq.merge(*streams)
 
@@ -49,7 +49,7 @@ def arrivals(failures: Failures, gpus: int, gpus_per_node: int, seed: int) -> It
 def stragglers(failures: Failures, nodes: int, seed: int) -> Iterator[int]:
     """The moments at which a device becomes slow, without end if there are any."""
     slow = failures.stragglers
-    if slow is None or slow.per_node_hour == 0 or slow.slowdown == 1:
+    if slow is None or slow.per_node_hour <= NEVER or slow.slowdown == 1:
         return
     yield from _exponential(slow.per_node_hour * nodes, Random(f"{seed}/stragglers"))
 

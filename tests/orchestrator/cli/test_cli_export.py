@@ -155,7 +155,9 @@ def test_a_signal_leaves_what_was_there(
     if there:
         assert cli(record.folder.root, out)[0] == 0
     before = {path.name: path.read_bytes() for path in out.glob("*")}
-    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)]
+    # a shell's background jobs ignore one of them, what nohup starts another
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before_us = {one: signal.signal(one, handler) for one, handler in usual.items()}
     write, calls = export._write_tensor, iter(range(10**6))
 
     def killed(*arguments: Any) -> None:  # noqa: ANN401
@@ -164,12 +166,16 @@ def test_a_signal_leaves_what_was_there(
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(export, "_write_tensor", killed)
-    code, _, err = cli(record.folder.root, out, "--force")
+    try:
+        code, _, err = cli(record.folder.root, out, "--force")
+        assert {one: signal.getsignal(one) for one in usual} == usual
+    finally:
+        for one, handler in before_us.items():
+            signal.signal(one, handler)
     assert code == 130
     assert "nothing of the export is left" in err
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "data", *(["out"] if there else [])}
     assert {path.name: path.read_bytes() for path in out.glob("*")} == before
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_a_checkpoint_that_was_changed_is_not_unpickled(cli: Cli, record: Record, tmp_path: Path) -> None:
@@ -202,6 +208,8 @@ def test_the_next_run_starts_where_this_one_ended(cli: Cli, record: Record, tmp_
     recipe = tiny_recipe(model=MODEL, init_from=str(out), init_fingerprint=read_headers(str(out)).fingerprint)
     window = torch.randint(0, MIN_VOCAB, (4, 18), generator=torch.Generator().manual_seed(2))
     with process_group():
+        with pytest.raises(ValueError, match="have changed since the job began"):
+            ZeroEngine(recipe.model_copy(update={"init_fingerprint": "0" * 64}))
         engine = ZeroEngine(recipe)
         weights = dict(engine.full_weights())
         losses = engine.micro_step(window, ahead_weight=0.3, alpha=0.01, passes=1)

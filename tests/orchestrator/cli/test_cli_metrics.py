@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support.base import BASE
 from support.cli import Cli, command
 from support.runs import event, resolved, tiny_job
 
@@ -20,18 +21,6 @@ from orchestrator.launch.local import hold_lock
 
 ROOT = Path(__file__).parents[3]
 STEPS = 30
-BASE = """
-import sys
-
-class Bar:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "mlflow", "ray", "deepspeed", "psutil", "matplotlib", "tokenizers"):
-            raise ImportError("not in a base install: " + name)
-
-sys.meta_path.insert(0, Bar())
-from orchestrator.cli.main import main
-main()
-"""
 
 
 @pytest.fixture

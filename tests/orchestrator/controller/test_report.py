@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -172,3 +173,27 @@ def test_parameters_are_flat_text_and_counted() -> None:
     assert flat["batch_tokens"] == str(recipe.batch_tokens)
     assert flat["price_per_hour"] == "3600 USD"
     assert not [k for k, v in flat.items() if v == "None" or v.startswith("{")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "failure", "expected"),
+    [
+        (None, None, ("True", "NoBudget", "")),
+        ("18", None, ("True", "WithinBudget", "14.000000 of 18 is spent")),
+        ("17.5", None, ("True", "NearLimit", "14.000000 of 17.5 is spent")),
+        ("15", "over-budget", ("False", "LimitReached", "14.000000 of 15 is spent")),
+    ],
+)
+def test_how_the_budget_is(limit: str | None, failure: str | None, expected: tuple[str, str, str]) -> None:
+    held, events = [Held(1, 0.0, 14.0)], [UP, STEP, SAVED]
+    if failure:
+        events.append(event("ended", 14.0, outcome="stopped", failure_class=failure))
+    plan, seen = resolved(), Observation(steps=8)
+    for one in events:
+        seen.add(one)
+    ledger = build_ledger(events, held, plan.rate)
+    found = job_status(plan, seen, events, ledger, held, None, None if limit is None else Decimal(limit))
+    answer = found.condition(ConditionType.BUDGET_OK)
+    assert answer is not None
+    assert (answer.status, answer.reason, answer.message) == expected
+    assert answer.last_transition_time.timestamp() == 14

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from orchestrator.controller.record import Record
 from orchestrator.controller.run import LocalRun, Result
 from orchestrator.controller.sync import is_settled
 from orchestrator.cost.timeline import Held
+from orchestrator.errors import OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import Ended, EventLog, FailureClass, read
+from orchestrator.launch.events import CheckpointAndStop, Ended, EventLog, FailureClass, read, read_control
 from orchestrator.launch.resolve import Resolved
 from orchestrator.settings import Settings
-from orchestrator.spec import TrainingJob
+from orchestrator.spec import Budget, TrainingJob
 from orchestrator.tracking.client import connect
 
 SETTINGS = Settings.load({"FATHOM_HOME": "/nowhere"})
@@ -296,3 +299,80 @@ def test_what_mlflow_is_told(stage: Stage, tmp_path: Path, monkeypatch: pytest.M
     assert status.mlflow.run_id == runs[0].info.run_id
     assert not any("MLflow" in words for words in stage.said)
     close_databases()
+
+
+# The budget: a dollar of it pays for 3600 / 0.0816 seconds of two virtual CPUs
+
+
+def with_budget(root: Path, limit: str) -> TrainingJob:
+    job = tiny_job(str(dataset(root / "data")))
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"budget": Budget(limit=limit)})})
+
+
+@pytest.fixture
+def poor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Money for 441 seconds."""
+    return Stage(tmp_path, monkeypatch, with_budget(tmp_path, "0.01"))
+
+
+def obeys(attempt: Attempt) -> Iterator[object]:
+    """Trains until it is told to stop, and saves then."""
+    attempt.start(0)
+    for step in itertools.count(1):
+        yield step
+        attempt.train(step)
+        answer = read_control(attempt.folder.control)
+        if isinstance(answer, CheckpointAndStop):
+            attempt.save(step)
+            attempt.end("stopped", "over-budget", answer.reason)
+            return
+
+
+def trains_on(attempt: Attempt) -> Iterator[object]:
+    """Hears nothing."""
+    attempt.start(0)
+    for step in itertools.count(1):
+        yield step
+        attempt.train(step)
+
+
+def test_the_stop_is_ordered_early_enough_for_a_last_checkpoint(poor: Stage) -> None:
+    result = poor.run(obeys)
+    assert (result.decision, result.ended.failure_class) == ("stop", FailureClass.OVER_BUDGET)
+    assert result.ended.message == "over-budget"
+    assert poor.killed == []
+    seconds = 0.01 * 3600 / 0.0816
+    assert seconds - 62 < float(result.ledger.totals.held_seconds) < seconds - 55
+    assert result.ledger.totals.cost < Decimal("0.01")
+    assert [words for words in poor.said if "budget" in words] == [
+        "50% of the budget is spent: $0.0050 of $0.0100",
+        "80% of the budget is spent: $0.0080 of $0.0100",
+    ]
+
+
+def test_what_does_not_stop_is_ended_before_the_limit(poor: Stage) -> None:
+    result = poor.run(trains_on)
+    assert (result.decision, result.ended.failure_class) == ("stop", FailureClass.OVER_BUDGET)
+    assert poor.killed == [1]
+    assert Decimal("0.0095") < result.ledger.totals.cost < Decimal("0.01")
+    with pytest.raises(OverBudget, match=r"is 0\.01 USD: the 0\.000\d+ that are left pay for \d\.\d s, .* take 60 s"):
+        LocalRun(poor.record, SETTINGS, poor.said.append)
+
+
+def test_a_later_attempt_has_what_is_left_and_keeps_what_was_measured(poor: Stage) -> None:
+    def slow(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        for step in (1, 2, 3):
+            yield step
+            attempt.clock.now += 20
+            attempt.train(step)
+        attempt.clock.now += 40
+        attempt.save(3)
+        attempt.end("failed", "worker-lost", "m")
+
+    poor.run(slow, obeys)
+    second = poor.started[1]
+    assert second.reserve.heartbeat == pytest.approx(20, abs=0.5)
+    assert second.reserve.save == pytest.approx(40, abs=0.5)
+    assert second.money_left is not None
+    assert Decimal("0.0076") < second.money_left < Decimal("0.0078"), "less a hundred seconds"

@@ -88,8 +88,9 @@ def test_attention_of_cpus_grows_with_the_square() -> None:
     assert of(1024, Kernels.fused) == pytest.approx(of(512, Kernels.fused), rel=0.01)
 
 
-def test_the_bucket_is_as_large_for_small_models_on_a_gpu() -> None:
-    assert training_memory(mini(), layout(), BF16, 64).buckets == 2 * BUCKET
+def test_the_bucket_is_no_larger_than_the_model() -> None:
+    assert training_memory(small_h100(), layout(), BF16, 64).buckets == 2 * BUCKET
+    assert training_memory(mini(), layout(), BF16, 64).buckets == 2 * trained_parameters(mini())
     assert training_memory(mini(), layout(), BF16, 64, Kernels.composed).buckets == 2 * trained_parameters(mini())
     assert training_memory(mini(), layout(zero_stage=0), BF16, 64).buckets == 0
 

@@ -116,9 +116,11 @@ def test_artifacts_of_a_run(tmp_path: Path) -> None:
     load = json.dumps({"step": 2, "layers": ["1", "mtp.0"], "load": [[1, 3], [2, 2]]})
     paths = write_artifacts(tmp_path / "out", events, ledger, '{"a": 1}', load)
     assert sorted(path.name for path in paths) == [
+        "cost.html",
         "expert_load.csv",
         "expert_load.png",
         "ledger.json",
+        "ledger.png",
         "loss_vs_dollars.png",
         "loss_vs_tokens.png",
         "metrics.csv",

@@ -1,0 +1,294 @@
+"""`fathom cost RUN ...`: where the money of runs went. Added to the command line by `cli.main`.
+
+Reads the runs' own records, so that it works while a run goes on, without MLflow and in a base install. Results go to
+stdout or into a file, remarks to stderr; a file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.files import require_free, write_file
+from orchestrator.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from orchestrator.cost.records import Ledger, Totals
+
+_FILE_WIDTH = 120
+_MAX_LEDGER_BYTES = 200_000_000
+
+
+class Format(StrEnum):
+    """How the result is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    parquet = "parquet"
+
+
+class By(StrEnum):
+    """What the table adds up by."""
+
+    time_class = "class"
+    attempt = "attempt"
+    cause = "cause"
+    team = "team"
+    job = "job"
+    price = "price"
+
+
+def cost_command(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, e.g. runs/mini-20260101-120000, or ledger.json files.")
+    ],
+    output: Annotated[
+        Format | None,
+        typer.Option("--output", "-o", help="How to write; by default as the file's name ends, else a table."),
+    ] = None,
+    by: Annotated[By, typer.Option(help="What the table adds up by; `cause` shows what was wasted.")] = By.time_class,
+    out: Annotated[Path | None, typer.Option("--output-file", "--out", help="Write into this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures of one run.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+) -> None:
+    """Show where each second and dollar went; CSV and Parquet have the columns of FOCUS.
+
+    Examples: fathom cost runs/mini-20260101-120000 --by cause  |  fathom cost runs/*/ --by team -o json
+    """
+    form = output or _by_name(out)
+    if form is Format.parquet and out is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: give --output-file FILE, or pipe it into a program")
+    if html is not None and len(runs) != 1:
+        raise UsageError(f"--html shows one run, got {len(runs)}: name one")
+    for file in (out, html):
+        if file is not None:
+            require_free(file, force=force)
+    ledgers = _read_all(runs)
+    data = _encoded(ledgers, form, by, width=_FILE_WIDTH if out else None)
+    if html is not None:
+        write_file(html, _page(runs[0], ledgers[0]))
+        typer.echo(f"{html}: written", err=True)
+    if out is None:
+        typer.echo(data, nl=False)
+    else:
+        write_file(out, data)
+        typer.echo(f"{out}: {sum(len(ledger.rows) for ledger in ledgers)} rows of {len(ledgers)} runs", err=True)
+
+
+def _by_name(out: Path | None) -> Format:
+    suffix = out.suffix.removeprefix(".").lower() if out else ""
+    return Format(suffix) if suffix in set(Format) else Format.table
+
+
+# Reading
+
+
+def _read_all(runs: Sequence[Path]) -> list[Ledger]:
+    """Each run once; what never held anything is named and left out."""
+    found: dict[Path, Ledger] = {}
+    for run in runs:
+        where = run.absolute().resolve()
+        if where in found:
+            continue
+        ledger = _read_file(run) if run.is_file() else _read_run(run)
+        if ledger is None:
+            typer.echo(f"{run}: no attempt was ever started, so nothing was paid for", err=True)
+        else:
+            found[where] = ledger
+    if not found:
+        raise NotFound("none of these runs has ever held anything")
+    uids = [ledger.owner.uid for ledger in found.values() if ledger.owner]
+    if twice := next((uid for uid in uids if uids.count(uid) > 1), None):
+        raise UsageError(f"the run {twice} is named twice, by its folder and by its ledger: name it once")
+    return list(found.values())
+
+
+def _read_run(run: Path) -> Ledger | None:
+    from orchestrator.controller.history import History
+    from orchestrator.controller.record import Record
+
+    record = Record.open(run)
+    last = record.folder.last_attempt()
+    if not last:
+        return None
+    try:
+        history = History(record)
+    except OSError as error:
+        raise UsageError(f"{record.folder.events} cannot be read: {error.strerror}") from None
+    return history.ledger(history.resolved(last))
+
+
+def _read_file(path: Path) -> Ledger:
+    from orchestrator.cost.records import Ledger
+    from orchestrator.launch.base import in_short
+
+    try:
+        if (size := path.stat().st_size) > _MAX_LEDGER_BYTES:
+            raise UsageError(f"{path} has {size} bytes, a ledger at most {_MAX_LEDGER_BYTES}")
+        return Ledger.from_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        cause = error.__cause__
+        why = in_short(cause if isinstance(cause, Exception) else error)
+        raise UsageError(f"{path} is not a ledger: {why}; give a run's folder or its ledger/ledger.json") from None
+
+
+# Writing
+
+
+def _encoded(ledgers: Sequence[Ledger], form: Format, by: By, *, width: int | None) -> bytes:
+    from orchestrator.cost import focus
+    from orchestrator.cost.groups import currency_of
+
+    try:
+        currency_of(ledgers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if form is Format.table:
+        return _for_people(ledgers, by, width)
+    if form is Format.json:
+        return (json.dumps(content(ledgers), indent=1) + "\n").encode()
+    if form is Format.csv:
+        return focus.as_csv(ledgers)
+    try:
+        return focus.as_parquet(ledgers)
+    except ImportError as error:
+        raise UsageError(
+            f"writing Parquet needs a package that is missing ({error}): run `pip install pyarrow`, or use -o csv"
+        ) from error
+
+
+def content(ledgers: Sequence[Ledger]) -> dict[str, Any]:
+    """Everything, for programs: totals of each job, sums by each dimension, and all rows."""
+    from orchestrator.cost.focus import as_text, focus_rows
+    from orchestrator.cost.groups import DIMENSIONS, currency_of, grouped
+    from orchestrator.cost.records import FLOPS_CONVENTION
+
+    return {
+        "currency": currency_of(ledgers),
+        "flopsConvention": FLOPS_CONVENTION,
+        "jobs": [ledger.model_dump(mode="json", by_alias=True, exclude={"rows"}) for ledger in ledgers],
+        "by": {
+            dimension: [
+                {
+                    "name": group.name,
+                    "seconds": format(group.seconds, "f"),
+                    "deviceSeconds": format(group.device_seconds, "f"),
+                    "cost": format(group.cost, "f"),
+                }
+                for group in grouped(ledgers, dimension)
+            ]
+            for dimension in DIMENSIONS
+        },
+        "rows": [
+            {name: value if isinstance(value, int | None) else as_text(value) for name, value in row.items()}
+            for row in focus_rows(ledgers)
+        ],
+    }
+
+
+def _page(run: Path, ledger: Ledger) -> bytes:
+    from orchestrator.controller.history import History
+    from orchestrator.controller.record import Record
+    from orchestrator.tracking.artifacts import run_page, spent_by
+
+    try:
+        if run.is_file():
+            return run_page([], ledger, spent_by(ledger))
+        history = History(Record.open(run))
+        return run_page(history.events, ledger, history.spent_at)
+    except ImportError as error:
+        raise UsageError(
+            f"pictures need a package that is missing ({error}): run `pip install 'fathom-train[train]'`"
+        ) from error
+
+
+# For people
+
+
+def _for_people(ledgers: Sequence[Ledger], by: By, width: int | None) -> bytes:
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=width is None and sys.stdout.isatty(), highlight=False)
+    console.print(_groups(ledgers, by))
+    for ledger in ledgers:
+        console.print()
+        for line in facts(ledger):
+            console.print(line, markup=False, soft_wrap=True)
+    return text.getvalue().encode()
+
+
+def _groups(ledgers: Sequence[Ledger], by: By) -> Any:  # noqa: ANN401 - rich is imported late
+    from rich.markup import escape
+    from rich.table import Table
+
+    from orchestrator.cli.live import duration
+    from orchestrator.cost.groups import currency_of, grouped
+    from orchestrator.cost.meter import money
+
+    currency, groups = currency_of(ledgers), grouped(ledgers, by.value)
+    total = sum((group.cost for group in groups), Decimal(0))
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=len(groups) > 1, footer_style="bold")
+    table.add_column(by.value.upper(), footer="together", overflow="fold")
+    seconds = float(sum(group.seconds for group in groups))
+    hours = float(sum(group.device_seconds for group in groups)) / 3600
+    table.add_column("TIME", justify="right", footer=duration(seconds))
+    table.add_column(_hours_of(ledgers), justify="right", footer=f"{hours:,.3f}")
+    table.add_column("COST", justify="right", footer=money(total, currency) if groups else "")
+    table.add_column("SHARE", justify="right", footer="100.0%" if total else "")
+    for group in groups:
+        share = f"{float(group.cost / total):.1%}" if total else "-"
+        cells = (
+            duration(float(group.seconds)),
+            f"{float(group.device_seconds) / 3600:,.3f}",
+            money(group.cost, currency),
+        )
+        table.add_row(escape(group.name), *cells, share)
+    return table
+
+
+def _hours_of(ledgers: Sequence[Ledger]) -> str:
+    units = {ledger.rate.unit for ledger in ledgers}
+    return f"{units.pop().upper()}S" if len(units) == 1 else "DEVICE-HOURS"
+
+
+def facts(ledger: Ledger) -> list[str]:
+    """What a person wants to know of one job, a line each."""
+    from orchestrator.cost.meter import money
+
+    totals, currency, owner = ledger.totals, ledger.rate.currency, ledger.owner
+    attempts = len({row.attempt for row in ledger.rows if row.held})
+    name = f"{owner.job} of team {owner.team}" if owner else "a run whose name its ledger does not say"
+    lines = [f"{name}: {money(totals.cost, currency)}, {attempts} attempt{'s' if attempts != 1 else ''}"]
+    share = f" ({float(totals.wasted / totals.cost):.1%})" if totals.cost else ""
+    causes = ", ".join(f"{cause} {money(amount, currency)}" for cause, amount in totals.wasted_by_cause.items())
+    lines.append(f"  wasted  {money(totals.wasted, currency)}{share}" + (f": {causes}" if causes else ""))
+    lines += [f"  bought  {_bought(totals, currency)}"]
+    lines += [
+        f"  price   {rate.unit_price:f} {rate.currency} per {rate.unit} from {rate.date}: {rate.source}"
+        for rate in ledger.rates or (ledger.rate,)
+    ]
+    return lines
+
+
+def _bought(totals: Totals, currency: str) -> str:
+    from orchestrator.cost.meter import money
+    from orchestrator.cost.records import FLOPS_CONVENTION
+
+    parts = [f"{totals.tokens:,} tokens"]
+    if totals.cost_per_billion_tokens is not None:
+        parts.append(f"{money(totals.cost_per_billion_tokens, currency)} per billion")
+    if totals.cost_per_exaflop is not None:
+        parts.append(f"{money(totals.cost_per_exaflop, currency)} per useful exaFLOP ({FLOPS_CONVENTION})")
+    return ", ".join(parts)
