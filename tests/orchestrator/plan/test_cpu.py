@@ -82,6 +82,8 @@ def test_workers_exchange_gradients_and_tokens() -> None:
     assert parameters == pytest.approx(sum_of_parameters(), rel=1e-12), "each worker sends half twice, of all weights"
     assert shared["exchanged_bytes"] != two["exchanged_bytes"]
     assert shared["state_bytes"] < two["state_bytes"]
+    assert asked(one(world_size=2, zero_stage=0))["state_bytes"] == 2 * asked(one(zero_stage=0))["state_bytes"]
+    assert two["state_bytes"] < 2 * alone["state_bytes"], "ZeRO divides the update"
     assert two["matrix_flops"] == 2 * alone["matrix_flops"], "each worker has a micro-batch of its own"
 
 
