@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -19,9 +20,8 @@ from model.tokenizer import Tokenizer
 
 
 def _socket(path: Path) -> None:
-    made = socket.socket(socket.AF_UNIX)
-    made.bind(os.path.relpath(path))  # names of sockets are short
-    made.close()
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+        made.bind(path.name)  # from its folder: Linux takes 107 bytes, and where tests run the way there may be longer
 
 
 MAKERS: dict[str, Callable[[Path], object]] = {
