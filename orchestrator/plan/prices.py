@@ -12,17 +12,16 @@ import datetime
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
+from orchestrator.plan.files import read_rows
 
 DATA = Path(__file__).parent / "data" / "prices.yaml"
-MAX_FILE_BYTES = 1_000_000
 
 
 def _number(value: object) -> object:
@@ -115,8 +114,7 @@ class PriceBook:
 
 def _read(path: Path) -> dict[tuple[str, str], tuple[Price, ...]]:
     prices: dict[tuple[str, str], dict[datetime.date, Price]] = {}
-    for number, row in enumerate(_rows(path), start=1):
-        price = _parse(path, number, row)
+    for number, price in enumerate(read_rows(path, "price file", "check FATHOM_PRICES", Price), start=1):
         others = prices.setdefault((price.accelerator, price.price_class), {})
         _require_fitting(price, others, f"price file {path}: row {number}")
         others[price.date] = price
@@ -134,29 +132,3 @@ def _require_fitting(price: Price, others: dict[datetime.date, Price], where: st
             f"{where}: {what} is priced in {price.currency} from {price.date} and in {other.currency} from "
             f"{other.date}: keep to one currency, or give one of them another priceClass"
         )
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"price file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"price file {path}: {error.strerror or error}; check FATHOM_PRICES") from error
-    # ValueError: PyYAML lets that of a date such as 2026-13-45 through; text that is not UTF-8 is one, too.
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"price file {path}: not valid YAML: {error}") from error
-    if not isinstance(data, list):
-        raise UsageError(f"price file {path}: must be a list of rows, got {type(data).__name__}")
-    return data
-
-
-def _parse(path: Path, number: int, row: object) -> Price:
-    try:
-        return Price.model_validate(row)
-    except ValidationError as error:
-        problems = "\n".join(
-            f"price file {path}: row {number}: {'.'.join(map(str, found['loc'])) or 'row'}: {found['msg']}"
-            for found in error.errors(include_url=False)
-        )
-        raise UsageError(problems) from error
