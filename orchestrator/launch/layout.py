@@ -118,9 +118,7 @@ def _on_gpus(task: _Task, settings: Settings, choose: Choices) -> Layout:
     )
 
 
-def _searched(
-    request: Request, constants: Efficiencies, devices: Mapping[str, Accelerator]
-) -> tuple[Candidate, str]:
+def _searched(request: Request, constants: Efficiencies, devices: Mapping[str, Accelerator]) -> tuple[Candidate, str]:
     """The fastest layout, and why it is taken."""
     try:
         candidates = layouts(request, constants, today=True)

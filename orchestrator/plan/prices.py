@@ -91,9 +91,10 @@ class PriceBook:
         """Price classes that are known for an accelerator."""
         return sorted(known for name, known in self._prices if name == accelerator)
 
-    def price(self, accelerator: str, price_class: str) -> Price:
-        """The newest price of one device-hour; UsageError lists what is known."""
-        return self.history(accelerator, price_class)[-1]
+    def price(self, accelerator: str, price_class: str, day: datetime.date | None = None) -> Price:
+        """The price of one device-hour on that day, by default today (UTC); UsageError lists what is known."""
+        day = day or datetime.datetime.now(datetime.UTC).date()
+        return valid_at(self.history(accelerator, price_class), day)
 
     def history(self, accelerator: str, price_class: str) -> tuple[Price, ...]:
         """All prices of one device-hour, oldest first, in one currency; UsageError lists what is known."""
