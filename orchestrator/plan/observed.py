@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from model.config import Frozen, ModelConfig
 from model.recipe import Layout, PrecisionName
@@ -40,6 +40,18 @@ class Observed(Frozen):
     """Of one optimizer step: on GPUs by the clock; on CPUs CPU seconds of all workers together."""
     tokens_per_second: float | None = Field(None, gt=1e-3, lt=1e15)
     """In place of `seconds`, on GPUs: of the whole job."""
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+    @field_validator("sequence_length", "gpus_per_node", "seconds", "tokens_per_second", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> Observed:

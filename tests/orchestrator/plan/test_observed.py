@@ -47,6 +47,8 @@ def test_a_file_of_runs(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"seconds": -1}, "run 2: seconds: Input should be greater than"),
+        ({"seconds": True}, "run 2: seconds: Value error, must be a number, got true"),
+        ({"seconds": float("nan")}, "run 2: seconds: Input should be a finite number"),
         ({"seconds": 1e300}, "run 2: seconds: Input should be less than"),
         ({"seconds": None}, "give seconds or tokens_per_second, got None and None"),
         ({"tokens_per_second": 5.0}, "got 0.5 and 5.0"),
