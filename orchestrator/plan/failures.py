@@ -13,15 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
+from orchestrator.plan.files import read_yaml
 
 DATA = Path(__file__).parent / "data" / "failures.yaml"
-MAX_FILE_BYTES = 1_000_000
 Cure = Literal["process", "node"]
 NEVER = 1e-15
 """Failures per hour that are none: one in a hundred thousand million years."""
@@ -203,15 +202,8 @@ def _packaged() -> dict[str, Failures]:
 
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"failure file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(_packaged()) if path != DATA else ""
-        raise UsageError(f"failure file {path}: {error.strerror or error}; packaged models: {known}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a date such as 2026-13-45, deep nesting
-        raise UsageError(f"failure file {path}: not valid YAML: {error}") from error
+    known = "" if path == DATA else ", ".join(_packaged())
+    return read_yaml(path, "failure file", f"packaged models: {known}")
 
 
 def _parse(path: Path, row: object) -> Failures:

@@ -12,17 +12,16 @@ import datetime
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
+from orchestrator.plan.files import read_rows
 
 DATA = Path(__file__).parent / "data" / "prices.yaml"
-MAX_FILE_BYTES = 1_000_000
 
 
 def _number(value: object) -> object:
@@ -92,9 +91,10 @@ class PriceBook:
         """Price classes that are known for an accelerator."""
         return sorted(known for name, known in self._prices if name == accelerator)
 
-    def price(self, accelerator: str, price_class: str) -> Price:
-        """The newest price of one device-hour; UsageError lists what is known."""
-        return self.history(accelerator, price_class)[-1]
+    def price(self, accelerator: str, price_class: str, day: datetime.date | None = None) -> Price:
+        """The price of one device-hour on that day, by default today (UTC); UsageError lists what is known."""
+        day = day or datetime.datetime.now(datetime.UTC).date()
+        return valid_at(self.history(accelerator, price_class), day)
 
     def history(self, accelerator: str, price_class: str) -> tuple[Price, ...]:
         """All prices of one device-hour, oldest first, in one currency; UsageError lists what is known."""
@@ -115,8 +115,7 @@ class PriceBook:
 
 def _read(path: Path) -> dict[tuple[str, str], tuple[Price, ...]]:
     prices: dict[tuple[str, str], dict[datetime.date, Price]] = {}
-    for number, row in enumerate(_rows(path), start=1):
-        price = _parse(path, number, row)
+    for number, price in enumerate(read_rows(path, "price file", "check FATHOM_PRICES", Price), start=1):
         others = prices.setdefault((price.accelerator, price.price_class), {})
         _require_fitting(price, others, f"price file {path}: row {number}")
         others[price.date] = price
@@ -134,29 +133,3 @@ def _require_fitting(price: Price, others: dict[datetime.date, Price], where: st
             f"{where}: {what} is priced in {price.currency} from {price.date} and in {other.currency} from "
             f"{other.date}: keep to one currency, or give one of them another priceClass"
         )
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"price file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"price file {path}: {error.strerror or error}; check FATHOM_PRICES") from error
-    # ValueError: PyYAML lets that of a date such as 2026-13-45 through; text that is not UTF-8 is one, too.
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"price file {path}: not valid YAML: {error}") from error
-    if not isinstance(data, list):
-        raise UsageError(f"price file {path}: must be a list of rows, got {type(data).__name__}")
-    return data
-
-
-def _parse(path: Path, number: int, row: object) -> Price:
-    try:
-        return Price.model_validate(row)
-    except ValidationError as error:
-        problems = "\n".join(
-            f"price file {path}: row {number}: {'.'.join(map(str, found['loc'])) or 'row'}: {found['msg']}"
-            for found in error.errors(include_url=False)
-        )
-        raise UsageError(problems) from error

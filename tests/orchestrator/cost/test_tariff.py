@@ -103,7 +103,8 @@ def test_a_price_file_may_hold_a_history_in_any_order(tmp_path: Path) -> None:
     found = book(tmp_path, ("2", "USD", "2026-06-02"), ("1", "USD", "2026-06-01"), ("3", "USD", "2026-06-10"))
     history = found.history("H100", "spot")
     assert [price.amount for price in history] == [1, 2, 3]
-    assert found.price("H100", "spot").amount == 3, "the newest"
+    assert found.price("H100", "spot").amount == 3
+    assert found.price("H100", "spot", datetime.date(2026, 6, 2)).amount == 2
     assert [valid_at(history, datetime.date(2026, 6, day)).amount for day in (1, 2, 9, 10, 30)] == [1, 2, 2, 3, 3]
     assert valid_at(history, datetime.date(2020, 1, 1)).amount == 1, "nothing nearer is known"
     now = datetime.datetime(2026, 6, 5, tzinfo=datetime.UTC)
