@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal, localcontext
 
 from orchestrator.cost.meter import Rate, cost
@@ -105,7 +104,7 @@ def _priced(pieces: Sequence[Piece], present: Tariff, tariffs: Mapping[int, Tari
                 with localcontext(prec=60):
                     running += cost(_seconds(end - start), rate)
             after = _rounded(running, 1)
-            rows.append(_row(replace(piece, start=start, end=end), rate, after - before))
+            rows.append(_row(piece._replace(start=start, end=end), rate, after - before))
             before = after
     return rows, rates
 
