@@ -107,8 +107,8 @@ def test_a_second_attempt_and_what_the_first_one_wasted() -> None:
     assert found.attempts[0].reason == "driver-lost: gone"
     assert found.cost is not None
     assert found.cost.spent == "24.000000", "the four seconds between the attempts cost nothing"
-    # 3.5 s of the first attempt after its step, 7 s until the second one has made a step, its last second
-    assert found.cost.wasted == "11.500000"
+    # 3.5 s of the first attempt after its step, 7 s until the second one has made a step; it is in its next one now
+    assert found.cost.wasted == "10.500000"
 
 
 def test_many_attempts_are_counted_but_the_last_twenty_shown() -> None:
