@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 CAUSES_SHOWN = 8
+MOST_DAYS = 34_000
+MOST_MINUTES = 16_000_000
 
 
 def goodput_command(
@@ -69,6 +71,12 @@ def goodput_command(
     from orchestrator.plan.goodput import Recovery
     from orchestrator.plan.simulate import Scenario
 
+    suffix = _suffix(timeline)
+    if not 0 < days <= MOST_DAYS:
+        raise UsageError(f"--days must be more than 0 and at most {MOST_DAYS:,}, got {days:g}")
+    for flag, minutes in (("restart", restart_minutes), ("replace", replace_minutes), ("hang", hang_minutes)):
+        if not 0 <= minutes <= MOST_MINUTES:
+            raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {minutes:g}")
     recovery = Recovery(
         save_seconds, restart_minutes * 60, detect_seconds, hang_minutes * 60, replace_minutes * 60, upload_seconds,
         in_place, local_save_seconds, None, peer_copies, spares, repair_hours, exclude_after or None,
@@ -76,7 +84,7 @@ def goodput_command(
     scenario = Scenario(gpus, gpus_per_node, find_failures(failures), recovery, days * DAY, None, interval)
     answer = _answer(scenario, _price(accelerator, price_class, price), seed, runs)
     if timeline is not None:
-        _draw(timeline, answer)
+        _draw(timeline, suffix, answer)
     if output is Format.table:
         _print_table(answer)
         return
@@ -143,12 +151,18 @@ def _price(accelerator: str, price_class: str, own: str | None) -> GpuPrice:
     return GpuPrice(amount, "USD", "--price")
 
 
-def _draw(path: Path, answer: Answer) -> None:
+def _suffix(path: Path | None) -> str:
+    """Said before anything is simulated."""
+    suffix = path.suffix.lower() if path is not None else ""
+    if path is not None and suffix not in (".html", ".png"):
+        raise UsageError(f"--timeline must end in .html or .png, got {path}")
+    return suffix
+
+
+def _draw(path: Path, suffix: str, answer: Answer) -> None:
     from orchestrator.tracking.run_timeline import draw_html, draw_png
 
     makers = {".html": draw_html, ".png": draw_png}
-    if path.suffix not in makers:
-        raise UsageError(f"--timeline must end in .html or .png, got {path}")
     scenario = answer.scenario
     run = answer.simulated.runs[0]
     subtitle = (
@@ -156,7 +170,7 @@ def _draw(path: Path, answer: Answer) -> None:
         f"{len(run.incidents):,} failures, goodput {run.goodput:.1%}"
     )
     try:
-        content = makers[path.suffix](run, subtitle)
+        content = makers[suffix](run, subtitle)
         path.write_bytes(content)
     except ImportError as error:
         raise UsageError(f"a timeline needs {error.name}: run `pip install 'fathom-train[train]'`") from error
@@ -334,7 +348,7 @@ def _cause_table(answer: Answer) -> Any:  # noqa: ANN401 - rich is imported late
 def _better_table(answer: Answer) -> Any:  # noqa: ANN401 - rich is imported late
     from orchestrator.cost.meter import money
 
-    table = _table("WHAT ONE CHANGE WOULD BE WORTH", "GOODPUT", "GAIN", "WORTH")
+    table = _table("WHAT ONE CHANGE WOULD BE WORTH", "GOODPUT", "GAIN, POINTS", "WORTH")
     for one in answer.better:
         name = f"{one.name} (in use: what it saves now)" if one.used else one.name
         gain = f"{100 * one.gain:+.2f} ± {100 * one.gain_error:.2f}"

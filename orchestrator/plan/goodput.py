@@ -7,7 +7,7 @@ the shares lost and the goodput add up to 1. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from orchestrator.errors import UsageError
@@ -145,7 +145,7 @@ def goodput(
     between = interval * (1 + stalls) * redo_near if far else interval
     redo_far = _growth(far, between) * _exp(far * recovery.upload_seconds)
     running = (1 + stalls) * redo_near * redo_far
-    repeated = {c.name: rates[c.name] / total * -math.expm1(-total * sum(recovery.seconds(c))) for c in causes}
+    repeated = _recovering(causes, rates, recovery)
     recovering = math.fsum(repeated.values())
     slow = _slow_share(failures, nodes)
     usable = (1 - waiting) * (1 - recovering)
@@ -174,6 +174,27 @@ def goodput(
     return Goodput(fraction, interval, local, hours, {k: v for k, v in lost.items() if v}, shares)
 
 
+def _recovering(causes: Sequence[Cause], rates: Mapping[str, float], recovery: Recovery) -> dict[str, float]:
+    """Share of the time spent in recoveries from each cause: the chance that the last failure was of it and is not
+    over. Exact: a failure during a recovery begins it again, and a machine that was not replaced yet still has to be.
+    """
+    total = math.fsum(rates.values())
+    parts = {c.name: recovery.seconds(c) for c in causes}
+    # Of each cause: the chance of another failure before the machine is there, had one to be replaced.
+    again = {
+        name: rates[name] / total * -math.expm1(-total * (detect + recovery.replace_seconds))
+        for name, (detect, _, _) in parts.items()
+    }
+    nodes = math.fsum(again[name] for name, (_, swap, _) in parts.items() if swap)
+    others = math.fsum(again[name] for name, (_, swap, _) in parts.items() if not swap)
+    due = nodes / max(1 - others, nodes) if nodes else 0.0  # the chance that a failure finds a machine not replaced yet
+    found = {}
+    for name, (detect, swap, restart) in parts.items():
+        short, long = (-math.expm1(-total * (detect + s + restart)) for s in (swap, recovery.replace_seconds))
+        found[name] = rates[name] / total * ((1 - due) * short + due * long)
+    return found
+
+
 def _intervals(recovery: Recovery, near: float, far: float, given: float | None) -> tuple[float, float | None]:
     """Training time between checkpoints and between copies in memory. `far`, `near`: failures per second that go back
     to each. Between two checkpoints fit a whole number of copies."""
@@ -193,7 +214,7 @@ def _intervals(recovery: Recovery, near: float, far: float, given: float | None)
     best = optimal_interval(recovery.local_save_seconds, 1 / near if near else math.inf)
     local = recovery.local_interval_seconds or best
     if given is None and math.isfinite(interval) and local < interval:
-        interval = local * max(1, round(interval / local))
+        interval = local * max(1, round(interval / local), math.ceil(recovery.upload_seconds / local))
     return interval, (interval / max(1, round(interval / local)) if math.isfinite(interval) else local)
 
 

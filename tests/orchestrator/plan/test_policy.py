@@ -1,6 +1,7 @@
 """Hours and money by class and cause, and what single changes are worth."""
 
 import statistics
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -87,6 +88,27 @@ def test_spares_are_paid_for() -> None:
     assert more.worth == pytest.approx(Decimal(repr(saved)) * now.cost - nodes, abs=Decimal("0.01"))
     assert "more spares" not in worth(Recovery(spares=40), runs=1)[1]
     assert "more spares" not in worth(Recovery(), runs=1)[1]
+
+
+def test_what_a_reserve_is_worth_when_there_is_always_one() -> None:
+    now, found = worth(Recovery(), runs=3)
+    reserve = found["spares"]
+    assert reserve.used
+    assert "0 -> 13 nodes, paid for" in reserve.change
+    without, with_it = (goodput(16384, 8, LLAMA, Recovery(spares=spares)).fraction for spares in (0, 13))
+    nodes = float(13 * RATE / 2048 * 480)
+    assert reserve.goodput == pytest.approx(with_it, abs=0.02)
+    assert float(reserve.worth) == pytest.approx(float(now.cost) * (1 - without / with_it) - nodes, rel=0.05)
+    never = Failures("never", ())
+    quiet = Scenario(8, 8, never, Recovery(), seconds=DAY)
+    assert "spares" not in {one.name for one in better_policies(quiet, simulate_all(quiet, RATE, 0, 1))}
+    long = replace(scenario(Recovery(repair_hours=1e9)), seconds=60)
+    assert "spares" not in {one.name for one in better_policies(long, simulate_all(long, RATE, 0, 1))}
+
+
+def test_no_more_runs_than_can_be_played_out() -> None:
+    with pytest.raises(UsageError, match=r"1,000 times 1,552 failures in 200 days .* at most 500,000: .* or 322 runs"):
+        simulate_all(scenario(Recovery(), days=200), RATE, 0, 1000)
 
 
 def test_a_given_interval_is_compared_with_the_best() -> None:
