@@ -62,6 +62,7 @@ def goodput_command(
     timeline: Annotated[
         Path | None, typer.Option(help="Draw the first run into this file: .html (one self-contained file) or .png.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --timeline.")] = False,
 ) -> None:
     """Say what failures will cost a long run: goodput, lost hours and dollars by cause, how often to save.
 
@@ -71,12 +72,16 @@ def goodput_command(
     from orchestrator.plan.goodput import Recovery
     from orchestrator.plan.simulate import Scenario
 
-    suffix = _suffix(timeline)
+    suffix = _suffix(timeline, force=force)
     if not 0 < days <= MOST_DAYS:
         raise UsageError(f"--days must be more than 0 and at most {MOST_DAYS:,}, got {days:g}")
     for flag, minutes in (("restart", restart_minutes), ("replace", replace_minutes), ("hang", hang_minutes)):
         if not 0 <= minutes <= MOST_MINUTES:
             raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {minutes:g}")
+    if exclude_after < 0:
+        raise UsageError(f"--exclude-after must be 0 (never) or more, got {exclude_after}")
+    if peer_copies and local_save_seconds is None:
+        raise UsageError("--peer-copies needs --local-save-seconds: how long training stands still for a copy")
     recovery = Recovery(
         save_seconds, restart_minutes * 60, detect_seconds, hang_minutes * 60, replace_minutes * 60, upload_seconds,
         in_place, local_save_seconds, None, peer_copies, spares, repair_hours, exclude_after or None,
@@ -151,15 +156,21 @@ def _price(accelerator: str, price_class: str, own: str | None) -> GpuPrice:
     return GpuPrice(amount, "USD", "--price")
 
 
-def _suffix(path: Path | None) -> str:
-    """Said before anything is simulated."""
-    suffix = path.suffix.lower() if path is not None else ""
-    if path is not None and suffix not in (".html", ".png"):
-        raise UsageError(f"--timeline must end in .html or .png, got {path}")
+def _suffix(path: Path | None, *, force: bool) -> str:
+    """What is wrong with the file is said before anything is simulated."""
+    from orchestrator.cli.files import require_free
+
+    if path is None:
+        return ""
+    suffix = path.suffix.lower()
+    if suffix not in (".html", ".png"):
+        raise UsageError(f"--timeline must end in .html or .png, got {str(path)!r}")
+    require_free(path, force=force)
     return suffix
 
 
 def _draw(path: Path, suffix: str, answer: Answer) -> None:
+    from orchestrator.cli.files import write_file
     from orchestrator.tracking.run_timeline import draw_html, draw_png
 
     makers = {".html": draw_html, ".png": draw_png}
@@ -171,11 +182,9 @@ def _draw(path: Path, suffix: str, answer: Answer) -> None:
     )
     try:
         content = makers[suffix](run, subtitle)
-        path.write_bytes(content)
     except ImportError as error:
         raise UsageError(f"a timeline needs {error.name}: run `pip install 'fathom-train[train]'`") from error
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, content)
 
 
 # ------------------------------------------------------------------ for programs
@@ -293,7 +302,9 @@ def _headline(answer: Answer) -> list[str]:
         f"{scenario.gpus:,} GPUs for {days:g} days, failures as {model.name}: {every}, {failures:,.0f} in a run",
         f"goodput {mean:.1%} ({min(goodputs):.1%} to {max(goodputs):.1%} in {len(goodputs)} simulated runs; "
         f"{expected.fraction:.1%} by formula)",
-        f"checkpoint every {in_words(expected.interval_seconds)} of training ({used})",
+        "no checkpoints, since nothing fails"
+        if expected.interval_seconds == float("inf")
+        else f"checkpoint every {in_words(expected.interval_seconds)} of training ({used})",
         f"cost {money(simulated.cost, answer.price.currency)}, of it {money(lost, answer.price.currency)} lost; "
         f"{answer.price.amount} {answer.price.currency} per GPU-hour: {answer.price.source}",
         f"failure rates: {model.source} ({model.date})",

@@ -204,9 +204,11 @@ def _packaged() -> dict[str, Failures]:
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"failure file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)  # not by its size: devices and pipes have none
+        if len(data) > MAX_FILE_BYTES:
+            raise UsageError(f"failure file {path}: more than {MAX_FILE_BYTES:,} bytes, the most that is read")
+        return yaml.safe_load(data.decode("utf-8"))
     except OSError as error:
         known = ", ".join(_packaged()) if path != DATA else ""
         raise UsageError(f"failure file {path}: {error.strerror or error}; packaged models: {known}") from error

@@ -23,6 +23,8 @@ from orchestrator.plan.simulate import CLASSES, Run, Scenario, refuse_too_many, 
 RISK = 0.01
 """Spares are recommended so that in this share of the time all of them are in repair."""
 MOST_RUNS = 1000
+HOPELESS = 0.001
+"""Below this goodput nothing is saved: twice next to nothing is next to nothing."""
 PRODUCTIVE = "productive"
 _HOUR = Decimal(3_600_000_000)
 _GRAIN = Decimal("0.000001")
@@ -139,6 +141,8 @@ def _better(
     gains = [b - a for a, b in zip(before, after, strict=True)]
     saved = statistics.mean(1 - a / b if b else 0.0 for a, b in zip(before, after, strict=True))
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    if statistics.mean(after) < HOPELESS:
+        saved = 0.0
     worth = (Decimal(repr(saved)) * without.cost - reserve).quantize(_GRAIN)
     return Better(name, change, statistics.mean(after), statistics.mean(gains), error, worth, used)
 

@@ -77,7 +77,9 @@ def test_what_never_fails_is_null_not_infinity(fathom: Cli, tmp_path: Path) -> N
     found = json.loads(out)
     assert (code, found["interval"]["recommendedSeconds"], found["failures"]["mtbfHours"]) == (0, None, None)
     assert found["goodput"]["simulated"] == 1
-    assert "no failures" in fathom(*FEW, "--failures", path)[1]
+    table = fathom(*FEW, "--failures", path)[1]
+    assert "no failures" in table
+    assert "no checkpoints, since nothing fails" in table
 
 
 def test_names_of_causes_are_no_markup(fathom: Cli, tmp_path: Path) -> None:
@@ -107,6 +109,15 @@ def test_a_timeline(fathom: Cli, tmp_path: Path) -> None:
     for name, start in (("a.html", b"<!doctype html>"), ("a.png", b"\x89PNG")):
         assert fathom(*FEW, "--timeline", tmp_path / name)[0] == 0
         assert (tmp_path / name).read_bytes().startswith(start)
+    before = (tmp_path / "a.html").read_bytes()
+    code, out, err = fathom(*FEW, "--seed", 7, "--timeline", tmp_path / "a.html")
+    assert code != 0
+    assert (out, "a.html exists already: give --force to replace it" in err) == ("", True)
+    assert (tmp_path / "a.html").read_bytes() == before
+    assert fathom(*FEW, "--seed", 7, "--timeline", tmp_path / "a.html", "--force")[0] == 0
+    assert (tmp_path / "a.html").read_bytes() != before
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png is a folder: name a file in it" in fathom(*FEW, "--timeline", tmp_path / "folder.png")[2]
 
 
 def test_a_timeline_without_matplotlib(fathom: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,15 +151,17 @@ def test_a_timeline_without_matplotlib(fathom: Cli, tmp_path: Path, monkeypatch:
         (("--gpus", 8, "--replace-minutes", -1), "--replace-minutes must be between 0 and 16,000,000, got -1"),
         (("--gpus", 8, "--hang-minutes", "inf"), "--hang-minutes must be between 0 and 16,000,000, got inf"),
         (("--gpus", 8, "--spares", -1), "spares must be between 0 and 1,000,000,000, got -1"),
-        (("--gpus", 8, "--exclude-after", -1), "exclude after must be between 1 and 1,000,000,000, got -1"),
+        (("--gpus", 8, "--exclude-after", -1), "--exclude-after must be 0 (never) or more, got -1"),
+        (("--gpus", 8, "--peer-copies"), "--peer-copies needs --local-save-seconds"),
         (("--gpus", 8, "--runs", 0), "number of runs must be between 1 and 1,000, got 0"),
         (("--gpus", 8, "--failures", "lama"), "unknown failure model 'lama'; known: llama-3, rsc-1"),
         (("--gpus", 8, "--accelerator", "TPU"), "no price for accelerator 'TPU'; known: A100"),
         (("--gpus", 8, "--price", "cheap"), "--price must be a number of USD per GPU-hour, got 'cheap'"),
         (("--gpus", 8, "--price", "nan"), "--price must be between 0 and 1,000,000 USD per GPU-hour, got nan"),
         (("--gpus", 8, "--price", "-1"), "got -1"),
-        (("--gpus", 8, "--timeline", "a.pdf"), "--timeline must end in .html or .png, got a.pdf"),
-        (("--gpus", 8, "--timeline", "/nowhere/a.png"), "cannot write /nowhere/a.png: No such file or directory"),
+        (("--gpus", 8, "--timeline", "a.pdf"), "--timeline must end in .html or .png, got 'a.pdf'"),
+        (("--gpus", 8, "--timeline", ""), "--timeline must end in .html or .png, got '.'"),
+        (("--gpus", 8, "--timeline", "/nowhere/a.png"), "/nowhere/a.png cannot be written: No such file or directory"),
         (
             ("--gpus", 10**7, "--days", 3650, "--failures", "ant"),
             "too many to play out, at most 500,000: simulate 0.926 days",

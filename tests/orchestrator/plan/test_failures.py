@@ -88,7 +88,7 @@ def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
         (OWN.replace("perJobDay: 0.5", "everySeconds: [9, 3]"), r"everySeconds must be \[least, most\], got"),
         (OWN.replace("cure: node", "cure: prayer"), "causes.0.cure: Input should be 'process' or 'node'"),
         (OWN.replace("2026-10-01", "2026-13-45"), "not valid YAML: month must be in 1..12"),
-        ("#" * 1_000_001, "1000001 bytes, at most 1000000"),
+        ("#" * 1_000_001, "more than 1,000,000 bytes"),
     ],
 )
 def test_bad_files_are_refused_with_their_place(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -101,6 +101,8 @@ def test_what_is_no_model_and_no_file(tmp_path: Path) -> None:
         find_failures("llama")
     with pytest.raises(UsageError, match="No such file or directory; packaged models: llama-3"):
         find_failures(str(tmp_path / "none.yaml"))
+    with pytest.raises(UsageError, match="more than 1,000,000 bytes"):
+        find_failures("/dev/zero")
     with pytest.raises(UsageError, match="Is a directory"):
         find_failures(str(tmp_path))
 

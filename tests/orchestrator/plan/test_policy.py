@@ -125,6 +125,14 @@ def test_excluding_bad_nodes_is_offered_where_there_are_some() -> None:
     assert found["exclude bad nodes"].gain > 0.01
 
 
+def test_a_hopeless_job_saves_nothing() -> None:
+    hopeless = Scenario(8, 8, Failures("hot", (Cause("it", per_job_hour=3600, cure="process"),)), Recovery(), 7200)
+    now = simulate_all(hopeless, RATE, 0, 2)
+    assert max(now.goodputs) < 0.001
+    for one in better_policies(hopeless, now):
+        assert one.worth <= 0, f"{one.name}: {one.goodput} of the time counts, worth {one.worth}"
+
+
 def test_a_single_run_has_no_error() -> None:
     assert worth(Recovery(), runs=1)[1]["warm standby"].gain_error == 0
 
