@@ -126,7 +126,7 @@ def test_excluding_bad_nodes_is_offered_where_there_are_some() -> None:
 
 
 def test_a_hopeless_job_saves_nothing() -> None:
-    hopeless = Scenario(8, 8, Failures("hot", (Cause("it", per_job_hour=3600, cure="process"),)), Recovery(), 7200)
+    hopeless = Scenario(8, 8, Failures("hot", (Cause("it", per_job_hour=100, cure="process"),)), Recovery(), DAY)
     now = simulate_all(hopeless, RATE, 0, 2)
     assert max(now.goodputs) < 0.001
     for one in better_policies(hopeless, now):
