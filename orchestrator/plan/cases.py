@@ -1,4 +1,4 @@
-"""Holds the failure model against published figures: `python -m orchestrator.plan.cases` prints docs/goodput.md's table.
+"""Holds the failure model against published figures: `python -m orchestrator.plan.cases` prints docs/goodput.md's.
 
 Each case has the figure as published, the closed form's and the simulator's. Invariants: what a case assumes is the
 publisher's own figure or a default of `Recovery`, never chosen so that the case comes out; the error is that of the

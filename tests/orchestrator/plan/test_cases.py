@@ -1,4 +1,4 @@
-"""Published figures against the failure model: within what each can be held to, misses too, and the page that shows it."""
+"""Published figures against the failure model: each within what it can be held to, misses too, and the page of it."""
 
 import math
 import statistics
