@@ -281,7 +281,10 @@ def _print_table(answer: Answer) -> None:
         console.print()
         console.print(table)
     if answer.recovery.spares is None:
-        text = "A lost machine is taken to be replaced at once from a reserve; --spares N simulates a limited one."
+        text = (
+            "A lost machine is taken to be replaced at once from a reserve, whose price is not in the cost; --spares N "
+            "simulates a limited one."
+        )
         console.print(f"\n{text}", highlight=False, markup=False)
 
 

@@ -41,6 +41,14 @@ def test_a_person_reads_it_without_a_manual(fathom: Cli) -> None:
         assert text in out, text
 
 
+def test_the_document_shows_what_is_printed(fathom: Cli) -> None:
+    """After a change: run the command, and look at what has become worse."""
+    document = (Path(__file__).parents[3] / "docs" / "goodput.md").read_text(encoding="utf-8")
+    _, out, _ = fathom("--gpus", 16384, "--days", 54)
+    shown = "\n".join(line.rstrip() for line in out.splitlines())
+    assert f"$ fathom goodput --gpus 16384 --days 54\n{shown}\n```" in document
+
+
 def test_programs_get_all_of_it(fathom: Cli) -> None:
     code, out, err = fathom("--gpus", 16384, "--days", 54, "--runs", 5, "--spares", 6, "-o", "json")
     found = json.loads(out)
