@@ -12,15 +12,22 @@ from dataclasses import dataclass, field, fields
 
 from orchestrator.errors import UsageError
 from orchestrator.plan.checkpointing import no_spare_share, optimal_interval
-from orchestrator.plan.failures import Cause, Failures, failure_models, find_failures, node_count
+from orchestrator.plan.failures import (
+    CHECKPOINTS,
+    LEMONS,
+    STRAGGLERS,
+    Cause,
+    Failures,
+    failure_models,
+    find_failures,
+    node_count,
+)
 
 __all__ = [
     "CHECKPOINTS", "LEMONS", "STRAGGLERS", "Cause", "Failures", "Goodput", "Recovery", "all_causes", "failure_models",
     "find_failures", "goodput",
 ]  # fmt: skip
 
-CHECKPOINTS, STRAGGLERS, LEMONS = "checkpoints", "stragglers", "lemon nodes"
-"""Causes of lost time that are no failure, and that of nodes which fail again and again."""
 MOST_SECONDS = 1e9
 ORIGINS: Mapping[str, str] = {
     "save_seconds": "10 s: with it and ten minutes for a restart, Llama 3's rates give the 90 % that Meta published",

@@ -16,7 +16,7 @@ from decimal import Decimal, localcontext
 
 from orchestrator.errors import UsageError
 from orchestrator.plan.checkpointing import MOST_IN_REPAIR, spares_needed
-from orchestrator.plan.failures import node_count
+from orchestrator.plan.failures import PRODUCTIVE, node_count
 from orchestrator.plan.goodput import goodput
 from orchestrator.plan.simulate import CLASSES, Run, Scenario, refuse_too_many, simulate
 
@@ -25,7 +25,6 @@ RISK = 0.01
 MOST_RUNS = 1000
 HOPELESS = 0.001
 """Below this goodput nothing is saved: twice next to nothing is next to nothing."""
-PRODUCTIVE = "productive"
 _HOUR = Decimal(3_600_000_000)
 _GRAIN = Decimal("0.000001")
 

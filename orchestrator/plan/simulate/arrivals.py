@@ -12,8 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from orchestrator.errors import UsageError
-from orchestrator.plan.failures import NEVER, Cause, Failures, node_count
-from orchestrator.plan.goodput import LEMONS
+from orchestrator.plan.failures import LEMONS, NEVER, Cause, Failures, node_count
 
 MICRO = 1_000_000
 """Microseconds in a second: times are whole microseconds, so that they add up exactly."""

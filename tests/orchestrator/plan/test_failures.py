@@ -85,6 +85,8 @@ def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
         (OWN.replace("observed: {gpus: 64, hours: 1000}", ""), "`count` of GPU says nothing without `observed"),
         (OWN.replace("hours: 1000", "hours: 0"), "observed.hours: Input should be greater than 0"),
         (OWN.replace("name: program", "name: GPU"), "2 causes, but only 1 different names"),
+        (OWN.replace("name: program", "name: productive"), "a cause cannot be called 'productive'"),
+        (OWN.replace("name: program", "name: lemon nodes"), "a cause cannot be called 'lemon nodes'"),
         (OWN.replace("perJobDay: 0.5", "everySeconds: [9, 3]"), r"everySeconds must be \[least, most\], got"),
         (OWN.replace("cure: node", "cure: prayer"), "causes.0.cure: Input should be 'process' or 'node'"),
         (OWN.replace("2026-10-01", "2026-13-45"), "not valid YAML: month must be in 1..12"),

@@ -38,6 +38,18 @@ def test_money_adds_up_to_the_last_digit() -> None:
     assert now.cost == pytest.approx(Decimal("48333.333333") * 480)
 
 
+def test_the_dollars_of_a_cause_are_its_hours_times_gpus_times_the_price() -> None:
+    now = simulate_all(scenario(Recovery(spares=5)), RATE, 3, 4)
+    for name, one in (now.by_cause() | now.by_class()).items():
+        micro = sum(
+            run.lost_by_cause().get(name, 0) if name in now.by_cause() else run.times[name]  # type: ignore[call-overload]
+            for run in now.runs
+        )
+        assert one.hours == pytest.approx(micro / 4 / 3.6e9)
+        assert float(one.cost) == pytest.approx(one.hours * 16384 * 2.95, rel=1e-9, abs=1e-5), name
+        assert one.share == pytest.approx(one.hours / 480), name
+
+
 def test_causes_are_the_largest_first_and_have_their_failures() -> None:
     now = simulate_all(scenario(Recovery()), RATE, 0, 5)
     shares = [one.share for one in now.by_cause().values()]
