@@ -119,17 +119,19 @@ def by_seconds(scenario: Scenario, seed: int) -> float:
     return work / (scenario.seconds or 1)
 
 
+def _upload(env: Any, state: dict[str, float], seconds: float) -> Iterator[Any]:  # noqa: ANN401 - simpy is untyped
+    work = state["work"]
+    try:
+        yield env.timeout(seconds)
+        state["saved"] = work
+    except simpy.Interrupt:
+        pass
+
+
 def by_processes(scenario: Scenario, seed: int) -> float:
     """A simpy process for the job, and for each cause one that interrupts it."""
     env, random, how = simpy.Environment(), Random(seed), scenario.recovery
     interval, state = _interval(scenario), {"work": 0.0, "saved": 0.0, "since": 0.0, "training": False}
-
-    def upload(work: float) -> Iterator[Any]:
-        try:
-            yield env.timeout(how.upload_seconds)
-            state["saved"] = work
-        except simpy.Interrupt:
-            pass
 
     def train() -> Iterator[Any]:
         writing = None
@@ -139,7 +141,7 @@ def by_processes(scenario: Scenario, seed: int) -> float:
                 yield env.timeout(interval)
                 state["work"], state["training"] = state["work"] + interval, False
                 yield env.timeout(how.save_seconds)
-                writing = env.process(upload(state["work"]))
+                writing = env.process(_upload(env, state, how.upload_seconds))
         finally:
             if writing is not None and writing.is_alive:
                 writing.interrupt()

@@ -49,7 +49,7 @@ def goodput_command(
         float | None,
         typer.Option(help="Standstill for a copy in memory, between the checkpoints. Left out: no copies."),
     ] = None,
-    peer_copies: Annotated[bool, typer.Option(help="Another node holds the copies, too.")] = False,
+    peer_copies: Annotated[bool, typer.Option("--peer-copies", help="Another node holds the copies, too.")] = False,
     spares: Annotated[int | None, typer.Option(help="Nodes in reserve. Left out: there is always one.")] = None,
     repair_hours: Annotated[float, typer.Option(help="Until a lost node is back in reserve.")] = 24.0,
     exclude_after: Annotated[int, typer.Option(help="A node that failed so often is replaced; 0: never.")] = 2,
@@ -73,11 +73,7 @@ def goodput_command(
     from orchestrator.plan.simulate import Scenario
 
     suffix = _suffix(timeline, force=force)
-    if not 0 < days <= MOST_DAYS:
-        raise UsageError(f"--days must be more than 0 and at most {MOST_DAYS:,}, got {days:g}")
-    for flag, minutes in (("restart", restart_minutes), ("replace", replace_minutes), ("hang", hang_minutes)):
-        if not 0 <= minutes <= MOST_MINUTES:
-            raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {minutes:g}")
+    _check_times(days, restart=restart_minutes, replace=replace_minutes, hang=hang_minutes)
     if exclude_after < 0:
         raise UsageError(f"--exclude-after must be 0 (never) or more, got {exclude_after}")
     if peer_copies and local_save_seconds is None:
@@ -154,6 +150,15 @@ def _price(accelerator: str, price_class: str, own: str | None) -> GpuPrice:
     if not (amount.is_finite() and 0 <= amount <= 1_000_000):
         raise UsageError(f"--price must be between 0 and 1,000,000 USD per GPU-hour, got {own}")
     return GpuPrice(amount, "USD", "--price")
+
+
+def _check_times(days: float, **minutes: float) -> None:
+    """In the units of the flags; all else is checked in seconds."""
+    if not 0 < days <= MOST_DAYS:
+        raise UsageError(f"--days must be more than 0 and at most {MOST_DAYS:,}, got {days:g}")
+    for flag, value in minutes.items():
+        if not 0 <= value <= MOST_MINUTES:
+            raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {value:g}")
 
 
 def _suffix(path: Path | None, *, force: bool) -> str:

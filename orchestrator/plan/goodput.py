@@ -141,8 +141,7 @@ def goodput(
     near = math.fsum(rates[cause.name] for cause in causes if recovery.in_memory(cause))
     far = math.fsum(rates[cause.name] for cause in causes if not recovery.in_memory(cause))
     interval, local = _intervals(recovery, near, far, interval_seconds)
-    losses = math.fsum(rates[c.name] for c in causes if c.cure == "node") if recovery.spares is not None else 0.0
-    waiting = no_spare_share(3600 * losses, recovery.repair_hours, recovery.spares or 0)
+    waiting = math.fsum((waits := _waiting(causes, rates, recovery)).values())
 
     stalls = recovery.save_seconds / interval
     if local is not None and recovery.local_save_seconds is not None:
@@ -165,16 +164,13 @@ def goodput(
         "waiting": waiting,
         "slow": usable * slow,
     }
-    rework = {
-        c.name: rates[c.name]
-        * ((local or interval) if recovery.in_memory(c) else interval + 2 * recovery.upload_seconds)
-        for c in causes
-    }
+    back = {True: local or interval, False: interval + 2 * recovery.upload_seconds}
+    rework = {c.name: rates[c.name] * back[recovery.in_memory(c)] for c in causes}
     lost = {CHECKPOINTS: shares["checkpoint"], STRAGGLERS: shares["slow"]}
     lost |= {
         c.name: shares["lost"] * _part(rework, c.name)
         + shares["recovering"] * _part(repeated, c.name)
-        + (waiting * rates[c.name] / losses if losses and c.cure == "node" else 0.0)
+        + waits.get(c.name, 0.0)
         for c in causes
     }
     hours = 1 / (3600 * total) if total else math.inf
@@ -200,6 +196,18 @@ def _recovering(causes: Sequence[Cause], rates: Mapping[str, float], recovery: R
         short, long = (-math.expm1(-total * (detect + s + restart)) for s in (swap, recovery.replace_seconds))
         found[name] = rates[name] / total * ((1 - due) * short + due * long)
     return found
+
+
+def _waiting(causes: Sequence[Cause], rates: Mapping[str, float], recovery: Recovery) -> dict[str, float]:
+    """Share of the time spent waiting for a machine, by cause. A repair goes on while the loss is being noticed."""
+    nodes = [cause for cause in causes if cause.cure == "node"]
+    losses = math.fsum(rates[cause.name] for cause in nodes)
+    if recovery.spares is None or not losses:
+        return {}
+    noticed = math.fsum(rates[cause.name] * recovery.seconds(cause)[0] for cause in nodes) / losses
+    hours = max(0.0, recovery.repair_hours - noticed / 3600)
+    share = no_spare_share(3600 * losses, hours, recovery.spares)
+    return {cause.name: share * rates[cause.name] / losses for cause in nodes}
 
 
 def _intervals(recovery: Recovery, near: float, far: float, given: float | None) -> tuple[float, float | None]:

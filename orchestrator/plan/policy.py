@@ -187,6 +187,16 @@ def _changes(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenari
         )  # fmt: skip
     if failures.lemons is not None and recovery.exclude_after is None:
         yield "exclude bad nodes", "after two failures of the same node", scenario, changed(exclude_after=2)
+    yield from _more_spares(scenario, nodes)
+
+
+def _more_spares(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenario, Scenario]]:
+    """A reserve that is enough, or what it is worth where there is taken to be one."""
+    recovery, failures = scenario.recovery, scenario.failures
+
+    def changed(spares: int) -> Scenario:
+        return replace(scenario, recovery=replace(recovery, spares=spares))
+
     losses = sum(cause.per_hour(scenario.gpus, nodes) for cause in failures.causes if cause.cure == "node")
     if losses * recovery.repair_hours > MOST_IN_REPAIR:
         return
@@ -195,9 +205,9 @@ def _changes(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenari
         return
     change = f"{have or 0} -> {enough} nodes, paid for; all in repair {RISK:.0%} of the time"
     if have is None and enough:
-        yield "spares", f"{change}; without, a repair is waited for", changed(spares=0), changed(spares=enough)
+        yield "spares", f"{change}; without, a repair is waited for", changed(0), changed(enough)
     elif have is not None:
-        yield "more spares", change, scenario, changed(spares=enough)
+        yield "more spares", change, scenario, changed(enough)
 
 
 def in_words(value: float) -> str:
