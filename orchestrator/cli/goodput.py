@@ -283,8 +283,9 @@ def _print_table(answer: Answer) -> None:
     for line in _headline(answer):
         console.print(line, highlight=False, markup=False)
     for table in (_class_table(answer), _cause_table(answer), _better_table(answer)):
-        console.print()
-        console.print(table)
+        if table.row_count:
+            console.print()
+            console.print(table)
     if answer.recovery.spares is None:
         text = (
             "A lost machine is taken to be replaced at once from a reserve, whose price is not in the cost; --spares N "

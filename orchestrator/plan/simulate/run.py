@@ -259,9 +259,10 @@ def refuse_too_many(scenario: Scenario, runs: int) -> None:
     lemons = failures.lemons.per_hour * failures.lemons.count(nodes) if failures.lemons else 0.0
     each = 24 * days * (failures.per_hour(scenario.gpus, scenario.gpus_per_node) + lemons + slow)
     if each * runs > MOST_FAILURES:
-        fewer = f"simulate {days * MOST_FAILURES / (each * runs):.3g} days"
+        possible = days * MOST_FAILURES / (each * runs)
+        fewer = f"simulate {possible:.3g} days" if possible < 1000 else f"simulate {possible:,.0f} days"
         if runs > 1 and each <= MOST_FAILURES:
-            fewer += f" or {math.floor(MOST_FAILURES / each)} runs"
+            fewer += f", or not {runs:,} but {math.floor(MOST_FAILURES / each):,}"
         times = f"{runs:,} times " if runs > 1 else ""
         raise UsageError(
             f"{times}{each:,.0f} failures in {days:g} days are too many to play out, at most {MOST_FAILURES:,}: {fewer}"

@@ -49,6 +49,14 @@ def test_the_document_shows_what_is_printed(fathom: Cli) -> None:
     assert f"$ fathom goodput --gpus 16384 --days 54\n{shown}\n```" in document
 
 
+def test_a_moment_in_which_nothing_happens(fathom: Cli) -> None:
+    code, out, _ = fathom("--gpus", 1, "--days", "1e-6")
+    assert code == 0
+    assert "one every 2,112 days, 0 in a run" in out
+    assert "goodput 100.0%" in out
+    assert "LOST BY CAUSE" not in out, "a table without rows"
+
+
 def test_programs_get_all_of_it(fathom: Cli) -> None:
     code, out, err = fathom("--gpus", 16384, "--days", 54, "--runs", 5, "--spares", 6, "-o", "json")
     found = json.loads(out)
