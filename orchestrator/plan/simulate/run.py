@@ -27,7 +27,7 @@ TimeClass = Literal[
     "productive", "checkpoint", "lost", "slow", "detecting", "waiting", "replacing", "restarting"
 ]  # fmt: skip
 CLASSES: tuple[TimeClass, ...] = get_args(TimeClass)
-MOST_FAILURES = 500_000
+MOST_FAILURES = 200_000
 _NEVER = 10**18
 
 

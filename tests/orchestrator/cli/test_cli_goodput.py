@@ -180,7 +180,7 @@ def test_a_timeline_without_matplotlib(fathom: Cli, tmp_path: Path, monkeypatch:
         (("--gpus", 8, "--timeline", "/nowhere/a.png"), "/nowhere/a.png cannot be written: No such file or directory"),
         (
             ("--gpus", 10**7, "--days", 3650, "--failures", "ant"),
-            "too many to play out, at most 500,000: simulate 0.926 days",
+            "too many to play out, at most 200,000: simulate 0.37 days",
         ),
     ],
 )

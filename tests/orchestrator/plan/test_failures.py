@@ -60,6 +60,14 @@ def test_own_file(tmp_path: Path) -> None:
     assert [cause.hangs for cause in model.causes] == [False, True]
 
 
+def test_the_example_of_the_document_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "goodput.md").read_text(encoding="utf-8")
+    model = find_failures(write(tmp_path, text.partition("```yaml\n")[2].partition("```")[0]))
+    assert [cause.name for cause in model.causes] == ["GPU", "program"]
+    assert model.lemons is not None
+    assert model.stragglers is not None
+
+
 def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
     more = "lemons: {share: 0.05, perNodeDay: 2.4}\nstragglers: {perNodeDay: 0.24, slowdown: 1.5, minutes: 10}\n"
     model = find_failures(write(tmp_path, OWN + more))

@@ -119,7 +119,7 @@ def test_what_a_reserve_is_worth_when_there_is_always_one() -> None:
 
 
 def test_no_more_runs_than_can_be_played_out() -> None:
-    with pytest.raises(UsageError, match=r"1,000 times 1,552 failures in 200 days .* or not 1,000 but 322"):
+    with pytest.raises(UsageError, match=r"1,000 times 1,552 failures in 200 days .* or not 1,000 but 128"):
         simulate_all(scenario(Recovery(), days=200), RATE, 0, 1000)
 
 
