@@ -22,6 +22,10 @@ from orchestrator.plan.files import read_yaml
 
 DATA = Path(__file__).parent / "data" / "failures.yaml"
 Cure = Literal["process", "node"]
+CHECKPOINTS, STRAGGLERS, LEMONS = "checkpoints", "stragglers", "lemon nodes"
+"""Causes of lost time that are no failure, and that of nodes which fail again and again."""
+PRODUCTIVE = "productive"
+"""Time that is not lost; stands beside the causes where all of them are added up."""
 NEVER = 1e-15
 """Failures per hour that are none: one in a hundred thousand million years."""
 
@@ -155,6 +159,8 @@ class _Cause(Frozen, alias_generator=to_camel):
             raise ValueError(f"needs one of {', '.join(map(to_camel, _RATES))}, got {', '.join(given) or 'none'}")
         if self.every_seconds is not None and self.every_seconds[0] > self.every_seconds[1]:
             raise ValueError(f"everySeconds must be [least, most], got {list(self.every_seconds)}")
+        if self.name in (CHECKPOINTS, STRAGGLERS, LEMONS, PRODUCTIVE):
+            raise ValueError(f"a cause cannot be called {self.name!r}, which stands for something else; rename it")
         return self
 
 
