@@ -9,12 +9,14 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.model import Format
+from orchestrator.cli.pictures import Form, require_picture, write_picture
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,26 +59,29 @@ def goodput_command(
     seed: Annotated[int, typer.Option(help="Of the first run; the same seed gives the same failures.")] = 0,
     runs: Annotated[int, typer.Option(help="How many runs to simulate.")] = 20,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Draw the first run into this file: .html (one self-contained file) or .png.")
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--timeline", help="Draw the first run into this file: .html (one page) or .png."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there already.")] = False,
 ) -> None:
     """Say what failures will cost a long run: goodput, lost hours and dollars by cause, how often to save.
 
-    Example: fathom goodput --gpus 16384 --days 54 --timeline timeline.html
+    Example: fathom goodput --gpus 16384 --days 54 --plot timeline.html
     """
     from orchestrator.plan.failures import find_failures
     from orchestrator.plan.goodput import Recovery
     from orchestrator.plan.simulate import Scenario
 
+    form = require_picture(plot, force=force) if plot is not None else None
     recovery = Recovery(
         save_seconds, restart_minutes * 60, detect_seconds, hang_minutes * 60, replace_minutes * 60, upload_seconds,
         in_place, local_save_seconds, None, peer_copies, spares, repair_hours, exclude_after or None,
     )  # fmt: skip
     scenario = Scenario(gpus, gpus_per_node, find_failures(failures), recovery, days * DAY, None, interval)
     answer = _answer(scenario, _price(accelerator, price_class, price), seed, runs)
-    if timeline is not None:
-        _draw(timeline, answer)
+    if plot is not None and form is not None:
+        write_picture(plot, partial(_drawn, form, answer))
     if output is Format.table:
         _print_table(answer)
         return
@@ -143,25 +148,16 @@ def _price(accelerator: str, price_class: str, own: str | None) -> GpuPrice:
     return GpuPrice(amount, "USD", "--price")
 
 
-def _draw(path: Path, answer: Answer) -> None:
+def _drawn(form: Form, answer: Answer) -> bytes:
     from orchestrator.tracking.run_timeline import draw_html, draw_png
 
-    makers = {".html": draw_html, ".png": draw_png}
-    if path.suffix not in makers:
-        raise UsageError(f"--timeline must end in .html or .png, got {path}")
     scenario = answer.scenario
     run = answer.simulated.runs[0]
     subtitle = (
         f"{scenario.gpus:,} GPUs, failures as {scenario.failures.name}, seed {run.seed}: "
         f"{len(run.incidents):,} failures, goodput {run.goodput:.1%}"
     )
-    try:
-        content = makers[path.suffix](run, subtitle)
-        path.write_bytes(content)
-    except ImportError as error:
-        raise UsageError(f"a timeline needs {error.name}: run `pip install 'fathom-train[train]'`") from error
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    return draw_html(run, subtitle) if form == "html" else draw_png(run, subtitle)
 
 
 # ------------------------------------------------------------------ for programs
