@@ -157,7 +157,9 @@ def _drawn(form: Form, answer: Answer) -> bytes:
         f"{scenario.gpus:,} GPUs, failures as {scenario.failures.name}, seed {run.seed}: "
         f"{len(run.incidents):,} failures, goodput {run.goodput:.1%}"
     )
-    return draw_html(run, subtitle) if form == "html" else draw_png(run, subtitle)
+    if form == "png":
+        return draw_png(run, subtitle)
+    return draw_html(run, subtitle, answer.price.amount * scenario.gpus, answer.price.currency)
 
 
 # ------------------------------------------------------------------ for programs

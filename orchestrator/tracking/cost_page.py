@@ -74,7 +74,7 @@ def cost_page(ledger: Ledger, loss: Curve, bits: Curve, *, title: str) -> bytes:
         _table(ledger, "cause", "cause of waste"),
         paragraph(_bought(ledger)),
         *(paragraph(f"Price: {line}") for line in _prices(ledger)),
-        paragraph("Amounts here are rounded; `fathom cost RUN -o csv` has every digit."),
+        paragraph("Amounts here are rounded; fathom cost RUN -o csv has every digit."),
     ]
     return page(title, parts)
 
@@ -132,8 +132,10 @@ def _bars(ledger: Ledger) -> list[Bar]:
 
 def _label(ledger: Ledger, parts: Sequence[tuple[str, Decimal]]) -> str:
     amount = sum((part for _, part in parts), Decimal(0))
-    causes = [cause for cause, _ in parts if cause]
-    shown = ", ".join(causes[:2]) + (f" and {len(causes) - 2} more" if len(causes) > 2 else "")
+    causes = [(cause, part) for cause, part in parts if cause]
+    alone = len(causes) == 1
+    shown = ", ".join(cause if alone else f"{cause} {money(part, ledger.rate.currency)}" for cause, part in causes[:2])
+    shown += f" and {len(causes) - 2} more" if len(causes) > 2 else ""
     text = f"{money(amount, ledger.rate.currency)}  {float(amount / ledger.totals.cost):.1%}"
     return (f"{text}\n{shown}" if shown else text).replace("$", r"\$")
 

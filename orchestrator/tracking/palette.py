@@ -9,7 +9,7 @@ from __future__ import annotations
 
 PAPER, INK, MUTED, GRID = "#ffffff", "#1f2933", "#66727f", "#e4e7eb"
 NAVY, BLUE, SKY, ICE = "#17395f", "#2563a8", "#6fa8dc", "#b5d3ee"
-RUST, AMBER, SAND, CRIMSON = "#c2570c", "#f0b429", "#f6d9a8", "#9b1c1c"
+RUST, AMBER, SAND, CRIMSON = "#c2570c", "#f0b429", "#fbeed8", "#9b1c1c"
 VIOLET, GREEN, STEEL, SILVER = "#7a4fa3", "#4d9078", "#7b8794", "#b8c2cc"
 OCHRE, FOG, HAZE = "#e0a458", "#9aa5b1", "#f1f3f5"
 

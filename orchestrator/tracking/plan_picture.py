@@ -6,12 +6,13 @@ Called by `fathom plan --plot`. Pure: `orchestrator.plan.figure` in, bytes out. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.plan.figure import Bar, Figure, Row, memory_label, time_label
 from orchestrator.tracking import palette
-from orchestrator.tracking.html_page import drawing, heading, page, paragraph, table
+from orchestrator.tracking.html_page import drawing, facts, heading, page, paragraph, table
+from orchestrator.tracking.names import clipped
 from orchestrator.tracking.palette import BLUE, INK, PAPER, SKY
 from orchestrator.tracking.plots import Form, blank, drawn, headed, stacked, styled
 
@@ -30,19 +31,22 @@ _COLOURS = {
 _LONGEST = 3.0
 """Times the device's memory that a bar is drawn at most; a longer one is cut, and says so."""
 
-
-def plan_png(figure: Figure, title: str, subtitle: str) -> bytes:
-    """900 pixels wide, as high as the parts need."""
-    return _drawn(figure, title, subtitle, "png")
+_LONGEST_NAME = 46
+"""Characters of a part beside its bar; half as many in the legend. The tables have the whole names."""
 
 
-def plan_html(figure: Figure, title: str, facts: list[str]) -> bytes:
-    """One page with the picture and its figures; `facts` are lines below the title."""
+def plan_png(figure: Figure, title: str, lines: Sequence[str]) -> bytes:
+    """900 pixels wide, as high as the parts need; `lines` stand below the title."""
+    return _drawn(figure, "png", title, lines)
+
+
+def plan_html(figure: Figure, title: str, answers: Iterable[tuple[str, str]]) -> bytes:
+    """One page with the picture and its figures; `answers`, each with its name, stand below the title."""
     said = "Memory of a GPU by part and time of a step by part; the tables below hold the figures"
     parts = [
         heading(title),
-        *map(paragraph, facts),
-        drawing(_drawn(figure, "", "", "svg"), said),
+        facts(answers),
+        drawing(_drawn(figure, "svg"), said),
     ]
     if figure.bars:
         head = ("memory of the fullest GPU (GB)", *(_name(bar) for bar in figure.bars))
@@ -100,7 +104,7 @@ def _share(part: float, whole: float) -> str:
 # ------------------------------------------------------------------ the picture
 
 
-def _drawn(figure: Figure, title: str, subtitle: str, form: Form) -> bytes:
+def _drawn(figure: Figure, form: Form, title: str = "", lines: Sequence[str] = ()) -> bytes:
     halves: list[tuple[float, Callable[[Axes, Figure], None]]] = []
     if figure.bars:
         halves.append((max(1.4 + 0.42 * len(figure.bars), 1.0 + 0.22 * len(_parts(figure.bars))), _draw_memory))
@@ -110,7 +114,7 @@ def _drawn(figure: Figure, title: str, subtitle: str, form: Form) -> bytes:
     picture: Paper
     place: Paper | SubFigure
     if title:
-        picture, place = headed(sum(heights), title, subtitle)
+        picture, place = headed(sum(heights), title, *lines)
     else:
         picture = place = blank(sum(heights))
     for axes, (_, draw) in zip(stacked(place, heights), halves, strict=True):
@@ -130,7 +134,7 @@ def _draw_memory(axes: Axes, figure: Figure) -> None:
     limit = figure.usable / _GB
     axes.axvline(limit, color=INK, linewidth=1.3, linestyle=(0, (4, 2)))
     axes.annotate(
-        f"{limit:.1f} GB to be had", (limit, -0.5), xytext=(5, 0), textcoords="offset points", color=INK, fontsize=9
+        f"{limit:.1f} GB usable", (limit, -0.5), xytext=(5, 0), textcoords="offset points", color=INK, fontsize=9
     )
     for y, bar in enumerate(figure.bars):
         axes.annotate(
@@ -140,10 +144,10 @@ def _draw_memory(axes: Axes, figure: Figure) -> None:
     axes.set_yticks(range(len(figure.bars)), [_name(bar) for bar in figure.bars])
     axes.tick_params(axis="y", colors=INK)
     axes.set_ylim(len(figure.bars) - 0.5, -0.85)
-    axes.set_xlim(0, 1.5 * end)
+    axes.set_xlim(0, 1.55 * end)
     axes.set_xlabel("GB per GPU", color=INK)
     legend = axes.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.04), frameon=False, fontsize=9, labelcolor=INK,
+        loc="upper left", bbox_to_anchor=(1.01, 1.04), frameon=False, fontsize=9, labelcolor=INK,
         handlelength=0.9, handleheight=0.9, title=_legend_title(figure.bars), title_fontsize=9, alignment="left",
     )  # fmt: skip
     legend.get_title().set_color(INK)
@@ -161,7 +165,8 @@ def _span(bar: Bar, part: str) -> tuple[float, float]:
 
 def _legend(part: str, bars: tuple[Bar, ...]) -> str:
     sizes = [bar.parts.get(part, 0) for bar in bars if bar.chosen]
-    return f"{memory_label(part)}  {_gigabytes(sizes[0])}" if sizes else memory_label(part)
+    name = clipped(memory_label(part), _LONGEST_NAME // 2)
+    return f"{name}  {_gigabytes(sizes[0])}" if sizes else name
 
 
 def _legend_title(bars: tuple[Bar, ...]) -> str:
@@ -187,7 +192,9 @@ def _draw_time(axes: Axes, figure: Figure) -> None:
             _seconds(row, figure), (row.counts + row.hidden, y), xytext=(5, 0), textcoords="offset points",
             va="center", color=INK, fontsize=9,
         )  # fmt: skip
-    axes.set_yticks(places, [time_label(row.part) for row in figure.rows], fontsize=9.5, parse_math=False)
+    axes.set_yticks(
+        places, [clipped(time_label(row.part), _LONGEST_NAME) for row in figure.rows], fontsize=9.5, parse_math=False
+    )
     axes.tick_params(axis="y", colors=INK)
     axes.set_ylim(len(figure.rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.25 * max(1e-9, *(row.counts + row.hidden for row in figure.rows), 0.0))

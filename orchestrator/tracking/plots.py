@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.tracking.names import clipped
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 _TRAIN, _EVAL = BLUE, RUST
 DPI = 100
 _SIZE = (9.0, 5.4)
-_HEAD = 0.7
-"""Inches of a title over several pictures."""
 
 Form = Literal["png", "svg"]
 """SVG with letters as paths, so that it looks the same without our fonts."""
@@ -71,7 +70,7 @@ def loss_against_money(
 def draw_loss_against_money(axes: Axes, loss: Curve, bits: Curve, currency: str, bands: Sequence[Band]) -> None:
     """On axes that have their title already."""
     _draw_bands(axes, bands)
-    draw_loss(axes, loss, bits, f"spent ({currency})", "$" if currency == "USD" else "")
+    draw_loss(axes, loss, bits, f"spent ({currency})", "$" if currency == "USD" else "", bands)
     if bands:
         axes.set_xlim(0, max([*loss.finite().xs, *bits.finite().xs, *(band.end for band in bands)]) * 1.01)
 
@@ -162,7 +161,7 @@ def _write_values(axes: Axes, shares: Sequence[Sequence[float]], top: float) -> 
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
 
 
-def draw_loss(axes: Axes, loss: Curve, bits: Curve, x_label: str, prefix: str = "") -> None:
+def draw_loss(axes: Axes, loss: Curve, bits: Curve, x_label: str, prefix: str = "", bands: Sequence[Band] = ()) -> None:
     """Loss on the left axis, bits per byte on one of their own on the right."""
     loss, bits = loss.finite(), bits.finite()
     axes.set_xlabel(x_label, color=INK)
@@ -170,24 +169,24 @@ def draw_loss(axes: Axes, loss: Curve, bits: Curve, x_label: str, prefix: str = 
     axes.tick_params(axis="y", colors=_TRAIN)
     axes.xaxis.set_major_formatter(lambda value, _: prefix + _short(value))
     if loss.xs:
-        axes.plot(loss.xs, loss.ys, color=_TRAIN, linewidth=0.8, alpha=0.28)
         mean = smoothed(loss.ys, max(1.0, len(loss.ys) / 80))
-        axes.plot(loss.xs, mean, color=_TRAIN, linewidth=2.0)
+        for part in _parts(loss.xs, bands):
+            axes.plot(loss.xs[part], loss.ys[part], color=_TRAIN, linewidth=0.8, alpha=0.28)
+            axes.plot(loss.xs[part], mean[part], color=_TRAIN, linewidth=2.0)
         _limit(axes, loss.ys, mean)
-        _name_end(axes, loss.xs[-1], mean[-1], f"loss {mean[-1]:.3f}", _TRAIN)
+        axes.set_ylabel(f"training loss (nats per token), {mean[-1]:.3f} at last", color=_TRAIN)
     else:
         axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=MUTED)
     if bits.xs:
         right = axes.twinx()
         plain(right)
-        right.set_ylabel("held-out bits per byte", color=_EVAL)
+        right.set_ylabel(f"held-out bits per byte, {bits.ys[-1]:.3f} at last", color=_EVAL)
         right.tick_params(axis="y", colors=_EVAL, length=0)
         right.plot(bits.xs, bits.ys, color=_EVAL, linewidth=1.6, marker="o", markersize=5)
         low, high = min(bits.ys), max(bits.ys)
         room = (high - low) or max(abs(high), 1.0) * 0.1
         # More room above than below keeps the two curves apart.
         right.set_ylim(low - 0.35 * room, high + 0.15 * room)
-        _name_end(right, bits.xs[-1], bits.ys[-1], f"{bits.ys[-1]:.3f} bits per byte", _EVAL)
 
 
 def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
@@ -199,11 +198,15 @@ def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
     axes.set_ylim(low - 0.08 * room, high + 0.08 * room)
 
 
-def _name_end(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axes.annotate(
-        text, (x, y), xytext=(0, 13), textcoords="offset points", ha="right", color=colour, fontweight="bold",
-        fontsize=10, bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
-    )  # fmt: skip
+def _parts(xs: Sequence[float], bands: Sequence[Band]) -> list[slice]:
+    """Runs of points with no waste between them: a line across it would be of steps that nobody did."""
+    wasted = [band for band in bands if band.wasted]
+    cuts = [
+        place
+        for place, (left, right) in enumerate(pairwise(xs), 1)
+        if any(left <= band.start and band.end <= right for band in wasted)
+    ]
+    return [slice(*ends) for ends in pairwise([0, *cuts, len(xs)])]
 
 
 def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
@@ -226,14 +229,16 @@ def blank(height: float) -> Figure:
     return figure
 
 
-def headed(height: float, title: str, subtitle: str) -> tuple[Figure, SubFigure]:
-    """Paper with a title over all, and the place below it; texts that are too long for it are cut."""
-    figure = blank(height + _HEAD)
-    head, body = figure.subfigures(2, 1, height_ratios=[_HEAD, height], squeeze=False)[:, 0]
+def headed(height: float, title: str, *lines: str) -> tuple[Figure, SubFigure]:
+    """Paper with a title and lines over all, and the place below them; texts that are too long for it are cut."""
+    top = 0.5 + 0.2 * len(lines)
+    figure = blank(height + top)
+    head, body = figure.subfigures(2, 1, height_ratios=[top, height], squeeze=False)[:, 0]
     axes = head.add_subplot()
     axes.set_axis_off()
     axes.text(0, 1, clipped(title, 70), va="top", color=INK, fontsize=14, fontweight="bold", parse_math=False)
-    axes.text(0, 0, clipped(subtitle, 118), va="bottom", color=MUTED, fontsize=10, parse_math=False)
+    text = "\n".join(clipped(line, 118) for line in lines)
+    axes.text(0, 0, text, va="bottom", color=MUTED, fontsize=10, linespacing=1.4, parse_math=False)
     return figure, body
 
 
@@ -277,7 +282,13 @@ def drawn(figure: Figure, form: Form = "png") -> bytes:
     from matplotlib import rc_context
 
     out = io.BytesIO()
-    nobody: dict[str, None] = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-    with rc_context({"svg.hashsalt": "fathom"}):  # names inside a drawing; matplotlib would draw them by chance
-        figure.savefig(out, format=form, dpi=DPI, metadata=nobody)
-    return out.getvalue()
+    if form == "svg":
+        with rc_context({"svg.hashsalt": "fathom"}):  # names inside a drawing; matplotlib would draw them by chance
+            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return out.getvalue()
+    from PIL import Image
+
+    figure.savefig(out, format="png", dpi=DPI)
+    # few colours, so that a file takes a third: pages and README load them all
+    Image.open(out).convert("RGB").quantize(256).save(small := io.BytesIO(), "png", optimize=True, dpi=(DPI, DPI))
+    return small.getvalue()

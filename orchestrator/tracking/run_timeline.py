@@ -6,6 +6,7 @@ Called by `fathom goodput --plot`. Pure: a run in, bytes out. Invariants: the HT
 
 from __future__ import annotations
 
+from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -53,30 +54,38 @@ def draw_png(run: Run, subtitle: str) -> bytes:
     return drawn(figure)
 
 
-def draw_html(run: Run, subtitle: str) -> bytes:
-    """One page with the picture and its figures."""
+def draw_html(run: Run, subtitle: str, per_hour: Decimal, currency: str) -> bytes:
+    """One page with the picture and its figures; `per_hour` is the price of the whole job."""
     found = bins(run)
     rows = _grouped(found)
     figure = blank(_height(rows))
     _draw(figure, run, found, rows)
-    hours = {LABELS[name]: run.times[name] for name in CLASSES}
+    times = {LABELS[name]: run.times[name] for name in CLASSES}
+    lost = run.lost_by_cause()
+    counts = run.counts()
+    failures = {name: f"{counts[name]:,}" if name in counts else "" for name in lost}
+    columns = "hours", "share", f"cost ({currency})"
     parts = [
         heading(_TITLE),
         paragraph(subtitle),
         drawing(drawn(figure, "svg"), "Timeline of the run; the tables below hold its figures"),
-        table(("where the time went", "hours", "share"), _rows(hours, run.wall)),
-        table(("lost by cause", "hours", "share", "failures"), _rows(run.lost_by_cause(), run.wall, run.counts())),
+        table(("where the time went", *columns), _rows(times, run.wall, per_hour)),
+        table(
+            ("lost by cause", *columns, "failures"),
+            [(*row, failures.get(row[0], f"{sum(counts.values()):,}")) for row in _rows(lost, run.wall, per_hour)],
+        ),
     ]
     return page(f"{_TITLE}: {subtitle}", parts)
 
 
-def _rows(times: dict[str, int], wall: int, counts: dict[str, int] | None = None) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for name, micro in times.items():
-        if micro:
-            failures = () if counts is None else (f"{counts[name]:,}" if name in counts else "",)
-            rows.append((name, f"{micro / _HOUR:,.1f}", f"{micro / wall:.2%}", *failures))
-    return rows
+def _rows(times: dict[str, int], wall: int, per_hour: Decimal) -> list[tuple[str, ...]]:
+    """Name, hours, share and cost of each, and of all together; nothing where there is nothing."""
+    given = {name: micro for name, micro in times.items() if micro}
+    rows = [*given.items(), ("together", sum(given.values()))] if given else []
+    return [
+        (name, f"{micro / _HOUR:,.1f}", f"{micro / wall:.2%}", f"{micro * per_hour / _HOUR:,.2f}")
+        for name, micro in rows
+    ]
 
 
 # ------------------------------------------------------------------ the picture
