@@ -31,10 +31,6 @@ class EngineChoice(StrEnum):
     any = "any"
 
 
-_BELOW_TITLE = (("cost", "time", "speed"), ("layout",), ("today",))
-"""Answers that stand in a picture, by line."""
-
-
 def plan_command(
     job: Annotated[Path | None, typer.Argument(help="A TrainingJob; its dataset need not exist.")] = None,
     preset: Annotated[str | None, typer.Option(help="Architecture; `fathom model` lists them.")] = None,
@@ -133,13 +129,14 @@ def _drawn(form: Form, plan: Plan) -> bytes:
     try:
         figure = figure_of(plan)
     except ValueError as error:
-        raise UsageError(f"--plot has nothing to draw: {error}, {plan.notes[0] if plan.notes else ''}") from None
+        raise UsageError("; ".join([f"--plot has nothing to draw: {error}", *plan.notes[:1]])) from None
     found = [(name, text.plain) for name, text in answers(plan)]
     if form == "html":
         return plan_html(figure, title(plan).plain, found)
-    by_line = ([text.replace("   ", " ") for name, text in found if name in names] for names in _BELOW_TITLE)
-    lines = ["; ".join(texts) for texts in by_line if texts]
-    return plan_png(figure, title(plan).plain, lines)
+    said = [(name, text.replace("   ", " ")) for name, text in found]
+    first = "; ".join(text for name, text in said if name in ("cost", "time", "speed"))
+    rest = [f"{name}: {text}" for name, text in said if name in ("layout", "today")]
+    return plan_png(figure, title(plan).plain, [line for line in (first, *rest) if line])
 
 
 def _print(plan: Plan, columns: tuple[Column, ...], output: Format) -> None:

@@ -31,8 +31,8 @@ _COLOURS = {
 _LONGEST = 3.0
 """Times the device's memory that a bar is drawn at most; a longer one is cut, and says so."""
 
-_LONGEST_NAME = 46
-"""Characters of a part beside its bar; half as many in the legend. The tables have the whole names."""
+_LONGEST_NAME, _LONGEST_IN_LEGEND = 46, 32
+"""Characters of a part's name; the tables have the whole one."""
 
 
 def plan_png(figure: Figure, title: str, lines: Sequence[str]) -> bytes:
@@ -165,7 +165,7 @@ def _span(bar: Bar, part: str) -> tuple[float, float]:
 
 def _legend(part: str, bars: tuple[Bar, ...]) -> str:
     sizes = [bar.parts.get(part, 0) for bar in bars if bar.chosen]
-    name = clipped(memory_label(part), _LONGEST_NAME // 2)
+    name = clipped(memory_label(part), _LONGEST_IN_LEGEND)
     return f"{name}  {_gigabytes(sizes[0])}" if sizes else name
 
 

@@ -95,7 +95,7 @@ def test_a_page_of_a_plan_says_what_the_plan_says(plan: Cli, tmp_path: Path) -> 
 
 
 def test_nothing_to_draw_on_cpus(plan: Cli, tmp_path: Path) -> None:
-    code, out, err = plan("--preset", "mini", "--accelerator", "cpu", "--gpus", 2, "--tokens", "1M", "--plot", "a.png")
+    code, out, err = plan(ROOT / "k8s/samples/mini.yaml", "--plot", "a.png")
     assert (code, out) == (2, "")
-    assert "--plot has nothing to draw: this plan has no memory and no time by part" in err
+    assert "--plot has nothing to draw: this plan has no memory and no time by part; no forecast" in err
     assert not (tmp_path / "a.png").exists()

@@ -1,5 +1,6 @@
 """The page and the picture of a ledger: sums that are the ledger's, and waste where it was paid for."""
 
+import time
 from decimal import Decimal
 from itertools import pairwise
 
@@ -91,3 +92,12 @@ def test_no_line_is_drawn_across_waste() -> None:
     lines = [drawing.count(b"stroke: #2563a8; stroke-width: 2") for drawing in (drawn(), drawn(waste))]
     assert lines == [1, 2]
     assert drawn(waste) != drawn(Band(3.0, 7.0, "starting", wasted=False))
+
+
+def test_a_long_run_with_many_failures_is_drawn_at_once() -> None:
+    """A hundred thousand steps, two thousand failures."""
+    waste = [Band(50.0 * n + 0.25, 50.0 * n + 0.75, "worker-lost", wasted=True) for n in range(2000)]
+    loss = Curve([float(n) for n in range(100_000)], [5.0] * 100_000)
+    began = time.process_time()
+    image(loss_against_money(loss, NOTHING, currency="USD", bands=waste))
+    assert time.process_time() - began < 30

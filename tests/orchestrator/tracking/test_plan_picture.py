@@ -7,7 +7,7 @@ import pytest
 from support.pages import Page, alone, image
 
 from orchestrator.plan.figure import MEMORY, PARTS, Bar, Figure, Row
-from orchestrator.tracking.plan_picture import plan_html, plan_png
+from orchestrator.tracking.plan_picture import _COLOURS, plan_html, plan_png
 
 HOSTILE = "<script>alert(1)</script> $x_$ & \"'"
 LONG = "part_" * 40
@@ -54,6 +54,13 @@ def test_a_png_is_small_and_not_blank() -> None:
     assert image(png).width == 900
     assert len(png) < 150_000
     assert png == plan_png(FIGURE, "a plan", ["$5.31 M", "54 days"])
+
+
+def test_each_part_keeps_its_colour_however_small_it_is() -> None:
+    bar = Bar("none", True, True, 80 * 10**9 + len(MEMORY), {"activations": 80 * 10**9} | dict.fromkeys(_COLOURS, 1))
+    colours = image(plan_png(replace(FIGURE, bars=(bar,)), "", [])).getcolors(1 << 24) or []
+    wanted = {tuple(bytes.fromhex(colour[1:])) for colour in _COLOURS.values()}
+    assert wanted <= {colour for count, colour in colours if count > 50}
 
 
 @pytest.mark.parametrize(
