@@ -13,12 +13,14 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.files import require_free, write_file
+from orchestrator.cli.pictures import Form, require_picture, write_picture
 from orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +60,10 @@ def cost_command(
     ] = None,
     by: Annotated[By, typer.Option(help="What the table adds up by; `cause` shows what was wasted.")] = By.time_class,
     out: Annotated[Path | None, typer.Option("--output-file", "--out", help="Write into this file.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with pictures of one run.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--html", help="Also draw one run into this file: .html (one page) or .png."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
 ) -> None:
     """Show where each second and dollar went; CSV and Parquet have the columns of FOCUS.
@@ -68,16 +73,15 @@ def cost_command(
     form = output or _by_name(out)
     if form is Format.parquet and out is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: give --output-file FILE, or pipe it into a program")
-    if html is not None and len(runs) != 1:
-        raise UsageError(f"--html shows one run, got {len(runs)}: name one")
-    for file in (out, html):
-        if file is not None:
-            require_free(file, force=force)
+    if plot is not None and len(runs) != 1:
+        raise UsageError(f"--plot shows one run, got {len(runs)}: name one")
+    picture = require_picture(plot, force=force) if plot is not None else None
+    if out is not None:
+        require_free(out, force=force)
     ledgers = _read_all(runs)
     data = _encoded(ledgers, form, by, width=_FILE_WIDTH if out else None)
-    if html is not None:
-        write_file(html, _page(runs[0], ledgers[0]))
-        typer.echo(f"{html}: written", err=True)
+    if plot is not None and picture is not None:
+        write_picture(plot, partial(_drawn, picture, runs[0], ledgers[0]))
     if out is None:
         typer.echo(data, nl=False)
     else:
@@ -198,20 +202,16 @@ def content(ledgers: Sequence[Ledger]) -> dict[str, Any]:
     }
 
 
-def _page(run: Path, ledger: Ledger) -> bytes:
+def _drawn(form: Form, run: Path, ledger: Ledger) -> bytes:
     from orchestrator.controller.history import History
     from orchestrator.controller.record import Record
-    from orchestrator.tracking.artifacts import run_page, spent_by
+    from orchestrator.tracking.artifacts import run_page, run_picture, spent_by
 
-    try:
-        if run.is_file():
-            return run_page([], ledger, spent_by(ledger))
-        history = History(Record.open(run))
-        return run_page(history.events, ledger, history.spent_at)
-    except ImportError as error:
-        raise UsageError(
-            f"pictures need a package that is missing ({error}): run `pip install 'fathom-train[train]'`"
-        ) from error
+    draw = run_page if form == "html" else run_picture
+    if run.is_file():
+        return draw([], ledger, spent_by(ledger))
+    history = History(Record.open(run))
+    return draw(history.events, ledger, history.spent_at)
 
 
 # For people

@@ -9,12 +9,14 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.model import Format
+from orchestrator.cli.pictures import Form, require_picture, write_picture
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,20 +61,21 @@ def goodput_command(
     seed: Annotated[int, typer.Option(help="Of the first run; the same seed gives the same failures.")] = 0,
     runs: Annotated[int, typer.Option(help="How many runs to simulate.")] = 20,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
-    timeline: Annotated[
-        Path | None, typer.Option(help="Draw the first run into this file: .html (one self-contained file) or .png.")
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", "--timeline", help="Draw the first run into this file: .html (one page) or .png."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --timeline.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there already.")] = False,
 ) -> None:
     """Say what failures will cost a long run: goodput, lost hours and dollars by cause, how often to save.
 
-    Example: fathom goodput --gpus 16384 --days 54 --timeline timeline.html
+    Example: fathom goodput --gpus 16384 --days 54 --plot timeline.html
     """
     from orchestrator.plan.failures import find_failures
     from orchestrator.plan.goodput import Recovery
     from orchestrator.plan.simulate import Scenario
 
-    suffix = _suffix(timeline, force=force)
+    form = require_picture(plot, force=force) if plot is not None else None
     _check_times(days, restart=restart_minutes, replace=replace_minutes, hang=hang_minutes)
     if exclude_after < 0:
         raise UsageError(f"--exclude-after must be 0 (never) or more, got {exclude_after}")
@@ -84,8 +87,8 @@ def goodput_command(
     )  # fmt: skip
     scenario = Scenario(gpus, gpus_per_node, find_failures(failures), recovery, days * DAY, None, interval)
     answer = _answer(scenario, _price(accelerator, price_class, price), seed, runs)
-    if timeline is not None:
-        _draw(timeline, suffix, answer)
+    if plot is not None and form is not None:
+        write_picture(plot, partial(_drawn, form, answer))
     if output is Format.table:
         _print_table(answer)
         return
@@ -161,35 +164,18 @@ def _check_times(days: float, **minutes: float) -> None:
             raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {value:g}")
 
 
-def _suffix(path: Path | None, *, force: bool) -> str:
-    """What is wrong with the file is said before anything is simulated."""
-    from orchestrator.cli.files import require_free
-
-    if path is None:
-        return ""
-    suffix = path.suffix.lower()
-    if suffix not in (".html", ".png"):
-        raise UsageError(f"--timeline must end in .html or .png, got {str(path)!r}")
-    require_free(path, force=force)
-    return suffix
-
-
-def _draw(path: Path, suffix: str, answer: Answer) -> None:
-    from orchestrator.cli.files import write_file
+def _drawn(form: Form, answer: Answer) -> bytes:
     from orchestrator.tracking.run_timeline import draw_html, draw_png
 
-    makers = {".html": draw_html, ".png": draw_png}
     scenario = answer.scenario
     run = answer.simulated.runs[0]
     subtitle = (
         f"{scenario.gpus:,} GPUs, failures as {scenario.failures.name}, seed {run.seed}: "
         f"{len(run.incidents):,} failures, goodput {run.goodput:.1%}"
     )
-    try:
-        content = makers[suffix](run, subtitle)
-    except ImportError as error:
-        raise UsageError(f"a timeline needs {error.name}: run `pip install 'fathom-train[train]'`") from error
-    write_file(path, content)
+    if form == "png":
+        return draw_png(run, subtitle)
+    return draw_html(run, subtitle, answer.price.amount * scenario.gpus, answer.price.currency)
 
 
 # ------------------------------------------------------------------ for programs

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.model import Format
+from orchestrator.cli.pictures import Form, require_picture, write_picture
+from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.plan.against import Column
@@ -59,11 +62,15 @@ def plan_command(
         str | None, typer.Option(help="Failure rates: a packaged model or a YAML file.", metavar="NAME_OR_FILE")
     ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw memory and time by part into this file: .html (one page) or .png.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a picture that is there already.")] = False,
 ) -> None:
     """Forecast a run: will it fit, how long, what will it cost, how to lay it out.
 
     Examples: fathom plan job.yaml
-    |  fathom plan --preset v3-671b --accelerator H800 --gpus 2048 --tokens 14.8T --precision fp8
+    |  fathom plan --preset v3-671b --accelerator H800 --gpus 2048 --tokens 14.8T --precision fp8 --plot plan.html
     """
     given = {
         "preset": preset,
@@ -77,7 +84,10 @@ def plan_command(
         "gpus-per-node": gpus_per_node,
     }
     flags = {name: text for name, text in given.items() if text is not None}
+    form = require_picture(plot, force=force) if plot is not None else None
     plan, columns = _made(job, flags, assignments or [], engine, failures, compared or [])
+    if plot is not None and form is not None:
+        write_picture(plot, partial(_drawn, form, plan))
     _print(plan, columns, output)
 
 
@@ -109,6 +119,24 @@ def _made(
     basis = Basis.load(settings, failures or FAILURES)
     plan = estimate(request, basis)
     return plan, against(plan, compared, basis.prices) if compared else ()
+
+
+def _drawn(form: Form, plan: Plan) -> bytes:
+    from orchestrator.cli.planned import answers, title
+    from orchestrator.plan.figure import figure_of
+    from orchestrator.tracking.plan_picture import plan_html, plan_png
+
+    try:
+        figure = figure_of(plan)
+    except ValueError as error:
+        raise UsageError("; ".join([f"--plot has nothing to draw: {error}", *plan.notes[:1]])) from None
+    found = [(name, text.plain) for name, text in answers(plan)]
+    if form == "html":
+        return plan_html(figure, title(plan).plain, found)
+    said = [(name, text.replace("   ", " ")) for name, text in found]
+    first = "; ".join(text for name, text in said if name in ("cost", "time", "speed"))
+    rest = [f"{name}: {text}" for name, text in said if name in ("layout", "today")]
+    return plan_png(figure, title(plan).plain, [line for line in (first, *rest) if line])
 
 
 def _print(plan: Plan, columns: tuple[Column, ...], output: Format) -> None:

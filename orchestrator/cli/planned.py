@@ -16,49 +16,18 @@ from rich.text import Text
 
 from orchestrator.cli.model import short
 from orchestrator.cost.meter import money
+from orchestrator.plan.figure import memory_label, time_label
 
 if TYPE_CHECKING:
     from orchestrator.plan.against import Column
     from orchestrator.plan.forecast import Alternative, Layout, Plan, Range
 
-PARTS = {
-    "attention_projections": "matrix products: attention's projections",
-    "routed_experts": "matrix products: routed experts",
-    "shared_experts": "matrix products: shared experts",
-    "dense": "matrix products: dense layers",
-    "router": "matrix products: router",
-    "head": "matrix products: output head",
-    "prediction": "matrix products: entry of prediction modules",
-    "attention": "attention itself",
-    "activations": "norms, activations: memory traffic",
-    "recomputation": "recomputation",
-    "exchange_nvlink": "experts' all-to-all over NVLink",
-    "exchange_network": "experts' all-to-all over the network",
-    "tensor": "tensor parallelism",
-    "context": "context parallelism",
-    "stages": "activations between stages",
-    "zero_reduce": "ZeRO: gradients",
-    "zero_gather": "ZeRO: weights",
-    "bubble": "pipeline bubble",
-    "optimizer": "optimizer",
-    "overhead": "overhead",
-}
-"""Parts of a step, by the planner's names."""
-MEMORY = {
-    "master": "master weights (FP32)",
-    "moments": "moments of AdamW",
-    "buckets": "communication buffers",
-    "gathered": "gathered weights (ZeRO-3)",
-    "exchange": "experts' all-to-all",
-    "logits": "logits and output head",
-    "update": "update (after the backward pass)",
-}
 _SHOWN_CAUSES = 4
 
 
 def plan_tables(plan: Plan, columns: Sequence[Column] = ()) -> Group:
     """All of it; what is most wanted comes first."""
-    parts: list[RenderableType] = [_title(plan), _answer(plan)]
+    parts: list[RenderableType] = [title(plan), _answer(plan)]
     if plan.assumed:
         parts += [_heading("Assumed, because nothing was said"), _assumed(plan)]
     if plan.memory is not None:
@@ -85,7 +54,8 @@ _LEGEND = (
 # ------------------------------------------------------------------ the answer
 
 
-def _title(plan: Plan) -> Text:
+def title(plan: Plan) -> Text:
+    """The run that was asked for."""
     asked = plan.request
     unit = "processes on CPUs" if asked.accelerator == "cpu" else asked.accelerator
     return Text(
@@ -97,12 +67,13 @@ def _answer(plan: Plan) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _answers(plan):
+    for name, value in answers(plan):
         table.add_row(Text(name, style="dim"), value)
     return table
 
 
-def _answers(plan: Plan) -> Iterator[tuple[str, Text]]:
+def answers(plan: Plan) -> Iterator[tuple[str, Text]]:
+    """What is most wanted, each with its name."""
     built = plan.architecture
     active = f"{short(built.parameters)} parameters, {short(built.active_parameters)} used by each token"
     yield "model", Text(f"{active}, {short(built.flops_per_token, 'FLOP')} per token")
@@ -164,9 +135,8 @@ def _memory(plan: Plan) -> Table:
     table = _table("PART", ">GB", ">SHARE")
     for name, size in plan.memory.by_part.items():
         if size:
-            label = MEMORY.get(name, name.replace("_", " "))
             share = "" if name == "update" else f"{size / plan.memory.peak:.0%}"
-            table.add_row(label, f"{size / 1e9:.2f}", share)
+            table.add_row(memory_label(name), f"{size / 1e9:.2f}", share)
     table.add_row("at its highest", f"{plan.memory.peak / 1e9:.2f}", "100%", style="bold")
     return table
 
@@ -190,7 +160,7 @@ def _step(plan: Plan) -> Table:
     for name in names:
         seconds, hidden = plan.step.parts.get(name, 0.0), plan.step.overlapped.get(name, 0.0)
         table.add_row(
-            PARTS.get(name, name.replace("_", " ")),
+            time_label(name),
             f"{seconds:.3f}" if seconds else "-",
             f"{seconds / plan.step.seconds:.1%}" if seconds else "-",
             f"{hidden:.3f}" if hidden else "",

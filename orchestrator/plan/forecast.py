@@ -125,6 +125,8 @@ class Memory(Out):
     fits: bool
     by_recompute: dict[str, int]
     """Peak with each policy of recomputation, the rest of the layout as it is."""
+    by_part_of_recompute: dict[str, dict[str, int]]
+    """The same by part; that of the layout's own policy is `by_part`."""
     would_fit: tuple[str, ...] = ()
     """What would make it fit, where it does not."""
 

@@ -36,9 +36,8 @@ def memory_of(made: Outcome) -> Memory:
     """Of the chosen layout, and its peak under the other policies of recomputation."""
     candidate = made.candidate
     device = made.request.cluster.accelerator
-    peaks = {
-        policy: footprint(made.request.workload, replace(candidate.parallel, recompute=policy)).peak
-        for policy in RECOMPUTE
+    under = {
+        policy: footprint(made.request.workload, replace(candidate.parallel, recompute=policy)) for policy in RECOMPUTE
     }
     return Memory(
         by_part=candidate.memory.by_part(),
@@ -47,7 +46,8 @@ def memory_of(made: Outcome) -> Memory:
         device=device.memory_bytes,
         spare=usable(device) - candidate.memory.peak,
         fits=candidate.fits,
-        by_recompute=peaks,
+        by_recompute={policy: memory.peak for policy, memory in under.items()},
+        by_part_of_recompute={policy: memory.by_part() for policy, memory in under.items()},
     )
 
 

@@ -17,7 +17,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.meter import Spent, money
 from orchestrator.launch.events import Event, Progress
 from orchestrator.tracking import names, plots
-from orchestrator.tracking.cost_page import cost_page, ledger_picture
+from orchestrator.tracking.cost_page import bands, cost_page, cost_picture, ledger_picture
 from orchestrator.tracking.table import csv_text, surviving
 
 
@@ -50,7 +50,9 @@ def write_artifacts(
             _curve(rows, names.PROGRESS_TOKENS, "eval/bits_per_byte"),
             subtitle=subtitle,
         ),
-        "loss_vs_dollars.png": plots.loss_against_money(loss, bits, currency=currency, subtitle=subtitle),
+        "loss_vs_dollars.png": plots.loss_against_money(
+            loss, bits, currency=currency, bands=bands(ledger), subtitle=subtitle
+        ),
         "ledger.png": ledger_picture(ledger),
         "cost.html": run_page(steps, ledger, money_at),
     }
@@ -62,10 +64,25 @@ def write_artifacts(
 
 def run_page(events: Iterable[Event], ledger: Ledger, spent_at: Callable[[float], Spent]) -> bytes:
     """The page about the money of a run, as HTML; no steps if its events are not known."""
+    return cost_page(ledger, *_by_money(events, ledger, spent_at), title=_cost_title(ledger))
+
+
+def run_picture(events: Iterable[Event], ledger: Ledger, spent_at: Callable[[float], Spent]) -> bytes:
+    """The pictures of that page, as one PNG."""
+    return cost_picture(ledger, *_by_money(events, ledger, spent_at), title=_cost_title(ledger))
+
+
+def _by_money(
+    events: Iterable[Event], ledger: Ledger, spent_at: Callable[[float], Spent]
+) -> tuple[plots.Curve, plots.Curve]:
+    """Training loss and held-out bits per byte against money spent."""
     rows = [_row(event, spent_at(event.time)) for event in surviving(events)]
     cost = names.cost_name(ledger.rate.currency)
-    loss, bits = _curve(rows, cost, "train/loss"), _curve(rows, cost, "eval/bits_per_byte")
-    return cost_page(ledger, loss, bits, title=f"Cost of {ledger.owner.job if ledger.owner else 'a run'}")
+    return _curve(rows, cost, "train/loss"), _curve(rows, cost, "eval/bits_per_byte")
+
+
+def _cost_title(ledger: Ledger) -> str:
+    return f"Cost of {ledger.owner.job if ledger.owner else 'a run'}"
 
 
 def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
@@ -75,17 +92,14 @@ def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
 
 def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
     """Money spent up to a unix time, read from the ledger's rows; inside a row in proportion to its time."""
-    intervals = [
-        (row.charge_period_start.timestamp(), row.charge_period_end.timestamp(), row) for row in ledger.rows if row.held
-    ]
+    rows = [(Decimal(str(row.charge_period_start.timestamp())), row) for row in ledger.rows if row.held]
 
     def at(time: float) -> Spent:
         seconds = hours = amount = Decimal(0)
-        for start, end, row in intervals:
-            share = (
-                Decimal(str(min(max(time - start, 0.0), end - start) / (end - start))) if end > start else Decimal(1)
-            )
-            seconds += share * row.seconds
+        for start, row in rows:
+            passed = min(max(Decimal(str(time)) - start, Decimal(0)), row.seconds)
+            share = passed / row.seconds if row.seconds else Decimal(1)
+            seconds += passed
             hours += share * row.consumed_quantity / 3600
             amount += share * row.billed_cost
         return Spent(seconds, hours, amount, ledger.rate.currency)

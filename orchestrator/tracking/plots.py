@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import io
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.tracking.names import clipped
+from orchestrator.tracking.palette import BLUE, GRID, HAZE, INK, MUTED, PAPER, RUST, SAND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
-INK, MUTED, GRID = "#1f2933", "#66727f", "#e4e7eb"
-_TRAIN, _EVAL = "#2563a8", "#c2570c"
+_TRAIN, _EVAL = BLUE, RUST
 DPI = 100
 _SIZE = (9.0, 5.4)
 
@@ -38,15 +42,53 @@ class Curve:
         return Curve([x for x, _ in pairs], [y for _, y in pairs])
 
 
+@dataclass(frozen=True)
+class Band:
+    """A stretch of the x axis in which nothing was learned, and why."""
+
+    start: float
+    end: float
+    why: str
+    wasted: bool
+
+
 def loss_against_tokens(loss: Curve, bits: Curve, *, subtitle: str = "") -> bytes:
     """Training loss (nats per token) and held-out bits per byte against tokens trained."""
-    return _loss(loss, bits, "Loss against tokens", subtitle, "tokens trained", "")
+    figure, axes = canvas("Loss against tokens", subtitle)
+    draw_loss(axes, loss, bits, "tokens trained")
+    return drawn(figure)
 
 
-def loss_against_money(loss: Curve, bits: Curve, *, currency: str, subtitle: str = "", form: Form = "png") -> bytes:
-    """The same against money spent, in the currency's units."""
-    prefix = "$" if currency == "USD" else ""
-    return _loss(loss, bits, "Loss against money", subtitle, f"spent ({currency})", prefix, form)
+def loss_against_money(
+    loss: Curve, bits: Curve, *, currency: str, bands: Sequence[Band] = (), subtitle: str = "", form: Form = "png"
+) -> bytes:
+    """The same against money spent, in the currency's units; `bands` say what was paid for without a step."""
+    figure, axes = canvas("Loss against money", subtitle)
+    draw_loss_against_money(axes, loss, bits, currency, bands)
+    return drawn(figure, form)
+
+
+def draw_loss_against_money(axes: Axes, loss: Curve, bits: Curve, currency: str, bands: Sequence[Band]) -> None:
+    """On axes that have their title already."""
+    if bands:
+        _draw_bands(axes, bands)
+    draw_loss(axes, loss, bits, f"spent ({currency})", "$" if currency == "USD" else "", bands)
+    if bands:
+        axes.set_xlim(0, max([*loss.finite().xs, *bits.finite().xs, *(band.end for band in bands)]) * 1.01)
+
+
+def _draw_bands(axes: Axes, bands: Sequence[Band]) -> None:
+    """Grey is the price of a start, sand is waste; a name stands where there is room for it."""
+    for wasted, colour in ((True, SAND), (False, HAZE)):
+        spans = [(band.start, band.end - band.start) for band in bands if band.wasted is wasted]
+        axes.broken_barh(spans, (0, 1), transform=axes.get_xaxis_transform(), facecolor=colour, linewidth=0, zorder=0)
+    end = max((band.end for band in bands), default=0.0)
+    for band in bands:
+        if band.end - band.start > 0.03 * end:
+            axes.text(
+                (band.start + band.end) / 2, 0.97, band.why, transform=axes.get_xaxis_transform(), rotation=90,
+                ha="center", va="top", color=MUTED, fontsize=9, parse_math=False,
+            )  # fmt: skip
 
 
 def smoothed(ys: Sequence[float], half_life: float) -> list[float]:
@@ -123,33 +165,32 @@ def _write_values(axes: Axes, shares: Sequence[Sequence[float]], top: float) -> 
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
 
 
-def _loss(loss: Curve, bits: Curve, title: str, subtitle: str, x_label: str, prefix: str, form: Form = "png") -> bytes:
+def draw_loss(axes: Axes, loss: Curve, bits: Curve, x_label: str, prefix: str = "", bands: Sequence[Band] = ()) -> None:
+    """Loss on the left axis, bits per byte on one of their own on the right."""
     loss, bits = loss.finite(), bits.finite()
-    figure, axes = canvas(title, subtitle)
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("training loss (nats per token)", color=_TRAIN)
     axes.tick_params(axis="y", colors=_TRAIN)
     axes.xaxis.set_major_formatter(lambda value, _: prefix + _short(value))
     if loss.xs:
-        axes.plot(loss.xs, loss.ys, color=_TRAIN, linewidth=0.8, alpha=0.28)
         mean = smoothed(loss.ys, max(1.0, len(loss.ys) / 80))
-        axes.plot(loss.xs, mean, color=_TRAIN, linewidth=2.0)
+        for part in _parts(loss.xs, bands):
+            axes.plot(loss.xs[part], loss.ys[part], color=_TRAIN, linewidth=0.8, alpha=0.28)
+            axes.plot(loss.xs[part], mean[part], color=_TRAIN, linewidth=2.0)
         _limit(axes, loss.ys, mean)
-        _name_end(axes, loss.xs[-1], mean[-1], f"loss {mean[-1]:.3f}", _TRAIN)
+        axes.set_ylabel(f"training loss (nats per token), {mean[-1]:.3f} at last", color=_TRAIN)
     else:
         axes.text(0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", color=MUTED)
     if bits.xs:
         right = axes.twinx()
         plain(right)
-        right.set_ylabel("held-out bits per byte", color=_EVAL)
+        right.set_ylabel(f"held-out bits per byte, {bits.ys[-1]:.3f} at last", color=_EVAL)
         right.tick_params(axis="y", colors=_EVAL, length=0)
         right.plot(bits.xs, bits.ys, color=_EVAL, linewidth=1.6, marker="o", markersize=5)
         low, high = min(bits.ys), max(bits.ys)
         room = (high - low) or max(abs(high), 1.0) * 0.1
         # More room above than below keeps the two curves apart.
         right.set_ylim(low - 0.35 * room, high + 0.15 * room)
-        _name_end(right, bits.xs[-1], bits.ys[-1], f"{bits.ys[-1]:.3f} bits per byte", _EVAL)
-    return drawn(figure, form)
 
 
 def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
@@ -161,22 +202,60 @@ def _limit(axes: Axes, ys: Sequence[float], mean: Sequence[float]) -> None:
     axes.set_ylim(low - 0.08 * room, high + 0.08 * room)
 
 
-def _name_end(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-    axes.annotate(
-        text, (x, y), xytext=(0, 13), textcoords="offset points", ha="right", color=colour, fontweight="bold",
-        fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1.5},
-    )  # fmt: skip
+def _parts(xs: Sequence[float], bands: Sequence[Band]) -> list[slice]:
+    """Runs of points with no waste between them: a line across it would be of steps that nobody did."""
+    cuts = set()
+    for band in bands:
+        # money by the meter and by the ledger agree to some 12 decimals, not to the last bit
+        slack = 1e-6 * (band.end - band.start)
+        after = bisect_right(xs, band.start + slack)
+        if band.wasted and 0 < after < len(xs) and xs[after] >= band.end - slack:
+            cuts.add(after)
+    return [slice(*ends) for ends in pairwise([0, *sorted(cuts), len(xs)])]
 
 
 def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     """An empty picture in the style of all."""
+    figure = blank(_SIZE[1])
+    axes = figure.add_subplot()
+    styled(axes, title, subtitle)
+    return figure, axes
+
+
+def blank(height: float) -> Figure:
+    """Paper as wide as all pictures, `height` inches high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=_SIZE, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1), facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(_SIZE[0], height), dpi=DPI, layout=layout, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def headed(height: float, title: str, *lines: str) -> tuple[Figure, SubFigure]:
+    """Paper with a title and lines over all, and the place below them; texts that are too long for it are cut."""
+    top = 0.5 + 0.2 * len(lines)
+    figure = blank(height + top)
+    head, body = figure.subfigures(2, 1, height_ratios=[top, height], squeeze=False)[:, 0]
+    axes = head.add_subplot()
+    axes.set_axis_off()
+    axes.text(0, 1, clipped(title, 70), va="top", color=INK, fontsize=14, fontweight="bold", parse_math=False)
+    text = "\n".join(clipped(line, 118) for line in lines)
+    axes.text(0, 0, text, va="bottom", color=MUTED, fontsize=10, linespacing=1.4, parse_math=False)
+    return figure, body
+
+
+def stacked(place: Figure | SubFigure, heights: Sequence[float]) -> list[Axes]:
+    """One picture below the other, each with margins of its own; `heights` in any unit."""
+    places = place.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    return [part.add_subplot() for part in places]
+
+
+def styled(axes: Axes, title: str, subtitle: str = "", *, grid: Literal["x", "y"] = "y") -> None:
+    """Heads, and lines along one axis only."""
+    axes.set_facecolor(PAPER)
     axes.set_title(title, loc="left", color=INK, fontsize=14, fontweight="bold", pad=24 if subtitle else 10)
     if subtitle:
         axes.text(
@@ -184,10 +263,9 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
             parse_math=False,
         )  # fmt: skip
     plain(axes)
-    axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
+    axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
-    return figure, axes
 
 
 def plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
@@ -205,7 +283,38 @@ def _short(value: float) -> str:
 
 
 def drawn(figure: Figure, form: Form = "png") -> bytes:
-    """The finished picture."""
+    """The finished picture; the same picture gives the same bytes."""
+    from matplotlib import rc_context
+
     out = io.BytesIO()
-    figure.savefig(out, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else None)
+    if form == "svg":
+        with rc_context({"svg.hashsalt": "fathom"}):  # names inside a drawing; matplotlib would draw them by chance
+            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return out.getvalue()
+    figure.savefig(out, format="png", dpi=DPI)
+    return _small(out)
+
+
+def _small(png: io.BytesIO) -> bytes:
+    """A third of the size, for pages and the README, by a table of the 256 most frequent colours.
+
+    Those of paper, bars, lines and swatches stay exactly as they are, only edges of letters are rounded; Pillow's own
+    `quantize` merges small swatches. Where more than 3 % of the picture has other colours, as in a map, all are kept.
+    """
+    import numpy
+    from PIL import Image
+
+    picture, out = Image.open(png).convert("RGB"), io.BytesIO()
+    red, green, blue = numpy.asarray(picture).reshape(-1, 3).astype(int).T
+    packed = red * 65536 + green * 256 + blue
+    found, places, counts = numpy.unique(packed, return_inverse=True, return_counts=True)
+    frequent = numpy.argsort(-counts, kind="stable")[:256]
+    if counts[frequent].sum() >= 0.97 * len(packed):
+        colours = numpy.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+        table = colours[frequent]
+        nearest = [int(((table - colour) ** 2).sum(axis=1).argmin()) for colour in colours]
+        indices = numpy.array(nearest, dtype=numpy.uint8)[places]
+        picture = Image.frombytes("P", picture.size, indices.tobytes())
+        picture.putpalette(table.astype(numpy.uint8).tobytes())
+    picture.save(out, "png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()

@@ -1,24 +1,26 @@
 """A simulated run as a picture: where its time went, and which failure struck when. PNG, or one HTML file.
 
-Called by `fathom goodput --timeline`. Pure: a run in, bytes out. Invariants: the HTML holds everything in itself
+Called by `fathom goodput --plot`. Pure: a run in, bytes out. Invariants: the HTML holds everything in itself
 (inline SVG, no script, nothing from elsewhere); the same run gives the same bytes; matplotlib is imported late.
 """
 
 from __future__ import annotations
 
-import html
-import io
+from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.plan.bins import Bins, bins
 from orchestrator.plan.policy import in_words
 from orchestrator.plan.simulate import CLASSES, Run, TimeClass
-from orchestrator.tracking.plots import DPI, GRID, INK, MUTED, plain
+from orchestrator.tracking import palette
+from orchestrator.tracking.html_page import drawing, heading, page, paragraph, table
+from orchestrator.tracking.palette import GRID, INK, MUTED
+from orchestrator.tracking.plots import blank, drawn, headed, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 LABELS: dict[TimeClass, str] = {
     "productive": "training that counts",
@@ -31,8 +33,8 @@ LABELS: dict[TimeClass, str] = {
     "restarting": "starting, loading",
 }
 _COLOURS: dict[TimeClass, str] = {
-    "checkpoint": "#9db4c8", "lost": "#2563a8", "slow": "#4d9078", "detecting": "#f0b429", "waiting": "#7a4fa3",
-    "replacing": "#c2570c", "restarting": "#e9a36b",
+    "checkpoint": palette.SILVER, "lost": palette.BLUE, "slow": palette.GREEN, "detecting": palette.AMBER,
+    "waiting": palette.VIOLET, "replacing": palette.RUST, "restarting": palette.OCHRE,
 }  # fmt: skip
 ROWS = 9
 """Causes with a row of their own; all others share the last."""
@@ -41,89 +43,68 @@ LONGEST = 26
 _HOUR = 3_600_000_000
 
 
+def _title(run: Run) -> str:
+    return f"What failures take: {1 - run.goodput:.1%} of {in_words(run.wall / 1e6)}"
+
+
 def draw_png(run: Run, subtitle: str) -> bytes:
-    """900 by 660 pixels."""
-    out = io.BytesIO()
-    _figure(run, subtitle).savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return out.getvalue()
+    """900 pixels wide, as high as the causes need."""
+    found = bins(run)
+    rows = _grouped(found)
+    figure, body = headed(_height(rows), _title(run), subtitle)
+    _draw(body, run, found, rows)
+    return drawn(figure)
 
 
-def draw_html(run: Run, subtitle: str) -> bytes:
-    """One page with the picture and its figures."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    with rc_context({"svg.hashsalt": "fathom"}):  # names inside the file; matplotlib would draw them by chance
-        _figure(run, subtitle).savefig(out, format="svg", metadata={"Date": None})
-    picture = out.getvalue()
-    picture = picture[picture.index("<svg") :].replace(
-        "<svg ", '<svg role="img" aria-label="Timeline of the run; the tables below hold its figures" ', 1
-    )
-    hours = {LABELS[name]: run.times[name] for name in CLASSES}
-    page = _PAGE.format(
-        title=html.escape(subtitle),
-        piece=_length(bins(run).width),
-        picture=picture,
-        classes=_rows(hours, run.wall),
-        causes=_rows(run.lost_by_cause(), run.wall, run.counts()),
-    )
-    return page.encode()
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Timeline: {title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: white; max-width: 980px; margin: 2em auto;
-  padding: 0 1em }}
-svg {{ width: 100%; height: auto }}
-p {{ max-width: 44em; color: #66727f }}
-table {{ border-collapse: collapse; margin: 1.5em 0 }}
-th {{ text-align: left; color: #66727f; font-weight: 600 }}
-td, th {{ padding: .2em 1.2em .2em 0 }}
-td + td, th + th {{ text-align: right; font-variant-numeric: tabular-nums }}
-</style></head><body>
-{picture}
-<p>The bars show, per {piece}, the share of the time that brought no progress. Their colours say what it went into;
-the figures beside the colours are shares of the whole run. All that is above the bars is training that counts. Below,
-each mark is one failure at the moment when it struck.</p>
-<table><thead><tr><th>where the time went</th><th>hours</th><th>share</th></tr></thead><tbody>{classes}</tbody></table>
-<table><thead><tr><th>lost by cause</th><th>hours</th><th>share</th><th>failures</th></tr></thead>
-<tbody>{causes}</tbody></table>
-</body></html>
-"""
+def draw_html(run: Run, subtitle: str, per_hour: Decimal, currency: str) -> bytes:
+    """One page with the picture and its figures; `per_hour` is the price of the whole job."""
+    found = bins(run)
+    rows = _grouped(found)
+    figure = blank(_height(rows))
+    _draw(figure, run, found, rows)
+    times = {LABELS[name]: run.times[name] for name in CLASSES}
+    lost = run.lost_by_cause()
+    counts = run.counts()
+    failures = {name: f"{counts[name]:,}" if name in counts else "" for name in lost}
+    columns = "hours", "share", f"cost ({currency})"
+    parts = [
+        heading(_title(run)),
+        paragraph(subtitle),
+        drawing(drawn(figure, "svg"), "Timeline of the run; the tables below hold its figures"),
+        paragraph(
+            f"The bars show, per {_length(found.width)}, the share of the time that brought no progress. Their colours "
+            "say what it went into; the figures beside the colours are shares of the whole run. All that is above the "
+            "bars is training that counts. Below, each mark is one failure at the moment when it struck."
+        ),
+        table(("where the time went", *columns), _rows(times, run.wall, per_hour)),
+        table(
+            ("lost by cause", *columns, "failures"),
+            [(*row, failures.get(row[0], f"{sum(counts.values()):,}")) for row in _rows(lost, run.wall, per_hour)],
+        ),
+    ]
+    return page(f"{_title(run)}: {subtitle}", parts)
 
 
-def _rows(times: dict[str, int], wall: int, counts: dict[str, int] | None = None) -> str:
-    rows = []
-    for name, micro in times.items():
-        if micro:
-            cells = [html.escape(name), f"{micro / _HOUR:,.1f}", f"{micro / wall:.2%}"]
-            if counts is not None:
-                cells.append(f"{counts[name]:,}" if name in counts else "")
-            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "\n".join(rows)
+def _rows(times: dict[str, int], wall: int, per_hour: Decimal) -> list[tuple[str, ...]]:
+    """Name, hours, share and cost of each, and of all together; nothing where there is nothing."""
+    given = {name: micro for name, micro in times.items() if micro}
+    rows = [*given.items(), ("together", sum(given.values()))] if given else []
+    return [
+        (name, f"{micro / _HOUR:,.1f}", f"{micro / wall:.2%}", f"{micro * per_hour / _HOUR:,.2f}")
+        for name, micro in rows
+    ]
 
 
 # ------------------------------------------------------------------ the picture
-def _figure(run: Run, subtitle: str) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    found = bins(run)
-    rows = _grouped(found)
-    figure = Figure(
-        figsize=(9.0, 3.9 + 0.27 * max(1, len(rows))), dpi=DPI, facecolor="white",
-        layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08),
-    )  # fmt: skip
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[10, max(2, 1.05 * len(rows))])
+
+def _height(rows: list[tuple[str, list[str]]]) -> float:
+    return 3.6 + 0.27 * max(1, len(rows))
+
+
+def _draw(place: Figure | SubFigure, run: Run, found: Bins, rows: list[tuple[str, list[str]]]) -> None:
+    upper, lower = place.subplots(2, 1, sharex=True, height_ratios=[10, max(2, 1.05 * len(rows))])
     unit, name = _unit(run.wall)
-    lines = -(-sum(1 for lost in CLASSES[1:] if run.times[lost]) // 3)
-    title = f"What failures take: {1 - run.goodput:.1%} of {in_words(run.wall / 1e6)}"
-    figure.suptitle(title, x=0.015, ha="left", color=INK, fontsize=14, fontweight="bold")
-    upper.set_title(subtitle, loc="left", color=MUTED, fontsize=10, pad=12 + 17 * lines, parse_math=False)
     _draw_lost(upper, run, found, unit)
     _draw_failures(lower, run, rows, unit)
     lower.set_xlabel(name, color=INK)
@@ -131,7 +112,6 @@ def _figure(run: Run, subtitle: str) -> Figure:
         plain(axes)
         axes.tick_params(colors=MUTED, length=0)
         axes.set_xlim(0, run.wall / unit)
-    return figure
 
 
 def _unit(wall: int) -> tuple[int, str]:

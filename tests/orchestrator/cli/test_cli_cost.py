@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.base import BASE
 from support.cli import Cli, command
+from support.pages import alone, image
 from support.runs import RATE, event, resolved, tiny_job
 
 from orchestrator.controller.history import History
@@ -203,17 +204,26 @@ def test_a_link_to_itself_is_no_run(cli: Cli, tmp_path: Path) -> None:
     assert "Too many levels of symbolic links" in err
 
 
-def test_a_page_that_needs_no_other_file(made: Callable[..., Path], cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--plot", "--html"])
+def test_a_page_that_needs_no_other_file(made: Callable[..., Path], cli: Cli, tmp_path: Path, option: str) -> None:
     file = tmp_path / "cost.html"
-    assert cli(made(), "--html", file)[0] == 0
-    page = file.read_text()
-    assert page.count("<svg") == 2
-    assert "src=" not in page
-    assert "<?xml" not in page
-    assert "<td>stalled</td><td>15.000000000000</td>" in page
-    code, _, err = cli(made("other"), "--html", file)
+    assert cli(made(), option, file)[0] == 0
+    page = alone(file.read_bytes())
+    assert page.tags.count("svg") == 2
+    assert page.row("stalled") == ["stalled", "15.0", "15.00", "38.5%"]
+    assert ["together", "29.0", "39.00", "100.0%"] in page.rows
+    code, _, err = cli(made("other"), option, file)
     assert code == 4
     assert "give --force" in err
+
+
+def test_a_picture_of_a_run_or_of_its_ledger(made: Callable[..., Path], cli: Cli, tmp_path: Path) -> None:
+    run = made()
+    history = History(Record.open(run))
+    (tmp_path / "ledger.json").write_text(history.ledger(history.resolved(2)).to_json())
+    for of in (run, tmp_path / "ledger.json"):
+        assert cli(of, "--plot", tmp_path / "cost.png", "--force")[0] == 0
+        assert image((tmp_path / "cost.png").read_bytes()).size == (900, 970)
 
 
 def test_a_ledger_by_itself_of_this_version_or_the_one_before(
