@@ -25,6 +25,7 @@ from orchestrator.tracking.plots import (
     drawn,
     headed,
     loss_against_money,
+    short_number,
     stacked,
     styled,
 )
@@ -105,14 +106,17 @@ def _draw_ledger(axes: Axes, ledger: Ledger) -> None:
         left = 0.0
         for part, (_, amount) in enumerate(parts):
             alpha = max(0.35, 1 - 0.22 * part)
-            axes.barh(y, float(amount), left=left, color=_COLOURS[name], alpha=alpha, height=0.62, edgecolor=PAPER)
+            axes.barh(y, float(amount), left=left, color=_COLOURS[name], alpha=alpha, height=0.62)
             left += float(amount)
+            if part < len(parts) - 1:  # an edge all around would hide a bar of a pixel
+                axes.vlines(left, y - 0.31, y + 0.31, color=PAPER, linewidth=1.2)
         axes.text(left + float(largest) * 0.012, y, _label(ledger, parts), va="center", color=INK, fontsize=10)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.tick_params(axis="y", colors=INK, labelsize=11)
     axes.set_ylim(max(len(rows), 3) - 0.4, -0.6)
     axes.set_xlim(0, float(largest) * 1.42)
     axes.set_xlabel(f"spent ({ledger.rate.currency})", color=INK)
+    axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
 
@@ -145,7 +149,7 @@ def _subtitle(ledger: Ledger) -> str:
     attempts = len({row.attempt for row in ledger.rows if row.held})
     plural = "s" if attempts != 1 else ""
     return (
-        f"{money(totals.cost, currency)} for {totals.hours:.3f} {ledger.rate.unit}s in {attempts} attempt{plural}, "
+        f"{money(totals.cost, currency)} for {totals.hours:,.3f} {ledger.rate.unit}s in {attempts} attempt{plural}, "
         f"{money(totals.wasted, currency)} of it wasted"
     )
 

@@ -171,7 +171,7 @@ def draw_loss(axes: Axes, loss: Curve, bits: Curve, x_label: str, prefix: str = 
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("training loss (nats per token)", color=_TRAIN)
     axes.tick_params(axis="y", colors=_TRAIN)
-    axes.xaxis.set_major_formatter(lambda value, _: prefix + _short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: prefix + short_number(value))
     if loss.xs:
         mean = smoothed(loss.ys, max(1.0, len(loss.ys) / 80))
         for part in _parts(loss.xs, bands):
@@ -241,7 +241,7 @@ def headed(height: float, title: str, *lines: str) -> tuple[Figure, SubFigure]:
     head, body = figure.subfigures(2, 1, height_ratios=[top, height], squeeze=False)[:, 0]
     axes = head.add_subplot()
     axes.set_axis_off()
-    axes.text(0, 1, clipped(title, 70), va="top", color=INK, fontsize=14, fontweight="bold", parse_math=False)
+    axes.text(0, 1, clipped(title, 64), va="top", color=INK, fontsize=14, fontweight="bold", parse_math=False)
     text = "\n".join(clipped(line, 118) for line in lines)
     axes.text(0, 0, text, va="bottom", color=MUTED, fontsize=10, linespacing=1.4, parse_math=False)
     return figure, body
@@ -274,7 +274,7 @@ def plain(axes: Any) -> None:  # noqa: ANN401 - matplotlib has no types for us
     axes.spines["bottom"].set_color(GRID)
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """1500000 as 1.5M."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

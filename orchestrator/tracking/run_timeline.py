@@ -139,7 +139,9 @@ def _draw_lost(axes: Axes, run: Run, found: Bins, unit: int) -> None:
     axes.set_ylabel(f"share of time lost\nper {_length(found.width)}", color=INK)
     axes.grid(visible=True, axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    if below and max(below) > 0:
+    if not any(below):
+        axes.text(0.5, 0.5, "nothing lost", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    else:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(
             handles, labels, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, fontsize=9,
