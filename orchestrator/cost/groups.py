@@ -76,4 +76,5 @@ def job_of(ledger: Ledger) -> str:
 def _price(row: Row, unit: str) -> str:
     if row.list_unit_price is None:
         return "unknown (a ledger of version 1)"
-    return f"{row.list_unit_price:f} {row.billing_currency} per {unit}, from {row.price_date}"
+    bought = f", {row.price_class}" if row.price_class else ""
+    return f"{row.list_unit_price:f} {row.billing_currency} per {unit}{bought}, from {row.price_date}"
