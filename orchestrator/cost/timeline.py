@@ -175,7 +175,7 @@ def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
             continue
         groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
     sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]
-    sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time))
+    sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time, sequence[0].incarnation))
     ordered: list[tuple[int, Event]] = []
     for index, sequence in enumerate(sequences):
         follower = sequences[index + 1] if index + 1 < len(sequences) else None
