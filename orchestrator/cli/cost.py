@@ -86,12 +86,18 @@ def cost_command(
         typer.echo(data, nl=False)
     else:
         write_file(out, data)
-        typer.echo(f"{out}: {sum(len(ledger.rows) for ledger in ledgers)} rows of {len(ledgers)} runs", err=True)
+        rows, runs_ = sum(len(ledger.rows) for ledger in ledgers), f"{len(ledgers)} run{'s' * (len(ledgers) != 1)}"
+        typer.echo(f"{out}: {'table' if form is Format.table else f'{rows} rows'} of {runs_}", err=True)
 
 
 def _by_name(out: Path | None) -> Format:
-    suffix = out.suffix.removeprefix(".").lower() if out else ""
-    return Format(suffix) if suffix in set(Format) else Format.table
+    suffix = out.suffix.lower() if out else ""
+    known = {"": Format.table, ".txt": Format.table} | {f".{kind}": kind for kind in Format if kind is not Format.table}
+    if suffix not in known:
+        raise UsageError(
+            f"{out}: what to write into a {suffix} file is not known: name it .csv, .json, .parquet or .txt, or give -o"
+        )
+    return known[suffix]
 
 
 # Reading
@@ -103,6 +109,9 @@ def _read_all(runs: Sequence[Path]) -> list[Ledger]:
     for run in runs:
         where = os.path.realpath(run)  # which a link to itself does not bring down
         if where in found:
+            continue
+        if len(runs) > 1 and run.is_dir() and not (run / "job.json").exists():  # runs/*/ holds other folders, too
+            typer.echo(f"{run}: not the folder of a run, left out", err=True)
             continue
         ledger = _read_file(run) if run.is_file() else _read_run(run)
         if ledger is None:
@@ -225,7 +234,7 @@ def _for_people(ledgers: Sequence[Ledger], by: By, width: int | None) -> bytes:
     console.print(_groups(ledgers, by))
     for ledger in ledgers:
         console.print()
-        for line in facts(ledger):
+        for line in facts(ledger, alone=len(ledgers) == 1):
             console.print(line, markup=False, soft_wrap=True)
     return text.getvalue().encode()
 
@@ -264,13 +273,15 @@ def _hours_of(ledgers: Sequence[Ledger]) -> str:
     return f"{units.pop().upper()}S" if len(units) == 1 else "DEVICE-HOURS"
 
 
-def facts(ledger: Ledger) -> list[str]:
-    """What a person wants to know of one job, a line each."""
+def facts(ledger: Ledger, *, alone: bool = True) -> list[str]:
+    """What a person wants to know of one job, a line each; with the beginning of its uid where it is not `alone`."""
+    from orchestrator.cost.groups import job_of
     from orchestrator.cost.meter import money
 
     totals, currency, owner = ledger.totals, ledger.rate.currency, ledger.owner
     attempts = len({row.attempt for row in ledger.rows if row.held})
-    name = f"{owner.job} of team {owner.team}" if owner else "a run whose name its ledger does not say"
+    job = owner and (owner.job if alone else job_of(ledger))
+    name = f"{job} of team {owner.team}" if owner else "a run whose name its ledger does not say"
     lines = [f"{name}: {money(totals.cost, currency)}, {attempts} attempt{'s' if attempts != 1 else ''}"]
     share = f" ({float(totals.wasted / totals.cost):.1%})" if totals.cost else ""
     causes = ", ".join(f"{cause} {money(amount, currency)}" for cause, amount in totals.wasted_by_cause.items())

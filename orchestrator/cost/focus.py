@@ -87,7 +87,7 @@ def _focus_row(ledger: Ledger, row: Row) -> dict[str, Value]:
 def _rate(ledger: Ledger, row: Row) -> Rate:
     """The one that the row is priced at; of a ledger of version 1 the newest."""
     same = [rate for rate in ledger.rates if (rate.date, rate.unit_price) == (row.price_date, row.list_unit_price)]
-    return same[0] if same else ledger.rate
+    return next((rate for rate in same if rate.price_class == row.price_class), same[0] if same else ledger.rate)
 
 
 def as_text(value: Value) -> str:

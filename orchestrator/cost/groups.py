@@ -49,30 +49,32 @@ def currency_of(ledgers: Sequence[Ledger]) -> str:
     """The one that all are in; ValueError if there are two."""
     found = {ledger.rate.currency: ledger for ledger in ledgers}
     if len(found) > 1:
-        named = " and ".join(f"{currency} ({_job(ledger)})" for currency, ledger in found.items())
+        named = " and ".join(f"{currency} ({job_of(ledger)})" for currency, ledger in found.items())
         raise ValueError(f"{named} do not add up: ask for the runs of each currency by themselves")
     return next(iter(found), "USD")
 
 
 def _name(ledger: Ledger, by: Dimension, *, alone: bool) -> Callable[[Row], str]:
-    prefix = "" if alone else f"{_job(ledger)} "
+    prefix = "" if alone else f"{job_of(ledger)} "
     unit = ledger.rate.unit
     ways: dict[Dimension, Callable[[Row], str]] = {
         "class": lambda row: row.time_class,
         "attempt": lambda row: f"{prefix}attempt {row.attempt}",
         "cause": lambda row: row.cause or "unknown",
         "team": lambda row: ledger.owner.team if ledger.owner else "unknown",
-        "job": lambda row: _job(ledger),
+        "job": lambda row: job_of(ledger),
         "price": lambda row: _price(row, unit),
     }
     return ways[by]
 
 
-def _job(ledger: Ledger) -> str:
+def job_of(ledger: Ledger) -> str:
+    """Its name and the beginning of its uid."""
     return f"{ledger.owner.job} ({ledger.owner.uid[:8]})" if ledger.owner else "unknown job"
 
 
 def _price(row: Row, unit: str) -> str:
     if row.list_unit_price is None:
         return "unknown (a ledger of version 1)"
-    return f"{row.list_unit_price:f} {row.billing_currency} per {unit}, from {row.price_date}"
+    bought = f", {row.price_class}" if row.price_class else ""
+    return f"{row.list_unit_price:f} {row.billing_currency} per {unit}{bought}, from {row.price_date}"

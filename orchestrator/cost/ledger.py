@@ -88,6 +88,7 @@ def _row(piece: Piece, rate: Rate, amount: Decimal) -> Row:
         consumed_unit="GPU-Seconds" if rate.unit == "gpu-hour" else "CPU-Seconds",
         list_unit_price=rate.unit_price,
         price_date=rate.date,
+        price_class=rate.price_class,
         billed_cost=amount,
         billing_currency=rate.currency,
     )

@@ -25,7 +25,7 @@ _DIGITS = 50
 class Rate(Frozen):
     """What a whole job costs for each hour that it holds its devices."""
 
-    per_hour: Decimal = Field(gt=0)
+    per_hour: Decimal = Field(gt=0, le=10**18)
     """Whole job: units times price of one."""
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     units: int = Field(ge=1)

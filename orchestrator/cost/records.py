@@ -33,7 +33,7 @@ Plain = Annotated[Decimal, Field(ge=0), PlainSerializer(lambda value: format(val
 Amount = Annotated[Plain, Field(max_digits=38, decimal_places=12)]
 """As Parquet holds it."""
 
-_OWN = {"attempt", "time_class", "cause", "held", "price_date"}
+_OWN = {"attempt", "time_class", "cause", "held", "price_date", "price_class"}
 _UNITS = {"gpu-second": "GPU-Seconds", "cpu-second": "CPU-Seconds"}
 
 
@@ -59,6 +59,8 @@ class Row(Frozen, alias_generator=_column, populate_by_name=True):
     """Of one device for one hour; None in ledgers of version 1."""
     price_date: datetime.date | None = None
     """From when that price is valid."""
+    price_class: Label | None = None
+    """How it is bought, e.g. spot; None where that is not known."""
     billed_cost: Amount
     billing_currency: str
 

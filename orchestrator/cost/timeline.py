@@ -21,7 +21,6 @@ workers' word stands. Waste has a cause: why the workers had to start again, or 
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -46,6 +45,11 @@ ROLLBACK, FINISHED = "rollback", "finished"
 """Causes that are no failure class: workers went back by themselves (`anomalies`); the attempt had nothing to do."""
 
 
+def _is_time(seconds: float) -> bool:
+    """Between the years 1 and 9999; NaN is not."""
+    return -62_135_596_800 <= seconds < 253_402_300_800
+
+
 @dataclass(frozen=True)
 class Held:
     """An interval in which an attempt held its devices, by our own clock; unix seconds."""
@@ -55,7 +59,7 @@ class Held:
     end: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+        if not (_is_time(self.start) and _is_time(self.end)):
             raise ValueError(f"attempt {self.attempt} is held from {self.start} to {self.end}: not a time")
         if self.end < self.start:
             raise ValueError(f"attempt {self.attempt} is held until {self.end}, before its start {self.start}")
@@ -71,7 +75,7 @@ class Phase:
     end: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and math.isfinite(self.end)) or self.end < self.start:
+        if not (_is_time(self.start) and _is_time(self.end)) or self.end < self.start:
             raise ValueError(f"attempt {self.attempt} is {self.kind} from {self.start} to {self.end}: not a time")
 
 
@@ -175,7 +179,7 @@ def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
             continue
         groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
     sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]
-    sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time))
+    sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time, sequence[0].incarnation))
     ordered: list[tuple[int, Event]] = []
     for index, sequence in enumerate(sequences):
         follower = sequences[index + 1] if index + 1 < len(sequences) else None

@@ -92,16 +92,20 @@ def write_expert_load(folder: Path, load_json: str | bytes) -> list[Path]:
 
 def spent_by(ledger: Ledger) -> Callable[[float], Spent]:
     """Money spent up to a unix time, read from the ledger's rows; inside a row in proportion to its time."""
-    rows = [(Decimal(str(row.charge_period_start.timestamp())), row) for row in ledger.rows if row.held]
+    intervals = [  # in whole microseconds: a share of floats is not exact
+        (round(row.charge_period_start.timestamp() * 1_000_000), row.seconds * 1_000_000, row)
+        for row in ledger.rows
+        if row.held
+    ]
 
     def at(time: float) -> Spent:
         seconds = hours = amount = Decimal(0)
-        for start, row in rows:
-            passed = min(max(Decimal(str(time)) - start, Decimal(0)), row.seconds)
-            share = passed / row.seconds if row.seconds else Decimal(1)
-            seconds += passed
-            hours += share * row.consumed_quantity / 3600
-            amount += share * row.billed_cost
+        for start, length, row in intervals:
+            held = min(max(Decimal(round(time * 1_000_000)) - start, Decimal(0)), length)
+            share = held / length if length else Decimal(1)
+            seconds += held / 1_000_000
+            hours += row.consumed_quantity * share / 3600
+            amount += row.billed_cost * held / length if length else row.billed_cost
         return Spent(seconds, hours, amount, ledger.rate.currency)
 
     return at

@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,7 +114,9 @@ def test_runs_of_two_teams(made: Callable[..., Path], cli: Cli) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.split("\n\n")[0].splitlines()] == ["TEAM", "a", "b", "together"]
     assert "$78.00" in out
-    assert "one of team a: $39.00, 2 attempts" in out
+    uids = [Record.open(run).uid[:8] for run in (one, two)]
+    assert f"one ({uids[0]}) of team a: $39.00, 2 attempts" in out
+    assert f"two ({uids[1]}) of team b: $39.00, 2 attempts" in out
     names = sums(cli, "attempt", one, two)
     assert len(names) == 4, "attempts of two jobs are not mixed"
 
@@ -153,7 +156,7 @@ def test_parquet_keeps_money_exact(made: Callable[..., Path], cli: Cli, tmp_path
     file = tmp_path / "cost.parquet"
     code, out, err = cli(made(), "--output-file", file)
     assert (code, out) == (0, "")
-    assert "rows of 1 runs" in err
+    assert err == f"{file}: 7 rows of 1 run\n"
     table = pq.read_table(file)
     assert table.schema.field("BilledCost").type == pa.decimal128(38, 12)
     assert table.schema.field("ChargePeriodStart").type == pa.timestamp("us", tz="UTC")
@@ -194,6 +197,34 @@ def test_what_focus_forbids_to_be_empty_or_full(cli: Cli, made: Callable[..., Pa
             assert bool(row["ResourceId"]) == bool(row["ResourceType"])
             never = ("BilledCost", "BillingCurrency", "ChargeCategory", "ContractedCost", "EffectiveCost", "ListCost")
             assert all(row[name] for name in (*never, "PricingQuantity", "PricingUnit", "ServiceCategory"))
+
+
+def test_other_folders_beside_the_runs_are_left_out(cli: Cli, made: Callable[..., Path], tmp_path: Path) -> None:
+    """As the shell gives them for runs/*/: the data, and what MLflow keeps."""
+    data = tmp_path / "data"
+    data.mkdir()
+    code, out, err = cli(data, made())
+    assert code == 0
+    assert err == f"{data}: not the folder of a run, left out\n"
+    assert "tiny of team default: $39.00" in out
+    assert cli(data)[0] == 3
+    assert cli(tmp_path / "mistyped", made("other"))[0] == 3
+
+
+def test_what_to_write_follows_from_the_name_or_is_asked_for(
+    cli: Cli, made: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = made()
+    code, _, err = cli(run, "--output-file", tmp_path / "cost.xlsx")
+    assert code == 2
+    assert "name it .csv, .json, .parquet or .txt, or give -o" in err
+    assert cli(run, "--output-file", tmp_path / "cost.xlsx", "-o", "csv")[0] == 0
+    assert cli(run, "--output-file", tmp_path / "cost.txt")[2] == f"{tmp_path / 'cost.txt'}: table of 1 run\n"
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    code, _, err = cli(run, "--output-file", pipe, "--force")
+    assert code == 2
+    assert "is no plain file, and would be replaced by one" in err
 
 
 def test_a_link_to_itself_is_no_run(cli: Cli, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_rate_is_for_the_whole_job_and_keeps_its_source() -> None:
         rate_for(price(), 0)
 
 
-@pytest.mark.parametrize("per_hour", ["0", "-1", "NaN", "Infinity"])
+@pytest.mark.parametrize("per_hour", ["0", "-1", "NaN", "Infinity", "1E+60"])
 def test_a_rate_is_positive_and_finite(per_hour: str) -> None:
     with pytest.raises(ValidationError):
         Rate.model_validate(rate_for(price(), 1).model_dump() | {"per_hour": per_hour})

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from orchestrator.cost.ledger import Held, build_ledger
+from orchestrator.cost.focus import focus_rows
+from orchestrator.cost.groups import grouped
+from orchestrator.cost.ledger import Held, Ledger, build_ledger
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import UsageError
@@ -97,6 +99,21 @@ def test_a_row_is_split_and_each_part_names_its_price() -> None:
     ]
     assert ledger.rate == RISING.rates[2]
     assert ledger.totals.cost == RISING.spent(NOON, NOON + 2 * DAY).amount
+
+
+def test_a_row_names_how_its_devices_were_bought_even_where_the_prices_are_equal() -> None:
+    """The second attempt went from spot to reserved machines, which cost the same that day."""
+    spot, reserved = (Tariff(rates=(rate("36", price_class=way, source=way),)) for way in ("spot", "reserved"))
+    ledger = build_ledger([], [Held(1, NOON, NOON + 10), Held(2, NOON + 20, NOON + 30)], reserved, {1: spot})
+    assert [(row["x_PriceClass"], row["x_PriceSource"], row["PricingCategory"]) for row in focus_rows([ledger])] == [
+        ("spot", "spot", "Dynamic"),
+        ("reserved", "reserved", "Committed"),
+    ]
+    assert [group.name for group in grouped([ledger], "price")] == [
+        "4.5 USD per gpu-hour, spot, from 2026-06-01",
+        "4.5 USD per gpu-hour, reserved, from 2026-06-01",
+    ]
+    assert Ledger.from_json(ledger.to_json()) == ledger
 
 
 ROW = "- {accelerator: H100, priceClass: spot, amount: '%s', currency: %s, unit: gpu-hour, source: s, date: %s}\n"
