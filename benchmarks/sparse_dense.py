@@ -303,6 +303,19 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def as_json(content: object) -> str:
+    """JSON has no NaN: null stands for what was never reached."""
+
+    def known(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: known(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(known(content), indent=1, allow_nan=False)
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -320,7 +333,7 @@ def main() -> None:
     if "shapes" not in report:
         report["price"] = {"text": f"{row.amount} {row.currency} per {row.unit}", "source": row.source}
         report["shapes"] = shapes_of(models, pace(models), float(row.amount))
-        file.write_text(json.dumps(report, indent=1))
+        file.write_text(as_json(report))
     seconds = {name: shape["cpu_seconds_per_token"] for name, shape in report["shapes"].items()}
     longer = args.tokens * seconds["sparse"] / seconds["dense"]
     arms = {
@@ -333,10 +346,10 @@ def main() -> None:
             if not any(run["arm"] == arm and run["seed"] == seed for run in report["runs"]):
                 report["runs"].append(asdict(train(args.out, args.dataset, arm, models[model], seed, tokens)))
         report["results"] = results(report)
-        file.write_text(json.dumps(report, indent=1))
+        file.write_text(as_json(report))
         draw(report, args.out / "sparse-dense.png")
     print(table(report))
-    print(json.dumps(report["results"], indent=1))
+    print(as_json(report["results"]))
 
 
 if __name__ == "__main__":

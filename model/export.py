@@ -6,6 +6,7 @@ written into a folder beside the wanted one, which takes its place when everythi
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -222,9 +223,9 @@ def _replacing(folder: Path, *, force: bool) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{folder} cannot be made: {folder.parent} is no folder, or lies in a file") from None
-    mark = secrets.token_hex(4)
-    target, old = (folder.with_name(f".{folder.name}.{mark}.{end}") for end in ("tmp", "old"))
-    target.mkdir()
+    _remove_left_over(folder)
+    target, held = _draft(folder)
+    old = target.with_suffix(".old")
     try:
         yield target
         _require_replaceable(folder, force=force)  # it may have changed meanwhile
@@ -238,8 +239,45 @@ def _replacing(folder: Path, *, force: bool) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(target, ignore_errors=True)
+        os.close(held)
     with suppress(OSError):
         shutil.rmtree(old)
+
+
+def _draft(folder: Path) -> tuple[Path, int]:
+    """A new folder beside `folder`, and a descriptor that holds its lock for as long as this process lives."""
+    while True:
+        target = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        target.mkdir()
+        with suppress(FileNotFoundError):  # removed as a leftover before it was locked
+            held = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+            if _locked(held) is not False and target.exists():
+                return target, held
+            os.close(held)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Whether the lock of a folder is ours now; None where the file system has none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Drafts of this export whose writers were killed: nobody holds their lock. Where that cannot be told they stay."""
+    name = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{8}\.tmp")
+    for path in [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]:
+        with suppress(OSError):  # a link or a file; gone meanwhile; not ours to remove
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if _locked(descriptor) and all(_OWN_FILES.fullmatch(inside.name) for inside in path.iterdir()):
+                    shutil.rmtree(path)
+            finally:
+                os.close(descriptor)
 
 
 def _require_replaceable(folder: Path, *, force: bool) -> None:

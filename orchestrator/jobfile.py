@@ -270,8 +270,8 @@ def _problem(detail: ErrorDetails) -> Problem:
 
 
 _OTHER_DEVICES = (
-    "to plan for another one, use `fathom plan FILE --accelerator NAME` with a row NAME in the file that "
-    "FATHOM_HARDWARE names; for a variant of one of these, write its name here and a row of that name there"
+    "to plan for another one, use `fathom plan FILE --accelerator NAME`, which FATHOM_HARDWARE and FATHOM_PRICES may "
+    "describe; for a variant of one of these, write its name here and a row of that name in FATHOM_HARDWARE's file"
 )
 
 

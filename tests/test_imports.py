@@ -1,8 +1,13 @@
 """The base install: what plans and prices a run imports nothing heavy."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from model.presets import preset
 
 ROOT = Path(__file__).parents[1]
 HEAVY = [
@@ -100,3 +105,66 @@ def test_a_run_is_planned_and_printed_without_anything_heavy() -> None:
     done = child(code)
     assert '"gpuHours"' in done.stdout, done.stderr
     assert "2,048 H800" in done.stdout
+
+
+PLAN = "plan --preset v2-lite-16b --accelerator H100 --gpus 64 --tokens 1T --against llama-3.1-405b"
+LEDGER = ROOT / "tests/orchestrator/cost/data/ledger-v1.json"
+RUN = {
+    "name": "one",
+    "device": "cpu",
+    "model": preset("mini").model_dump(mode="json"),
+    "layout": {
+        "world_size": 1, "expert_parallel": 1, "zero_stage": 1,
+        "micro_batch": 8, "accumulation": 1, "recompute": "none",
+    },
+    "sequence_length": 256,
+    "precision": "fp32",
+    "seconds": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "needed"),
+    [
+        ("--help", "calibrate", ()),
+        (f"{PLAN} -o json", '"gpuHours"', ()),
+        (PLAN, "Cheaper ways", ()),
+        ("plan --help", "--against", ()),
+        ("goodput --gpus 1024 --days 3", "goodput", ()),
+        ("goodput --gpus 1024 --days 3 -o json", "goodput", ()),
+        (f"cost {LEDGER}", "CLASS", ()),
+        (f"cost {LEDGER} -o csv", "BilledCost", ()),
+        ("calibrate --help", "--write", ()),
+        ("calibrate RUNS --write OWN", "cpu_matrix_flops", ("numpy", "scipy")),
+        ("model mini", "mini", ()),
+    ],
+)
+def test_what_plans_and_accounts_needs_nothing_heavy(
+    tmp_path: Path, line: str, says: str, needed: tuple[str, ...]
+) -> None:
+    """Each in a process of its own; only a fit takes numpy and scipy."""
+    (tmp_path / "runs.json").write_text(json.dumps({"runs": [RUN]}))
+    places = {"RUNS": str(tmp_path / "runs.json"), "OWN": str(tmp_path / "own.yaml")}
+    arguments = [places.get(word, word) for word in line.split()]
+    barred = BARRED.format(heavy=[name for name in HEAVY if name not in needed])
+    code = f"{barred}from orchestrator.cli.main import main\nsys.argv[1:] = {arguments!r}\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+
+
+@pytest.mark.parametrize("module", ["orchestrator.cli", "orchestrator.cli.main"])
+def test_the_command_runs_as_a_module(module: str) -> None:
+    command = [sys.executable, "-m", module]
+    done = subprocess.run([*command, "plan"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: give a job file, or --preset")
+    assert (
+        "calibrate" in subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    )
+
+
+def test_help_imports_no_file_systems() -> None:
+    """fsspec brings asyncio along."""
+    done = child("import orchestrator.cli.main\nassert not {'fsspec', 'asyncio'} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.evaluated import newest_attempt
-from orchestrator.cli.talking import explained, remark, talking
+from orchestrator.cli.talking import explained, remark, stoppable, talking
 from orchestrator.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def evaluate_command(
 
     record = Record.open(run)
     resolved = newest_attempt(record)
-    with talking(), explained("cannot read what is to be evaluated"):
+    with stoppable("stopped, nothing was evaluated"), talking(), explained("cannot read what is to be evaluated"):
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
     _tell_mlflow(record)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.loaded import load, require_source
-from orchestrator.cli.talking import remark
+from orchestrator.cli.talking import remark, stoppable
 from orchestrator.cli.writing import Writing, content, print_texts, report
 from orchestrator.errors import Interrupted, UsageError
 
@@ -58,44 +58,45 @@ def generate_command(
     """
     prompts, stops = _prompts(prompt or [], prompts_file), [_text("--stop", one) for one in stop or ()]
     require_source(source)
-    from model.generate import Prepared, Sampling, TextStream, Writer
+    with stoppable("stopped before anything was written"):
+        from model.generate import Prepared, Sampling, TextStream, Writer
 
-    try:
-        sampling = Sampling(temperature, top_k, top_p, seed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    model, tokenizer, where = load(source, step, remark)
-    ahead = model.config.num_nextn_predict_layers > 0 if speculate is None else speculate
-    if compare and not ahead:
-        raise UsageError("--compare needs speculation, and a model with a prediction module (MTP)")
+        try:
+            sampling = Sampling(temperature, top_k, top_p, seed)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        model, tokenizer, where = load(source, step, remark)
+        ahead = model.config.num_nextn_predict_layers > 0 if speculate is None else speculate
+        if compare and not ahead:
+            raise UsageError("--compare needs speculation, and a model with a prediction module (MTP)")
 
-    prepared = Prepared(model)
+        prepared = Prepared(model)
 
-    def writer(speculates: bool) -> Writing:
-        starts = [tokenizer.encode(text) or [tokenizer.end_of_text] for text in prompts]
-        one = Writer(
-            prepared,
-            starts,
-            tokens=tokens,
-            sampling=sampling,
-            speculate=speculates,
-            end_of_text=tokenizer.end_of_text,
-            vocabulary=tokenizer.vocab_size,
-        )
-        return Writing(one, [TextStream(tokenizer, stops) for _ in prompts])
+        def writer(speculates: bool) -> Writing:
+            starts = [tokenizer.encode(text) or [tokenizer.end_of_text] for text in prompts]
+            one = Writer(
+                prepared,
+                starts,
+                tokens=tokens,
+                sampling=sampling,
+                speculate=speculates,
+                end_of_text=tokenizer.end_of_text,
+                vocabulary=tokenizer.vocab_size,
+            )
+            return Writing(one, [TextStream(tokenizer, stops) for _ in prompts])
 
-    try:
-        written, plain = writer(ahead), writer(False) if compare else None
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    written.run(sys.stdout if output is Format.text and len(prompts) == 1 else None, beside=plain)
-    if output is Format.json:
-        print(json.dumps(content(where, prompts, written, plain), indent=1))
-    elif len(prompts) > 1:
-        print_texts(prompts, written.texts)
-    report(written, plain, remark)
-    if written.interrupted:
-        raise Interrupted("stopped; what was written until then is whole")
+        try:
+            written, plain = writer(ahead), writer(False) if compare else None
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        written.run(sys.stdout if output is Format.text and len(prompts) == 1 else None, beside=plain)
+        if output is Format.json:
+            print(json.dumps(content(where, prompts, written, plain), indent=1))
+        elif len(prompts) > 1:
+            print_texts(prompts, written.texts)
+        report(written, plain, remark)
+        if written.interrupted:
+            raise Interrupted("stopped; what was written until then is whole")
 
 
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:

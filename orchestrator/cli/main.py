@@ -61,3 +61,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)  # whoever read our output has gone; there is nobody to tell
+
+
+if __name__ == "__main__":
+    main()

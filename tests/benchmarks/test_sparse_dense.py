@@ -1,5 +1,6 @@
 """What `benchmarks/sparse_dense.py` compares and how it counts; the runs themselves take an hour."""
 
+import json
 import math
 from typing import Any
 
@@ -59,3 +60,9 @@ def test_differences_are_paired_by_seed() -> None:
     assert found["difference_at_equal_dollars"]["by_seed"] == [0.1, 0.1]
     assert found["difference_at_equal_dollars"]["mean"] == 0.1
     assert found["dense_tokens_to_reach_sparse"] == [1.4, 1.333]
+
+
+def test_what_was_never_reached_is_null() -> None:
+    found = {"results": {"reach": [benchmark.reach([(0.0, 3.0), (1.0, 2.0)], 1.0), (math.inf, 2)], "text": "nan"}}
+    assert json.loads(benchmark.as_json(found)) == {"results": {"reach": [None, [None, 2]], "text": "nan"}}
+    assert "NaN" not in benchmark.as_json(found)

@@ -4,10 +4,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +25,7 @@ from model.checkpoint import Identity, Manifest, Store
 from model.corpus.mixture import Mixture, Source
 from model.corpus.prepare import Options, prepare
 from model.recipe import Checkpointing, Layout, Recipe
-from model.tasks.engines import PlainEngine
+from model.tasks.engines import PlainEngine, single, topology_of
 from model.tasks.evaluation import evaluate_tasks
 from model.tasks.task import load_tasks
 from model.tokenizer import MIN_VOCAB, Tokenizer
@@ -30,7 +33,7 @@ from model.transformer import CausalLM
 from model.weights import write_weights
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.controller.record import Record
-from orchestrator.errors import NotFound, UsageError
+from orchestrator.errors import Interrupted, NotFound, UsageError
 from orchestrator.launch.events import Evaluated, read
 from orchestrator.launch.resolve import JobRef
 from orchestrator.settings import Settings
@@ -140,6 +143,26 @@ def test_final_weights_for_programs(cli: Cli, record: Record, data: Path, tasks:
         (0, "seven stones"), (0, "the sea"), (1, "a river"),
     ]  # fmt: skip
     assert f"{record.folder.root}/weights" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing(
+    cli: Cli, record: Record, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """It comes when a checkpoint has been copied to scratch."""
+    started(record, data)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = SimpleNamespace(manifest=SimpleNamespace(step=STEP, topology=topology_of(single(tiny_recipe()))))
+    store = SimpleNamespace(fetch=lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("orchestrator.cli.evaluated.verified_checkpoint", lambda *_: (store, found))
+    monkeypatch.setattr("model.engine.zero.ZeroEngine", lambda *_: SimpleNamespace(close=lambda: None))
+    before, usual = set(tmp_path.iterdir()), signal.getsignal(number)
+    with pytest.raises(Interrupted, match="nothing was evaluated"):
+        cli(record.folder.root)
+    assert set(tmp_path.iterdir()) == before
+    assert signal.getsignal(number) == usual
+    assert not record.folder.artifacts.exists()
+    assert Interrupted.exit_code == 130
 
 
 def test_for_people(cli: Cli, record: Record, data: Path, tasks: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +224,41 @@ def test_the_next_run_starts_where_this_one_ended(cli: Cli, record: Record, tmp_
     assert losses.total.item() == pytest.approx(plain.total.item(), rel=1e-6)
     assert not torch.equal(after["lm_head.weight"], weights["lm_head.weight"])
     assert json.loads((out / "config.json").read_text())["num_nextn_predict_layers"] == 1
+
+
+KILLED = """
+import os, signal, sys
+from model import export
+from orchestrator.cli.main import main
+write, calls = export._write_tensor, iter(range(10**6))
+def killed(*arguments):
+    write(*arguments)
+    if next(calls) == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+export._write_tensor = killed
+main()
+"""
+
+
+def test_what_a_killed_export_left_goes_and_a_living_one_stays(cli: Cli, record: Record, tmp_path: Path) -> None:
+    finish(record)
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, "export", str(record.folder.root), str(out)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (left,) = tmp_path.glob(".out.*.tmp")
+    assert list(left.iterdir())
+    living, held = export._draft(out)
+    foreign = tmp_path / ".out.01234567.tmp"
+    foreign.mkdir()
+    (foreign / "diary.txt").touch()
+    other, link = tmp_path / ".other.01234567.tmp", tmp_path / ".out.89abcdef.tmp"
+    other.mkdir()
+    link.symlink_to(other)
+    try:
+        assert cli(record.folder.root, out)[0] == 0
+        assert sorted(tmp_path.glob(".o*")) == sorted([living, foreign, other, link])
+    finally:
+        os.close(held)
+    assert cli(record.folder.root, out, "--force")[0] == 0
+    assert not living.exists(), "its writer is gone"

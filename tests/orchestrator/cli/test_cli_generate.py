@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,9 @@ def test_compared_with_plain_decoding(cli: Cli, tmp_path: Path, model: CausalLM)
     assert statistics["speedup"] == pytest.approx(speeds[0] / speeds[1])
 
 
-def test_ctrl_c_leaves_what_was_written(
-    cli: Cli, tmp_path: Path, model: CausalLM, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_what_was_written(
+    cli: Cli, tmp_path: Path, model: CausalLM, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     rounds = 0
 
@@ -184,11 +186,12 @@ def test_ctrl_c_leaves_what_was_written(
         nonlocal rounds
         rounds += 1
         if rounds == 4:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         return plain(self, *arguments)
 
-    plain = Writer._round
+    plain, handler = Writer._round, signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(Writer, "_round", interrupted)
+    usual = signal.getsignal(number)
     code, out, err = cli(tmp_path, "-p", "seven", "--tokens", 12, "--temperature", 0, "--no-speculate")
     assert (code, out) == (130, expected_beginning(model) + "\n")
     assert "4 tokens after" in err
@@ -197,6 +200,14 @@ def test_ctrl_c_leaves_what_was_written(
     code, out, _ = cli(tmp_path, "-p", "seven", "--tokens", 12, "--temperature", 0, "--no-speculate", "-o", "json")
     assert code == 130
     assert json.loads(out)["texts"][0] == {"prompt": "seven", "text": expected_beginning(model), "ended": "interrupted"}
+    assert signal.getsignal(number) == usual
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_a_signal_while_the_model_is_read(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "weights")
+    monkeypatch.setattr("model.weights.read_model", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert cli(tmp_path, "-p", "seven") == (130, "", "error: stopped before anything was written\n")
 
 
 def expected_beginning(model: CausalLM) -> str:
