@@ -104,8 +104,7 @@ def step_time(workload: Workload, cluster: Cluster, parallel: Parallel, efficien
 def _computation(workload: Workload, cluster: Cluster, p: Parallel, e: Efficiencies) -> dict[str, float]:
     """Matrix products by kind, attention, all that moves activations only, recomputation: of the fullest stage."""
     device, config = cluster.accelerator, workload.config
-    layers, pieces = layer_count(config), p.pipeline * p.chunks
-    uneven = -(-layers // pieces) * pieces / layers
+    uneven = p.fullest(layer_count(config)) * p.pipeline / layer_count(config)
     share = workload.batch_tokens / cluster.gpus * uneven
     cores = 1 - e.communication_cores if p.schedule == "dualpipe" and p.expert > 1 else 1.0
     low = e.matrix_rate(device, workload.precision) * cores
@@ -153,9 +152,8 @@ def _sent(
     """What each micro-batch waits for, and what is hidden."""
     experts = exchange(workload, p, links, passes)
     between = pipeline_seconds(workload, p, links)
-    room = compute
-    hidden_experts = min(experts.seconds, room) if p.schedule == "dualpipe" else 0.0
-    hidden_between = min(between, room)
+    hidden_experts = min(experts.seconds, compute) if p.schedule == "dualpipe" else 0.0
+    hidden_between = min(between, compute - hidden_experts)  # both need the network
     exposed = experts.seconds - hidden_experts
     slower = "network" if experts.network >= experts.nvlink else "nvlink"
     busy = {

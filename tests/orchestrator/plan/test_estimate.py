@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from support.recipes import tiny_recipe
 
 from model.presets import preset
-from orchestrator.errors import FathomError, UsageError
+from orchestrator.errors import FathomError, InvalidJob, UsageError
 from orchestrator.plan.against import against
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.cpu import CpuRates, forecast_cpu
@@ -160,6 +161,76 @@ def test_the_nearest_that_fits_fits(basis: Basis) -> None:
         estimate(make_request(None, V3 | {"gpus": "8"}), basis)
     gpus = str(caught.value).split(": use ")[1].split(" H800")[0]
     assert estimate(make_request(None, V3 | {"gpus": gpus}), basis).memory is not None
+
+
+def test_deepseek_s_own_batch_can_be_planned(basis: Basis) -> None:
+    """15,360 sequences: today's engine cannot share them among 2048 GPUs, which is no reason to say nothing."""
+    own = V3 | {"batch-tokens": str(15_360 * 4096)}
+    plan = estimate(make_request(None, own), basis)
+    assert plan.gpu_hours is not None
+    assert plan.gpu_hours.expected == pytest.approx(2_664_000, rel=0.01)
+    assert not plan.layouts
+    assert any("15360 sequences" in note and "14336" in note and "16384" in note for note in plan.notes)
+    with pytest.raises(UsageError, match=r"2048 x 1 = 2048 .* use 14336 \(58720256 tokens\) or 16384"):
+        estimate(make_request(None, own, engine="today"), basis)
+
+
+SUGGESTED = re.compile(r"(\d+) (A100|H100|H800|H200|B200|GB200)\b")
+ASKED = st.fixed_dictionaries(
+    {
+        "preset": st.sampled_from(["small-h100", "v2-lite-16b", "v2-236b", "v3-671b", "kimi-k2-1t"]),
+        "accelerator": st.sampled_from(["A100", "H100", "H800", "H200", "GB200"]),
+        "gpus": st.sampled_from(["1", "2", "3", "5", "8", "24", "64", "72"]),
+        "tokens": st.sampled_from(["1000000", "1B", "10B", "1T", "14.8T", "1000T"]),
+        "precision": st.sampled_from(["bf16", "fp32"]),
+    },
+    optional={"batch-tokens": st.sampled_from(["65536", "1048576", "62914560"])},
+)
+WISHED = st.lists(
+    st.sampled_from(
+        [f"parallelism.{one}" for one in ("expert=1", "expert=8", "zeroStage=0", "zeroStage=2", "microBatch=2")]
+    ),
+    max_size=2,
+    unique_by=lambda text: text.split("=")[0],
+)
+
+
+@given(ASKED, WISHED, st.sampled_from(["any", "today"]))
+@settings(max_examples=25, deadline=None)
+def test_whatever_is_said_to_do_instead_does(
+    basis: Basis, asked: dict[str, str], wished: list[str], engine: Engine
+) -> None:
+    """Where nothing fits, the numbers of GPUs and the other devices that the message names can be planned."""
+    try:
+        estimate(make_request(None, asked, wished, engine=engine), basis)
+    except UsageError as error:
+        said = str(error).split(": use ")[-1]
+        for gpus, accelerator in SUGGESTED.findall(said):
+            other = asked | {"gpus": gpus, "accelerator": accelerator}
+            assert estimate(make_request(None, other, wished, engine=engine), basis).cost is not None
+        if "another layout: leave spec.parallelism out" in said:
+            assert estimate(make_request(None, asked, engine=engine), basis).cost is not None
+    except InvalidJob:  # refused by the form of a job, before anything is planned
+        pass
+
+
+# wishes were ignored here, and so were the machines that are to be filled and the number of tokens
+@pytest.mark.parametrize(
+    ("changes", "wished", "engine", "said"),
+    [
+        ({"gpus": "5", "preset": "kimi-k2-1t", "accelerator": "H200"}, [], "any", r"use \d+ H200$"),
+        ({"gpus": "64", "accelerator": "A100", "precision": "fp32"}, ["expert=1", "zeroStage=1"], "any", "leave spec"),
+        ({"gpus": "8", "tokens": "1000000"}, [], "today", "smaller model"),
+        ({"gpus": "64", "batch-tokens": "32768"}, ["microBatch=3"], "today", r"64 x 3 = 192 .* use 192 "),
+    ],
+)
+def test_what_is_said_to_do_instead(
+    basis: Basis, changes: dict[str, str], wished: list[str], engine: Engine, said: str
+) -> None:
+    wishes = [f"parallelism.{wish}" for wish in wished]
+    asked = V3 | {"precision": "bf16"} | changes
+    with pytest.raises(UsageError, match=said):
+        estimate(make_request(None, asked, wishes, engine=engine), basis)
 
 
 def test_on_cpus_nothing_is_forecast_that_is_not_known(basis: Basis, tmp_path: Path) -> None:
