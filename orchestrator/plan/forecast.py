@@ -117,7 +117,7 @@ class Memory(Out):
     by_part: dict[str, int]
     peak: int
     usable: int
-    """Of the device, once reserve and fragmentation are taken off."""
+    """Of the device: what is sold; the little more that it reports is the reserve, fragmentation is a part."""
     device: int
     """As sold."""
     spare: int

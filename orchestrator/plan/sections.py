@@ -144,9 +144,10 @@ def prediction_error(constants: Efficiencies) -> Width:
     errors = [math.log(gpu_hours(run, constants) * run.throughput * 3600 / run.tokens) for run in known]
     typical = math.exp(math.sqrt(math.fsum(error**2 for error in errors) / len(errors)))
     least, most = math.exp(-max(errors)), math.exp(-min(errors))
+    inside = sum(1 / typical <= math.exp(error) <= typical for error in errors)
     reason = (
-        f"the planner's typical error (root mean square) on {len(known)} published runs that it was not fitted to; "
-        f"they took {least:.2f} to {most:.2f} times the hours that it forecasts"
+        f"the planner's typical error (root mean square) on {len(known)} published runs that it was not fitted to: "
+        f"{inside} of them lie within it, all took {least:.2f} to {most:.2f} times the hours that it forecasts"
     )
     return Width(affects="hours", low=1 / typical, high=typical, reason=reason)
 
