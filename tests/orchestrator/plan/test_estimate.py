@@ -175,6 +175,20 @@ def test_deepseek_s_own_batch_can_be_planned(basis: Basis) -> None:
         estimate(make_request(None, own, engine="today"), basis)
 
 
+@given(st.integers(10**10, 10**14), st.integers(2, 10))
+@settings(max_examples=10, deadline=None)
+def test_more_tokens_cost_more_in_proportion(basis: Basis, tokens: int, factor: int) -> None:
+    asked = LITE | {"batch-tokens": "1048576"}
+    once, more = (
+        estimate(make_request(None, asked | {"tokens": str(number)}, engine="today"), basis)
+        for number in (tokens, factor * tokens)
+    )
+    assert once.cost is not None
+    assert more.cost is not None
+    assert float(more.cost.expected / once.cost.expected) == pytest.approx(factor, rel=1e-3)
+    assert once.cost.low < once.cost.expected < once.cost.high
+
+
 SUGGESTED = re.compile(r"(\d+) (A100|H100|H800|H200|B200|GB200)\b")
 ASKED = st.fixed_dictionaries(
     {
