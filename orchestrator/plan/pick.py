@@ -60,6 +60,8 @@ def _asked(request: Request, efficiencies: Efficiencies, today: bool) -> Iterato
     poor = []
     for base in (base for base in bases if _agrees(wish, base)):
         for parallel in (each for size in sizes for each in _variants(request, replace(base, micro_batch=size))):
+            if today and search.needs(request.config, parallel):
+                continue
             peak = footprint(request.workload, parallel).peak
             if peak <= usable(request.cluster.accelerator):
                 yield _candidate(request, efficiencies, parallel)
@@ -70,9 +72,11 @@ def _asked(request: Request, efficiencies: Efficiencies, today: bool) -> Iterato
 
 
 def tried(request: Request, efficiencies: Efficiencies, among: Iterable[Parallel]) -> list[Candidate]:
-    """These layouts alone with every policy of recomputation, best first: quicker than a search."""
+    """Those of these layouts that fit, with every policy of recomputation, best first: quicker than a search."""
+    variants = (each for parallel in among for each in _variants(request, parallel))
+    room = usable(request.cluster.accelerator)
     return _sorted(
-        _candidate(request, efficiencies, each) for parallel in among for each in _variants(request, parallel)
+        _candidate(request, efficiencies, each) for each in variants if footprint(request.workload, each).peak <= room
     )
 
 

@@ -18,10 +18,12 @@ from orchestrator.plan.basis import Basis
 from orchestrator.plan.cpu import CpuRates, forecast_cpu
 from orchestrator.plan.estimate import estimate
 from orchestrator.plan.failures import find_failures
+from orchestrator.plan.fit import gpu_hours
 from orchestrator.plan.forecast import Plan
 from orchestrator.plan.goodput import goodput
 from orchestrator.plan.known import known_run
 from orchestrator.plan.on_cpus import layout_on_cpus
+from orchestrator.plan.published import runs
 from orchestrator.plan.request import Engine, Request, make_request
 from orchestrator.settings import Settings
 
@@ -95,6 +97,20 @@ def test_the_parts_add_up(v3: Plan) -> None:
     assert v3.memory.by_recompute[v3.layout.recompute] == v3.memory.peak
     assert v3.goodput.fraction + math.fsum(v3.goodput.lost.values()) == pytest.approx(1)
     assert v3.layout.data * v3.layout.tensor * v3.layout.pipeline == 2048
+
+
+def test_small_models_are_known_to_be_slower(v3: Plan, lite: Plan, basis: Basis) -> None:
+    """The only published run of such a size took some 1.7 times the forecast: the range reaches as far."""
+    published = next(run for run in runs() if run.model == "v2-lite-16b")
+    slower = published.tokens / published.throughput / 3600 / gpu_hours(published, basis.efficiencies)
+    reasons = [width for width in lite.width if "slower than this model says" in width.reason]
+    assert [width.high for width in reasons] == [pytest.approx(slower)]
+    assert slower > 1.5
+    assert lite.gpu_hours is not None
+    assert lite.gpu_hours.high > slower * lite.gpu_hours.expected
+    assert not any("slower than this model says" in width.reason for width in v3.width)
+    own = estimate(make_request(None, LITE, engine="today"), replace(basis, fitted_to_whole_runs=False))
+    assert not any("slower than this model says" in width.reason for width in own.width)
 
 
 def test_lost_time_is_counted_once(basis: Basis) -> None:
