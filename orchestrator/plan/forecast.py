@@ -100,6 +100,8 @@ class Layout(Out):
     """Of the stages, where there are several."""
     chunks: int
     """Pieces of the model in each stage."""
+    dispatch: str | None
+    """Of tokens to experts on other GPUs: once to each `expert`, or once to each `node`."""
     fits: bool
     needs: tuple[str, ...]
     """What the engine would have to learn first; empty: runs today."""
