@@ -223,3 +223,15 @@ def test_every_layout_takes_time_and_hides_no_more_than_it_computes(layout: tupl
     assert 0 < step.mfu < 1
     slower = step_time(workload, cluster, parallel, replace(efficiencies(), network=0.1, nvlink=0.1, matrix_bf16=0.1))
     assert slower.seconds > step.seconds
+
+
+def test_only_zero_3_hides_its_traffic() -> None:
+    """As the engine configures DeepSpeed: `overlap_comm` is on by itself under ZeRO-3 alone."""
+    one, two, three = (small(zero_stage=stage) for stage in (1, 2, 3))
+    assert one.parts["zero_reduce"] > 0
+    assert two.parts["zero_reduce"] == pytest.approx(8 * one.parts["zero_reduce"]), "after each of 8 micro-batches"
+    assert one.overlapped["zero_reduce"] == two.overlapped["zero_reduce"] == 0
+    sent = three.parts["zero_reduce"] + three.overlapped["zero_reduce"]
+    assert sent == pytest.approx(two.parts["zero_reduce"])
+    assert three.overlapped["zero_reduce"] > 0.8 * sent
+    assert three.overlapped["zero_gather"] > 0
