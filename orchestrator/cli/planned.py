@@ -97,7 +97,8 @@ def answers(plan: Plan) -> Iterator[tuple[str, Text]]:
         yield "fits", Text(words)
     if plan.layout is not None:
         schedule = ", DualPipe" if plan.layout.schedule == "dualpipe" else ""
-        yield "layout", Text(f"{layout_name(plan.layout)}{schedule}, recompute {plan.layout.recompute}")
+        sent = ", tokens sent once per node" if plan.layout.dispatch == "node" else ""
+        yield "layout", Text(f"{layout_name(plan.layout)}{schedule}, recompute {plan.layout.recompute}{sent}")
         if plan.layout.needs and plan.layouts:
             yield "today", _today(plan.layouts[0], plan)
     if plan.energy is not None:

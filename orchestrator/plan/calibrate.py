@@ -41,7 +41,8 @@ GPU_WIDTHS: dict[str, float] = {
 """In log space: 0.3 is a third up or a quarter down. The fitted ones come from one run on one stack; bandwidths were
 measured by others."""
 OVERHEAD = 0.05
-"""Width of the prior of `overhead_seconds`, which is 0, as a share of the shortest measured step."""
+"""Width of the prior of `overhead_seconds`, which is 0, as a share of the shortest step: as measured, but no longer
+than `FARTHEST` times its forecast, or the overhead would explain anything."""
 
 Values = Mapping[str, float]
 
@@ -136,9 +137,9 @@ def calibrate(
     else:
         if device not in devices:
             raise UsageError(f"{observed[0].name} ran on {device!r}; known: {', '.join(devices)} (and cpu)")
-        shortest = min(one.measured for one in observed)
-        constants = _gpu_constants(efficiencies, shortest)
         runs = [_gpu_run(one, efficiencies, devices[device]) for one in observed]
+        shortest = min(min(run.measured, FARTHEST * run.forecast({})) for run in runs)
+        constants = _gpu_constants(efficiencies, shortest)
     return fit(device, constants, runs)
 
 

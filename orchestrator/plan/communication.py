@@ -17,7 +17,7 @@ from orchestrator.plan.work import (
     context_bytes,
     dispatch_bytes,
     layer_count,
-    moe_layer_count,
+    moe_layers,
     reached,
     vocabulary_parameters,
 )
@@ -78,8 +78,8 @@ class Exchange:
 
 
 def exchange(workload: Workload, parallel: Parallel, links: Links, passes: float) -> Exchange:
-    """All MoE layers of a stage. `passes`: 2 for forward and backward, each with dispatch and combine; 3 where the
-    forward pass is repeated."""
+    """All MoE layers of the GPU that has most. `passes`: 2 for forward and backward, each with dispatch and combine; 3
+    where the forward pass is repeated."""
     c, p = workload.config, parallel
     if isinstance(c, DenseModel) or p.expert == 1:
         return Exchange(0.0, 0.0)
@@ -94,7 +94,7 @@ def exchange(workload: Workload, parallel: Parallel, links: Links, passes: float
         sent = dispatch_bytes(c, "fp32" if workload.precision == "fp32" else "bf16", 1)
         copies -= away
     sent += combine_bytes(c, workload.precision, 1)
-    tokens = workload.batch_tokens / (p.data * p.tensor) * moe_layer_count(c) / p.pipeline * passes
+    tokens = workload.batch_tokens / (p.data * p.tensor) * moe_layers(c, p.pipeline, p.chunks) * passes
     return Exchange(tokens * copies * sent / links.nvlink, tokens * away * sent / links.network)
 
 
@@ -102,7 +102,7 @@ def tensor_seconds(workload: Workload, parallel: Parallel, links: Links, passes:
     """Sums over the GPUs of a tensor: after attention and after the feed-forward, in each pass; a scatter and a gather
     of (t-1)/t each."""
     p, c = parallel, workload.config
-    tokens = workload.batch_tokens / p.data * layer_count(c) / p.pipeline
+    tokens = workload.batch_tokens / p.data * p.fullest(layer_count(c))
     sent = 2 * (p.tensor - 1) / p.tensor * tokens * c.hidden_size * _WIDE * 2 * passes
     return links.group(p.tensor, 1, sent, 4 * passes * _layer_visits(workload, p))
 
@@ -110,14 +110,14 @@ def tensor_seconds(workload: Workload, parallel: Parallel, links: Links, passes:
 def context_seconds(workload: Workload, parallel: Parallel, links: Links, passes: float) -> float:
     """Keys and values of the rest of the sequence: there in each pass, and their gradients back."""
     p, c = parallel, workload.config
-    tokens = workload.batch_tokens / p.replicas * layer_count(c) / p.pipeline
+    tokens = workload.batch_tokens / p.replicas * p.fullest(layer_count(c))
     sent = (p.context - 1) / p.context * tokens * context_bytes(c) / p.tensor * (passes + 1)
     return links.group(p.context, p.tensor, sent, (passes + 1) * _layer_visits(workload, p))
 
 
 def _layer_visits(workload: Workload, p: Parallel) -> float:
     """How often a GPU comes to a layer in one pass of all micro-batches."""
-    return layer_count(workload.config) / p.pipeline * p.micro_batches(workload)
+    return p.fullest(layer_count(workload.config)) * p.micro_batches(workload)
 
 
 def pipeline_seconds(workload: Workload, parallel: Parallel, links: Links) -> float:
@@ -142,7 +142,8 @@ class Zero:
 def zero_seconds(workload: Workload, parallel: Parallel, links: Links) -> Zero:
     """Of the largest stage. Stage 0 sums gradients (a scatter and a gather of them); stages 1 and 2 scatter them and
     gather the new weights; stage 2 scatters after each micro-batch; stage 3 gathers weights twice for each, too,
-    layer by layer (recomputation uses those of the backward pass); all else goes in buckets."""
+    layer by layer (recomputation uses those of the backward pass); all else goes in buckets. DualPipe's pairs of GPUs
+    hold two stages each, so that twice as many sum twice as much."""
     p, policy = parallel, policy_of(workload.precision, on_cpu=False)
     common = experts = 0.0
     for stage in stages(workload, parallel):
@@ -150,9 +151,11 @@ def zero_seconds(workload: Workload, parallel: Parallel, links: Links) -> Zero:
         common = max(common, (stage.common + ends) / p.tensor)
         experts = max(experts, stage.experts / p.expert)
 
+    common, experts = common * p.copies, experts * p.copies
+
     def ring(size: int, calls: float) -> float:
-        each = links.group(p.data, p.tensor, (p.data - 1) / p.data * common * size, calls)
-        replicas = p.expert_replicas
+        members, replicas = p.data * p.copies, p.expert_replicas * p.copies
+        each = links.group(members, p.tensor, (members - 1) / members * common * size, calls)
         return each + links.group(replicas, p.expert, (replicas - 1) / replicas * experts * size, calls)
 
     count = p.micro_batches(workload) if p.zero_stage >= 2 else 1

@@ -147,12 +147,26 @@ def _flops(config: ModelConfig, layout: Layout, sequence: int) -> tuple[float, f
     """Per token: matrix products, attention. Attention goes by blocks of queries, each with all keys up to its end;
     scores of long sequences are computed again in the backward pass."""
     kinds = flops_by_kind(config, sequence)
-    again = 4 / 3 if layout.recompute == "full" else 1.0
     matrix = sum(kinds.values()) - kinds["attention"] - kinds["head"]
-    attention = kinds["attention"] * (sequence + min(QUERIES, sequence)) / sequence
-    if sequence > KEEP:
-        attention *= 1 + config.qk_head_dim / (config.qk_head_dim + config.v_head_dim) / 3
-    return matrix * again + kinds["head"], attention * again
+    again, repeated = (4 / 3, _repeated(config, matrix - kinds["prediction"])) if layout.recompute == "full" else (1, 0)
+    attention = kinds["attention"] * 2 * _mean_keys(sequence) / sequence  # causal FLOPs are of half the sequence
+    scores = config.qk_head_dim / (config.qk_head_dim + config.v_head_dim) / 3 if sequence > KEEP else 0.0
+    return matrix + repeated + kinds["head"], attention * (again + scores)
+
+
+def _repeated(config: ModelConfig, layers: float) -> float:
+    """Of all layers' matrix products what the backward pass computes again: a forward pass, which torch ends with the
+    last tensor that is needed, so without the last product (of the dense feed-forward, or of the shared experts)."""
+    c, dense = config, config.first_k_dense_replace
+    last = dense * c.intermediate_size + moe_layer_count(c) * c.n_shared_experts * c.moe_intermediate_size
+    return layers / 3 - 2 * last * c.hidden_size
+
+
+def _mean_keys(sequence: int) -> float:
+    """Keys that a query meets in `model.attend`: those up to the end of its block, the last block being what is left
+    over."""
+    blocks, rest = divmod(sequence, QUERIES)
+    return (QUERIES * QUERIES * blocks * (blocks + 1) / 2 + rest * sequence) / sequence
 
 
 _PASSES = 4
@@ -171,7 +185,7 @@ def _activation_bytes(config: ModelConfig, layout: Layout, sequence: int) -> flo
     c = config
     plain = layout.model_copy(update={"recompute": "none"})
     kept = kept_bytes(c, plain, FP32, KEEP + 1 if sequence > KEEP else sequence, Kernels.composed)
-    keys = (sequence + min(QUERIES, sequence)) / 2
+    keys = _mean_keys(sequence)
     scores = _SCORE_PASSES - _PASSES if sequence <= KEEP else _SCORE_PASSES + _SCORE_PASSES_AGAIN
     floats = layer_count(c) * c.num_attention_heads * keys * scores
     floats += moe_layer_count(c) * c.num_experts_per_tok * c.hidden_size * _ROW_PASSES

@@ -15,7 +15,7 @@ from orchestrator.plan.basis import Basis
 from orchestrator.plan.forecast import Architecture, Asked, Layout, Plan, PriceTag, Width
 from orchestrator.plan.on_cpus import forecast_on_cpus
 from orchestrator.plan.outcome import Outcome, layout_of, outcome
-from orchestrator.plan.pick import chosen, does_not_fit, layouts
+from orchestrator.plan.pick import chosen, does_not_fit, layouts, why_not_today
 from orchestrator.plan.prices import Price
 from orchestrator.plan.request import Request
 from orchestrator.plan.sections import energy_of, goodput_of, hours_widths, memory_of, offered, step_of
@@ -117,5 +117,10 @@ def _notes(made: Outcome, today: Sequence[Layout]) -> Iterator[str]:
     if made.candidate.needs:
         yield f"this layout cannot run yet: our engine lacks {', '.join(made.candidate.needs)}"
     if not today:
-        yield "of the layouts that our engine runs today none fits into the memory of these GPUs"
+        why = why_not_today(made.request)
+        yield (
+            "of the layouts that our engine runs today none fits into the memory of these GPUs"
+            if why is None
+            else f"no layout that our engine runs today divides this batch: {why}"
+        )
     yield "pre-training only: data, staff, research and ablations before the run are in no figure here"

@@ -115,8 +115,7 @@ def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
     ends = (stage.first + stage.last) * vocabulary_parameters(workload.config)
     common = -(-(stage.common + ends + stage.last * workload.config.hidden_size) // p.tensor)
     experts = stage.experts // p.expert
-    copies = 2 if p.schedule == "dualpipe" else 1
-    local = (common + experts) * copies
+    local = (common + experts) * p.copies
     share = -(-common // p.data) + -(-experts // p.expert_replicas) if p.zero_stage else local
     mixed = p.zero_stage > 0 or policy.weights < FLOAT
     parts = {

@@ -100,6 +100,8 @@ class Layout(Out):
     """Of the stages, where there are several."""
     chunks: int
     """Pieces of the model in each stage."""
+    dispatch: str | None
+    """Of tokens to experts on other GPUs: once to each `expert`, or once to each `node`."""
     fits: bool
     needs: tuple[str, ...]
     """What the engine would have to learn first; empty: runs today."""
@@ -117,7 +119,7 @@ class Memory(Out):
     by_part: dict[str, int]
     peak: int
     usable: int
-    """Of the device, once reserve and fragmentation are taken off."""
+    """Of the device: what is sold; the little more that it reports is the reserve, fragmentation is a part."""
     device: int
     """As sold."""
     spare: int

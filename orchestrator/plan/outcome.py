@@ -62,6 +62,7 @@ def layout_of(made: Outcome) -> Layout:
         zero_stage=parallel.zero_stage,
         micro_batch=parallel.micro_batch,
         recompute=parallel.recompute,
+        dispatch=parallel.dispatch if parallel.expert > 1 else None,
         schedule=parallel.schedule if parallel.pipeline > 1 else None,
         fits=made.candidate.fits,
         needs=made.candidate.needs,

@@ -7,31 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.errors import UsageError
-from orchestrator.plan import search
+from orchestrator.plan import defaults, search
 from orchestrator.plan.efficiency import Efficiencies
 from orchestrator.plan.footprint import footprint
 from orchestrator.plan.hardware import Accelerator
 from orchestrator.plan.request import Engine, Request, Wish
 from orchestrator.plan.search import Candidate
 from orchestrator.plan.step_time import step_time
-from orchestrator.plan.workload import RECOMPUTE, Parallel, check
+from orchestrator.plan.workload import RECOMPUTE, Cluster, Parallel, check
 
 
 def layouts(request: Request, efficiencies: Efficiencies, *, today: bool = False) -> list[Candidate]:
     """All that agree with what the request says of the layout, best first, then those that do not fit; `today`: only
     what the engine runs now. UsageError if no layout can divide this work at all."""
-    wish = request.wish
+    wish, why = request.wish, why_not_today(request)
     try:
+        if why is not None and (today or request.engine == "today"):
+            raise ValueError(why)
         if wish.micro_batch is None and wish.recompute is None and wish.zero_stage != 0:
-            found = search.search(request.workload, request.cluster, efficiencies, today=True)
-            if not today:  # a search of all leaves slow ones out, among them those that run today
-                found += search.search(request.workload, request.cluster, efficiencies)
+            found = [] if today else search.search(request.workload, request.cluster, efficiencies)
+            if why is None:  # a search of all leaves slow ones out, among them those that run today
+                found += search.search(request.workload, request.cluster, efficiencies, today=True)
             return _sorted(one for one in found if _agrees(wish, one.parallel))
         return _sorted(_asked(request, efficiencies, today))
     except ValueError as error:
         raise UsageError(f"{request.name} on {request.gpus} {request.accelerator}: {error}") from error
+
+
+def why_not_today(request: Request) -> str | None:
+    """Why the engine of today could not divide this work, however much memory there were; None: it can."""
+    try:
+        check(request.workload, request.cluster, Parallel(request.gpus, micro_batch=request.wish.micro_batch or 1))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _agrees(wish: Wish, parallel: Parallel) -> bool:
@@ -45,14 +57,27 @@ def _asked(request: Request, efficiencies: Efficiencies, today: bool) -> Iterato
     bases = list(search.layouts(request.workload, request.cluster, today))
     if wish.zero_stage == 0:
         bases = [replace(base, zero_stage=0) for base in bases if base.zero_stage == 1]
+    poor = []
     for base in (base for base in bases if _agrees(wish, base)):
-        for size in sizes:
-            yield from _tried(request, efficiencies, replace(base, micro_batch=size))
+        for parallel in (each for size in sizes for each in _variants(request, replace(base, micro_batch=size))):
+            if today and search.needs(request.config, parallel):
+                continue
+            peak = footprint(request.workload, parallel).peak
+            if peak <= usable(request.cluster.accelerator):
+                yield _candidate(request, efficiencies, parallel)
+            else:
+                poor.append((peak, parallel))
+    for _, parallel in sorted(poor, key=lambda one: one[0])[: search.NEAR]:
+        yield _candidate(request, efficiencies, parallel)
 
 
 def tried(request: Request, efficiencies: Efficiencies, among: Iterable[Parallel]) -> list[Candidate]:
-    """These layouts alone with every policy of recomputation, best first: quicker than a search."""
-    return _sorted(one for parallel in among for one in _tried(request, efficiencies, parallel))
+    """Those of these layouts that fit, with every policy of recomputation, best first: quicker than a search."""
+    variants = (each for parallel in among for each in _variants(request, parallel))
+    room = usable(request.cluster.accelerator)
+    return _sorted(
+        _candidate(request, efficiencies, each) for each in variants if footprint(request.workload, each).peak <= room
+    )
 
 
 def _sorted(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -61,22 +86,28 @@ def _sorted(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(once.values(), key=lambda one: (not one.fits, one.step.seconds))
 
 
-def _tried(request: Request, efficiencies: Efficiencies, base: Parallel) -> Iterator[Candidate]:
-    workload, cluster, wish = request.workload, request.cluster, request.wish
+def _variants(request: Request, base: Parallel) -> Iterator[Parallel]:
+    """With every policy of recomputation that the request leaves open, if the work can be divided so."""
+    wish = request.wish
     for recompute in RECOMPUTE if wish.recompute is None else (wish.recompute,):
         parallel = replace(base, recompute=recompute)
         try:
-            check(workload, cluster, parallel)
+            check(request.workload, request.cluster, parallel)
         except ValueError:
             continue
-        memory = footprint(workload, parallel)
-        yield Candidate(
-            parallel,
-            memory,
-            step_time(workload, cluster, parallel, efficiencies),
-            memory.peak <= usable(cluster.accelerator),
-            search.needs(workload.config, parallel),
-        )
+        yield parallel
+
+
+def _candidate(request: Request, efficiencies: Efficiencies, parallel: Parallel) -> Candidate:
+    workload, cluster = request.workload, request.cluster
+    memory = footprint(workload, parallel)
+    return Candidate(
+        parallel,
+        memory,
+        step_time(workload, cluster, parallel, efficiencies),
+        memory.peak <= usable(cluster.accelerator),
+        search.needs(workload.config, parallel),
+    )
 
 
 def usable(device: Accelerator) -> int:
@@ -111,9 +142,10 @@ def does_not_fit(
 ) -> str:
     """Why nothing can run, with both numbers and the nearest that can."""
     near = _nearest(request, efficiencies, devices, today=today)
-    instead = (
-        f"use {' or '.join(near)}" if near else "use a smaller model: no number of GPUs that its batch allows would do"
-    )
+    nothing = "use a smaller model: no number of GPUs that its batch allows would do"
+    if request.wish != Wish():
+        nothing = "leave spec.parallelism out, or use a smaller model: no number of GPUs would do with these sizes"
+    instead = f"use {' or '.join(near)}" if near else nothing
     least, what = smallest(candidates), f"{request.name} on {request.gpus} {request.accelerator}"
     if least is None:
         return f"{what}: no layout has all the sizes that were asked for together: {instead}"
@@ -121,16 +153,39 @@ def does_not_fit(
     return f"{what}: the layout that takes least needs {needed:.1f} GB per GPU, there are {there:.1f} GB: {instead}"
 
 
+def _as_wished(wish: Wish, layout: Parallel) -> Parallel | None:
+    """The layout with what the request says of it, and else with the least memory; None if they contradict."""
+    if wish.expert not in (None, layout.expert) or (wish.zero_stage or layout.zero_stage) != layout.zero_stage:
+        return None
+    if wish.zero_stage == 0:
+        if layout.zero_stage != 1:
+            return None
+        layout = replace(layout, zero_stage=0)
+    return replace(layout, micro_batch=wish.micro_batch or 1, recompute=wish.recompute or "full")
+
+
+def _batch_of(request: Request, gpus: int) -> int:
+    """Tokens of a step on so many GPUs: as asked for, or the fewest that would be assumed."""
+    if not any(one.field == "training.globalBatchTokens" for one in request.assumed):
+        return request.batch_tokens
+    return gpus * request.sequence_length * (request.wish.micro_batch or 1)
+
+
+def _growing(request: Request) -> Cluster:
+    """The cluster as it would be with more GPUs: where nobody said how many a machine has, in the usual machines."""
+    usual = any(one.field == "compute.gpusPerNode" for one in request.assumed)
+    return replace(request.cluster, gpus_per_node=defaults.GPUS_PER_NODE) if usual else request.cluster
+
+
 def _nearest(
     request: Request, efficiencies: Efficiencies, devices: Mapping[str, Accelerator], *, today: bool = False
 ) -> list[str]:
     """What to ask for instead, as phrases: more GPUs of the kind, or the same number of another kind."""
     found: list[str] = []
-    try:
-        near = search.nearest(request.workload, request.cluster, efficiencies)
-    except ValueError:  # what the engine runs today divides no such batch
-        near = None
-    gpus = None if near is None else near.gpus_today if today else near.gpus
+    today = today or request.engine == "today"
+    gpus = search.fewest(request.workload, _growing(request), today, partial(_as_wished, request.wish))
+    if gpus is not None and _batch_of(request, gpus) > request.tokens:
+        gpus = None
     if gpus is not None and gpus > request.gpus:
         found.append(f"{gpus} {request.accelerator}")
     for name, device in devices.items():

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from model.config import Frozen
+from model.config import Frozen, ModelConfig
 from model.presets import preset
 from model.recipe import PrecisionName
 from orchestrator.plan.dense import DenseModel
@@ -62,6 +62,8 @@ class Run(Frozen, alias_generator=to_camel):
     recompute: Recompute = "none"
     schedule: Schedule = "1f1b"
     dispatch: Dispatch = "node"
+    prediction_modules: int | None = Field(None, ge=0)
+    """Of multi-token prediction, where the run had fewer than the preset has."""
     gpu_hours: float | None = Field(None, gt=0)
     tokens_per_second_per_gpu: float | None = Field(None, gt=0)
     use: Literal["fitted", "predicted"]
@@ -98,6 +100,8 @@ class Run(Frozen, alias_generator=to_camel):
         """One phase of it."""
         batch = phase.sequence_length * phase.batch_sequences
         config = architecture(self.model)
+        if self.prediction_modules is not None and isinstance(config, ModelConfig):
+            config = config.replace(num_nextn_predict_layers=self.prediction_modules)
         return Workload(config, phase.sequence_length, batch, self.precision, round(phase.tokens))
 
     def parallel(self, phase: Phase) -> Parallel | None:

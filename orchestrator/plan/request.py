@@ -212,14 +212,18 @@ def _formal(accelerator: str, hardware: Path | None) -> str:
 
 
 def _in_words_of(flags: Mapping[str, str], error: InvalidJob, file: Path | None) -> InvalidJob:
-    """Fields that were, or should have been, given as options are named as options."""
+    """Fields that were, or should have been, given as options are named as options; without a file all others as
+    `--set` takes them."""
     options = {f"spec.{path}": f"--{name}" for name, path in FLAGS.items() if name in flags or file is None}
+    if file is None and "preset" not in flags:
+        options["spec.model"] = "--preset"
 
     def named(problem: Problem) -> Problem:
         path = problem.path
         for flag in FLAGS.values():
             path = path.replace(f"--set {flag}=", f"--{next(n for n, p in FLAGS.items() if p == flag)} ")
-        return Problem(options.get(path, path), problem.message)
+        bare = f"--set {path.removeprefix('spec.')}" if file is None and path.startswith("spec.") else path
+        return Problem(options.get(path, bare), problem.message)
 
     return InvalidJob([named(problem) for problem in error.problems])
 

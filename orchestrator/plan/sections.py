@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
+from model.flops import count
 from orchestrator.plan.basis import FITTED_GPUS, Basis
+from orchestrator.plan.dense import DenseModel
 from orchestrator.plan.efficiency import Efficiencies
 from orchestrator.plan.failures import Failures, failure_models
 from orchestrator.plan.fit import gpu_hours
@@ -19,9 +21,10 @@ from orchestrator.plan.forecast import Energy, GoodputPart, Layout, Memory, Rang
 from orchestrator.plan.goodput import goodput
 from orchestrator.plan.outcome import Outcome, layout_of, outcome
 from orchestrator.plan.pick import runs_today, usable
-from orchestrator.plan.published import runs
+from orchestrator.plan.published import architecture, runs
 from orchestrator.plan.search import Candidate
 from orchestrator.plan.width import amount
+from orchestrator.plan.work import Architecture
 from orchestrator.plan.workload import RECOMPUTE
 
 MFU = (
@@ -29,6 +32,8 @@ MFU = (
     "whatever the precision"
 )
 """The convention of every MFU here."""
+SMALL = 10_000_000_000
+"""Parameters that each token uses: docs/planner.md trusts no forecast of smaller mixtures of experts."""
 _SHOWN = 5
 
 
@@ -144,16 +149,37 @@ def prediction_error(constants: Efficiencies) -> Width:
     errors = [math.log(gpu_hours(run, constants) * run.throughput * 3600 / run.tokens) for run in known]
     typical = math.exp(math.sqrt(math.fsum(error**2 for error in errors) / len(errors)))
     least, most = math.exp(-max(errors)), math.exp(-min(errors))
+    inside = sum(1 / typical <= math.exp(error) <= typical for error in errors)
     reason = (
-        f"the planner's typical error (root mean square) on {len(known)} published runs that it was not fitted to; "
-        f"they took {least:.2f} to {most:.2f} times the hours that it forecasts"
+        f"the planner's typical error (root mean square) on {len(known)} published runs that it was not fitted to: "
+        f"{inside} of them lie within it, all took {least:.2f} to {most:.2f} times the hours that it forecasts"
     )
     return Width(affects="hours", low=1 / typical, high=typical, reason=reason)
+
+
+def is_small(config: Architecture) -> bool:
+    """Whether a mixture of experts is of a size at which the forecast is known to be too fast."""
+    return not isinstance(config, DenseModel) and count(config).active < SMALL
+
+
+@cache
+def small_model_error(constants: Efficiencies) -> Width:
+    """How much longer the published runs of small mixtures of experts took: this model has no term for it."""
+    known = [run for run in runs() if run.use == "predicted" and is_small(architecture(run.model))]
+    longer = max(run.tokens / run.throughput / 3600 / gpu_hours(run, constants) for run in known)
+    names = ", ".join(run.name for run in known)
+    reason = (
+        f"mixtures of experts with less than {SMALL / 1e9:.0f} B parameters used by each token are slower than this "
+        f"model says: {names} took {longer:.2f} times as long; calibrate with runs of your own (`fathom calibrate`)"
+    )
+    return Width(affects="hours", low=1.0, high=max(1.0, longer), reason=reason)
 
 
 def hours_widths(made: Outcome, basis: Basis) -> list[Width]:
     """Why the hours may come out otherwise."""
     found = [prediction_error(basis.efficiencies)]
+    if basis.fitted_to_whole_runs and is_small(made.request.config):
+        found.append(small_model_error(basis.efficiencies))
     if basis.fitted_to_whole_runs:
         reason = (
             "whether the published GPU-hours that the efficiencies are fitted to hold that run's failures is not said: "

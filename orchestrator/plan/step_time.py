@@ -6,7 +6,7 @@ from `orchestrator.plan.efficiency`, docs/planner.md holds it against published 
 
 What is hidden (all else adds up): under DualPipe the exchange of experts behind the computation of other micro-batches,
 on multiprocessors that the computation then lacks; activations between stages behind computation, in any schedule;
-without stages, gradients behind the last backward pass (ZeRO-2: behind each), and ZeRO-3's weights behind each pass.
+under ZeRO-3, gradients behind the backward passes and weights behind all of them.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def step_time(workload: Workload, cluster: Cluster, parallel: Parallel, efficien
     compute = sum(computed.values())
     passes = 3.0 if p.recompute == "full" else 2.0
     busy, hidden = _sent(workload, parallel, links, passes, compute)
-    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links), parallel, workload, compute)
+    zero, hidden_zero = _zero(zero_seconds(workload, parallel, links), parallel, compute)
     parts = computed | busy | zero
     parts["bubble"] = _bubble(workload, parallel, compute + sum(busy.values()))
     parts["optimizer"] = _optimizer(workload, cluster, parallel, efficiencies)
@@ -104,8 +104,7 @@ def step_time(workload: Workload, cluster: Cluster, parallel: Parallel, efficien
 def _computation(workload: Workload, cluster: Cluster, p: Parallel, e: Efficiencies) -> dict[str, float]:
     """Matrix products by kind, attention, all that moves activations only, recomputation: of the fullest stage."""
     device, config = cluster.accelerator, workload.config
-    layers, pieces = layer_count(config), p.pipeline * p.chunks
-    uneven = -(-layers // pieces) * pieces / layers
+    uneven = p.fullest(layer_count(config)) * p.pipeline / layer_count(config)
     share = workload.batch_tokens / cluster.gpus * uneven
     cores = 1 - e.communication_cores if p.schedule == "dualpipe" and p.expert > 1 else 1.0
     low = e.matrix_rate(device, workload.precision) * cores
@@ -153,9 +152,8 @@ def _sent(
     """What each micro-batch waits for, and what is hidden."""
     experts = exchange(workload, p, links, passes)
     between = pipeline_seconds(workload, p, links)
-    room = compute
-    hidden_experts = min(experts.seconds, room) if p.schedule == "dualpipe" else 0.0
-    hidden_between = min(between, room)
+    hidden_experts = min(experts.seconds, compute) if p.schedule == "dualpipe" else 0.0
+    hidden_between = min(between, compute - hidden_experts)  # both need the network
     exposed = experts.seconds - hidden_experts
     slower = "network" if experts.network >= experts.nvlink else "nvlink"
     busy = {
@@ -173,14 +171,14 @@ def _sent(
     return busy, hidden
 
 
-def _zero(zero: Zero, p: Parallel, workload: Workload, compute: float) -> tuple[dict[str, float], dict[str, float]]:
-    """With stages all waits for the last micro-batch; else gradients go while the backward pass (two thirds) runs."""
-    if p.pipeline > 1:
+def _zero(zero: Zero, p: Parallel, compute: float) -> tuple[dict[str, float], dict[str, float]]:
+    """ZeRO-3's gradients go while the backward pass (two thirds) runs, its weights all the time; else all waits, since
+    DeepSpeed's `overlap_comm` is off under ZeRO-1 and 2, as is its default, and stages wait for the last micro-batch.
+    """
+    if p.zero_stage < 3:
         return {"zero_reduce": zero.reduce, "zero_gather": zero.gather}, {"zero_reduce": 0.0, "zero_gather": 0.0}
-    count = p.micro_batches(workload) if p.zero_stage >= 2 else 1
-    room = compute * 2 / 3 * count / p.micro_batches(workload)
-    reduce = min(zero.reduce, room)
-    gather = min(zero.gather, compute - reduce) if p.zero_stage == 3 else 0.0
+    reduce = min(zero.reduce, compute * 2 / 3)
+    gather = min(zero.gather, compute - reduce)
     busy = {"zero_reduce": zero.reduce - reduce, "zero_gather": zero.gather - gather}
     return busy, {"zero_reduce": reduce, "zero_gather": gather}
 

@@ -5,6 +5,9 @@ Invariant: a row marked predicted had no part in any constant; the error is prin
 
 from __future__ import annotations
 
+import statistics
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,6 +18,7 @@ from orchestrator.plan.fit import FITTED
 from orchestrator.plan.footprint import footprint
 from orchestrator.plan.published import Phase, Run, runs
 from orchestrator.plan.search import search
+from orchestrator.plan.sections import prediction_error
 from orchestrator.plan.step_time import step_time
 from orchestrator.plan.workload import Cluster, Parallel, Workload
 
@@ -114,11 +118,21 @@ def _runs() -> str:
             f"| {run.name} | {run.gpus} {run.accelerator} | {run.precision} | {layout} | {run.throughput:.0f}{whole} | "
             f"{found.throughput:.0f} | {found.error:+.1%} | {mfu} | {found.peak / 1e9:.0f} | {kind} |"
         )
-    predicted = [abs(found.error) for found in outcomes() if found.run.use == "predicted"]
-    median = sorted(predicted)[len(predicted) // 2]
-    lines += ["", f"Of {len(predicted)} predicted rows the median absolute error is {median:.0%}, the largest "]
-    lines[-1] += f"{max(predicted):.0%}."
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _errors([found for found in outcomes() if found.run.use == "predicted"])])
+
+
+def _errors(predicted: Sequence[Outcome]) -> str:
+    """How far the rows lie from their forecasts, and how many of them in the width that a plan gives its hours."""
+    errors, width = [abs(found.error) for found in predicted], prediction_error(efficiencies())
+    inside = [found for found in predicted if width.low <= 1 + found.error <= width.high]
+    known = [found for found in predicted if not found.searched]
+    text = (
+        f"Of {len(errors)} predicted rows the median absolute error is {statistics.median(errors):.0%}, the largest "
+        f"{max(errors):.0%}. The width that a plan gives its hours for this, x {width.low:.2f} to {width.high:.2f}, "
+        f"holds {sum(found in inside for found in known)} of the {len(known)} rows whose layout was published, and "
+        f"{len(inside)} of all {len(errors)}."
+    )
+    return textwrap.fill(text, 120)
 
 
 def _follows() -> str:

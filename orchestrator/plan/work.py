@@ -102,6 +102,18 @@ def moe_layer_count(config: Architecture) -> int:
 
 
 @cache
+def moe_layers(config: Architecture, pipeline: int, chunks: int) -> int:
+    """Those of the GPU that has most, the layers being divided into `chunks` pieces on each of `pipeline` GPUs."""
+    if isinstance(config, DenseModel):
+        return 0
+    layers, pieces = layer_count(config), pipeline * chunks
+    each, held = -(-layers // pieces), [0] * pipeline
+    for layer in range(config.first_k_dense_replace, layers):
+        held[layer // each % pipeline] += 1
+    return max(held)
+
+
+@cache
 def layer_runs(config: Architecture) -> tuple[Layers, ...]:
     """All layers from first to last, prediction modules' included; without embedding, head and the last norm."""
     if isinstance(config, DenseModel):

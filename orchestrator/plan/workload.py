@@ -158,8 +158,18 @@ class Parallel:
 
     @property
     def expert_replicas(self) -> int:
-        """GPUs that hold the same experts."""
+        """GPUs of a stage that hold the same experts."""
         return self.data * self.tensor // self.expert
+
+    @property
+    def copies(self) -> int:
+        """Stages of which each GPU holds the weights: DualPipe's pair of GPUs holds both its stages twice."""
+        return 2 if self.schedule == "dualpipe" else 1
+
+    def fullest(self, layers: int) -> int:
+        """Of so many layers, those of the GPU that has most: pieces are as long as each other, the last may be
+        shorter."""
+        return self.chunks * -(-layers // (self.pipeline * self.chunks))
 
     def micro_batches(self, workload: Workload) -> int:
         """Forward passes of each GPU in a step; call after `check`."""
@@ -207,13 +217,20 @@ def _check_batch(workload: Workload, parallel: Parallel) -> None:
         raise ValueError(
             f"a batch of {sequences} sequences ({workload.batch_tokens} tokens) must be a multiple of the "
             f"{p.replicas} x {p.micro_batch} = {unit} that all GPUs take at once: use "
-            + " or ".join(f"{count} ({count * workload.sequence_length} tokens)" for count in (below, above) if count)
+            + _or_fewer(workload, [count for count in (below, above) if count])
         )
     count = p.micro_batches(workload)
     if p.chunks > 1 and count % p.pipeline:
         raise ValueError(f"with chunks ({p.chunks}), pipeline ({p.pipeline}) must divide the {count} micro-batches")
     if p.schedule == "dualpipe" and count < p.pipeline:
         raise ValueError(f"dualpipe needs as many micro-batches as stages ({p.pipeline}), got {count}")
+
+
+def _or_fewer(workload: Workload, counts: list[int]) -> str:
+    """Numbers of sequences for which there are tokens enough."""
+    sizes = [count * workload.sequence_length for count in counts]
+    possible = [f"{size // workload.sequence_length} ({size} tokens)" for size in sizes if size <= workload.tokens]
+    return " or ".join(possible) or f"fewer GPUs: {sizes[0]} tokens are more than all {workload.tokens}"
 
 
 def _whole(name: str, value: object, most: int) -> None:

@@ -122,7 +122,7 @@ def test_ones_own_failures_and_hardware(plan: Cli, tmp_path: Path, monkeypatch: 
         ([*V3, "--against", "gpt-4"], ["'gpt-4'", "llama-3.1-405b"]),
         ([*V3, "--failures", "never"], ["'never'", "llama-3"]),
         ([*V3, "--set", "parallelism.expert=24"], ["24", "2048"]),
-        ([*LITE, "--batch-tokens", "4096"], ["16"]),
+        ([*LITE, "--batch-tokens", "4096", "--engine", "today"], ["16"]),
         (["/does/not/exist.yaml"], ["/does/not/exist.yaml"]),
     ],
 )

@@ -180,6 +180,14 @@ def test_a_run_that_nothing_explains() -> None:
         on_cpus([*VARIED, mad])
 
 
+@pytest.mark.parametrize("seconds", [1e-3, 1e3, 1e5])
+def test_an_overhead_does_not_explain_everything(seconds: float) -> None:
+    """A step of a day, or of a millisecond, is no slow run but a wrong figure."""
+    wrong = gpu_run("wrong", efficiencies()).model_copy(update={"seconds": seconds})
+    with pytest.raises(UsageError, match=r"wrong: measured .* s for a step, forecast .* even after the fit"):
+        calibrate([wrong], efficiencies(), accelerators(), cpu_priors())
+
+
 def test_the_fit_is_least_squares_of_logarithms_with_priors() -> None:
     """One constant, two runs: the minimum of log(a x / 1)^2 + log(a x / 4)^2 over the noise and log(a)^2 over the
     width, in closed form."""

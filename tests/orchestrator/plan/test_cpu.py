@@ -3,17 +3,23 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.recipes import tiny_recipe
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import calibrate as benchmark
 from model.flops import flops_per_token
+from model.loss import training_losses
+from model.presets import preset
 from model.recipe import Layout, Recipe
+from model.transformer import CausalLM
 from orchestrator.errors import UsageError
-from orchestrator.plan.cpu import CpuRates, asked, cpu_priors, cpu_rates, forecast_cpu, seconds_by_rate
+from orchestrator.plan.cpu import CpuRates, asked, cpu_priors, cpu_rates, forecast_cpu, seconds_by_rate, work
 
 ROOT = Path(__file__).parents[3]
 ROUNDS = json.loads((ROOT / "tests/golden/cpu_seconds.json").read_text())
@@ -64,6 +70,54 @@ def test_flops_are_those_of_the_model_and_what_is_computed_twice() -> None:
     again = asked(one(recompute="full"))
     assert again["attention_flops"] == pytest.approx(work["attention_flops"] * 4 / 3)
     assert work["matrix_flops"] < again["matrix_flops"] < work["matrix_flops"] * 4 / 3, "heads are not repeated"
+
+
+class Counter(TorchDispatchMode):
+    """FLOPs of matrix products and of attention's batched products, and operations, as torch runs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = self.attention = self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        name = func._schema.name.removeprefix("aten::").rstrip("_")
+        self.operations += 1
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            a, b = args[-2:] if name.endswith("addmm") or name == "baddbmm" else args[:2]
+            flops = 2 * a.numel() * b.shape[-1]
+            self.attention += flops if "b" in name else 0
+            self.matrix += 0 if "b" in name else flops
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize(
+    ("length", "batch", "changes"),
+    [
+        (64, 2, {}),
+        (100, 2, {}),
+        (640, 1, {}),  # beyond 512 scores are computed again
+        (128, 2, {"n_routed_experts": 16, "num_experts_per_tok": 4, "vocab_size": 20_000}),
+        (128, 2, {"first_k_dense_replace": 4}),
+    ],
+)
+def test_what_the_model_really_does(length: int, batch: int, changes: dict[str, int], recompute: str) -> None:
+    """Forward and backward of `model/`: products to the digit; operations without those that DeepSpeed adds."""
+    config = preset("mini").replace(**changes)
+    model = CausalLM(config)
+    model.initialise(0)
+    for block in model.blocks().values():
+        block.recompute = recompute == "full"
+    ahead = config.num_nextn_predict_layers
+    window = torch.randint(config.vocab_size, (batch, length + 1 + ahead), generator=torch.Generator().manual_seed(0))
+    with Counter() as counted:
+        losses = training_losses(model(window[:, :-1], ahead, None, window), window, ahead_weight=0.3, alpha=1e-4)
+        losses.total.backward()
+    layout = {"world_size": 1, "expert_parallel": 1, "micro_batch": batch, "accumulation": 1, "recompute": recompute}
+    once, twice = (work(config, Layout.model_validate(layout | {"accumulation": n}), length) for n in (1, 2))
+    assert once["attention_flops"] == pytest.approx(counted.attention, rel=1e-9)
+    assert once["matrix_flops"] == pytest.approx(counted.matrix, rel=1e-9)
+    assert 1 < (twice["operations"] - once["operations"]) / counted.operations < 1.3
 
 
 def test_more_micro_batches_do_everything_again_but_the_update() -> None:

@@ -141,3 +141,14 @@ def test_whatever_is_asked_gives_a_request_or_an_error_for_people(
     assert request.batch_tokens % request.sequence_length == 0
     assert request.batch_tokens <= request.tokens
     assert request.workload.steps >= 1
+
+
+def test_without_a_file_fields_are_named_as_options_take_them(tmp_path: Path) -> None:
+    without = {name: text for name, text in V3.items() if name != "preset"}
+    with pytest.raises(InvalidJob, match="--preset: is required"):
+        make_request(None, without)
+    with pytest.raises(InvalidJob, match=r"--set compute\.workers: is required with accelerator cpu"):
+        make_request(None, {"preset": "mini", "accelerator": "cpu", "tokens": "1M"})
+    assert "--set parallelism.expert: 7 does not divide" in refusal({"gpus": "64"}, "parallelism.expert=7")
+    with_file = refusal({}, "parallelism.expert=7", file=job(tmp_path))
+    assert "spec.parallelism.expert: 7 does not divide" in with_file

@@ -11,7 +11,7 @@ from orchestrator.plan.efficiency import efficiencies
 from orchestrator.plan.footprint import footprint
 from orchestrator.plan.hardware import accelerator
 from orchestrator.plan.published import dense_models
-from orchestrator.plan.search import layouts, nearest, needs, search
+from orchestrator.plan.search import fewest, layouts, nearest, needs, search
 from orchestrator.plan.step_time import step_time
 from orchestrator.plan.workload import Cluster, Parallel, Workload, check
 
@@ -142,3 +142,41 @@ def test_racks_of_72_are_doubled_whole() -> None:
     assert near.gpus_today is not None
     assert near.gpus_today % 72 == 0
     assert near.gpus <= near.gpus_today
+
+
+@pytest.mark.parametrize("gpus", [5, 10, 24, 40])
+def test_any_number_of_gpus_can_be_searched(gpus: int) -> None:
+    """Few long sequences on numbers that are no powers of two: a sequence is shared by divisors of the data only."""
+    few = work("v2-lite-16b", 2, length=65_536)
+    for layout in layouts(few, Cluster(accelerator("H100"), gpus, min(gpus, 5 if gpus < 24 else 8))):
+        assert layout.data % layout.context == 0
+
+
+def test_pieces_that_divide_the_layers_evenly_are_tried() -> None:
+    """60 layers on 4 stages: 5 pieces of 3 layers leave nothing over, 8 would leave 4 of 64 idle."""
+    tried = {layout.chunks for layout in layouts(work("v2-236b", 1024), cluster(64)) if layout.pipeline == 4}
+    assert {1, 5} <= tried
+    assert 2 not in tried, "8 pieces of 7.5 layers: no more even than 5, and a larger bubble"
+
+
+def test_zero_3_takes_large_micro_batches() -> None:
+    """Each micro-batch gathers all weights: the fewer, the better."""
+    workload, gpus = work("v2-236b", 256, precision="fp8"), cluster(64, "H200")
+    best = search(workload, gpus, efficiencies(), today=True)[0]
+    assert best.parallel.zero_stage == 3
+    for size in (1, 2, 4):
+        for expert in (1, 2, 4, 8, 16, 32):
+            p = Parallel(64, expert=expert, zero_stage=3, micro_batch=size, recompute="full")
+            if footprint(workload, p).peak <= 141e9:
+                assert step_time(workload, gpus, p, efficiencies()).seconds >= best.step.seconds * 0.999, p
+
+
+def test_fewest_gpus_for_what_is_asked_of_the_layout() -> None:
+    workload, gpus = work("v2-lite-16b", 64), cluster(8, "A100")
+    free = fewest(workload, gpus, today=True)
+    assert free is not None
+    whole = fewest(workload, gpus, today=True, asked=lambda one: one if one.recompute == "full" else None)
+    assert whole is None, "layouts come without recomputation"
+    plain = fewest(workload, gpus, today=True, asked=lambda one: one)
+    assert plain is not None
+    assert plain > free, "without recomputation it needs more"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.flops import flops_per_token
+from model.config import ModelConfig
+from model.flops import count, flops_per_token
 from model.presets import mini, preset
 from orchestrator.plan.communication import Links, exchange, tensor_seconds, zero_seconds
 from orchestrator.plan.efficiency import Efficiencies, efficiencies
@@ -95,7 +96,7 @@ def test_exchange_of_v3_by_hand() -> None:
     once = replace(V3, batch_tokens=4096 * 128)  # one sequence for each GPU of a stage
     found = exchange(once, OWN, links, passes=2)
     nodes = 4 * (1 - (3 / 4) ** 8) * 7 / 8
-    layers = 59 / 16
+    layers = 4  # of the fullest stage: 59 on 16 stages of 4
     assert found.network == pytest.approx(
         4096 * layers * 2 * nodes * (7168 * (1 + 4 / 128) + 2 * 7168) / 50e9, rel=0.01
     )
@@ -109,7 +110,7 @@ def test_tensor_sums_of_llama_by_hand() -> None:
     """405B, TP8 PP16: two sums in each layer and pass, 7/8 scattered and 7/8 gathered, in BF16."""
     workload = Workload(dense_models()["llama-3.1-405b"], 8192, 8192 * 2048, "bf16", 10**12)
     parallel = Parallel(data=64, tensor=8, pipeline=16)
-    tokens = 8192 * 2048 / 64 * 126 / 16
+    tokens = 8192 * 2048 / 64 * 8  # of 126 layers the fullest stage of 16 has 8
     expected = 2 * 2 * 2 * 7 / 8 * tokens * 16_384 * 2 / 360e9
     links = Links.of(Cluster(accelerator("H100"), 8192), PERFECT)
     assert tensor_seconds(workload, parallel, links, 2) == pytest.approx(expected)
@@ -127,6 +128,25 @@ def test_zero_stages_move_more() -> None:
     size = 2 * 4_006_640
     sent = 15 / 16 * size
     assert gathers[1] == pytest.approx(max(sent / (8 * 50e9), sent / 360e9), rel=0.01)
+
+
+def test_dualpipe_sums_two_stages_among_twice_as_many() -> None:
+    """Each GPU of a pair holds both their stages: 2 x 4 GPUs of a stage's data, 2 x 2 with the same experts."""
+    links = Links.of(H800, PERFECT)
+    workload = replace(V3, batch_tokens=4 * 64 * 4096)
+    once = Parallel(data=4, pipeline=16, expert=2, dispatch="node")
+    one, two = (zero_seconds(workload, replace(once, schedule=name), links) for name in ("1f1b", "dualpipe"))
+    config = V3.config
+    assert isinstance(config, ModelConfig)
+    counts = count(config)
+    routed = 256 * counts.expert
+    common, experts = 4 * (counts.moe_layer - routed), 4 * routed / 2
+    ends = config.vocab_size * config.hidden_size  # the first stage: embedding, 3 dense layers and 1 other
+    common = max(common, 3 * counts.dense_layer + counts.moe_layer - routed + ends)
+
+    nvlink = 160e9
+    assert one.reduce == pytest.approx(2 * (3 / 4 * common + 1 / 2 * experts) / nvlink, rel=1e-6)
+    assert two.reduce == pytest.approx(2 * 2 * (7 / 8 * common + 3 / 4 * experts) / nvlink, rel=1e-6)
 
 
 def test_a_ring_waits_for_each_of_its_steps() -> None:
@@ -172,6 +192,14 @@ def test_what_does_not_go_together_is_refused() -> None:
         step_time(V3, H800, replace(OWN, data=64), efficiencies())
 
 
+def test_nothing_is_hidden_twice() -> None:
+    """A slow network: DualPipe's exchange takes all computation to hide behind, activations between stages wait."""
+    step = step_time(V3, H800, OWN, replace(efficiencies(), network=0.02))
+    assert step.parts["exchange_network"] > 0
+    assert step.parts["stages"] > 0
+    assert step.overlapped["stages"] == 0
+
+
 layouts = st.tuples(
     st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]),
     st.sampled_from([1, 2, 4, 8, 16]), st.integers(0, 3), st.sampled_from(["none", "selective", "full"]),
@@ -195,3 +223,15 @@ def test_every_layout_takes_time_and_hides_no_more_than_it_computes(layout: tupl
     assert 0 < step.mfu < 1
     slower = step_time(workload, cluster, parallel, replace(efficiencies(), network=0.1, nvlink=0.1, matrix_bf16=0.1))
     assert slower.seconds > step.seconds
+
+
+def test_only_zero_3_hides_its_traffic() -> None:
+    """As the engine configures DeepSpeed: `overlap_comm` is on by itself under ZeRO-3 alone."""
+    one, two, three = (small(zero_stage=stage) for stage in (1, 2, 3))
+    assert one.parts["zero_reduce"] > 0
+    assert two.parts["zero_reduce"] == pytest.approx(8 * one.parts["zero_reduce"]), "after each of 8 micro-batches"
+    assert one.overlapped["zero_reduce"] == two.overlapped["zero_reduce"] == 0
+    sent = three.parts["zero_reduce"] + three.overlapped["zero_reduce"]
+    assert sent == pytest.approx(two.parts["zero_reduce"])
+    assert three.overlapped["zero_reduce"] > 0.8 * sent
+    assert three.overlapped["zero_gather"] > 0

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.plan.efficiency import efficiencies
 from orchestrator.plan.published import Run, runs
 from orchestrator.plan.validate import outcome, outcomes, report
+from orchestrator.plan.work import model_flops
 from orchestrator.plan.workload import check
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "planner.md"
@@ -34,6 +35,21 @@ def test_throughput_of_whole_runs_follows_from_their_hours() -> None:
     flops = 2523.955986432e9
     assert published["Llama-3.1-405B, whole run"].throughput * flops / 1e12 == pytest.approx(355, abs=1)
     assert published["Llama-3.1-405B, 8192 GPUs"].throughput * flops / 1e12 == pytest.approx(430, abs=0.2)
+
+
+def test_runs_without_the_prediction_module_are_forecast_without_it() -> None:
+    """NVIDIA prints TFLOP/s beside tokens per second: their ratio says what was trained."""
+    published = {run.name: run for run in runs()}
+    for name, flops in (
+        ("Megatron-Bridge 25.11, DeepSeek-V3, GB200, BF16", 782e12 / 3139),
+        ("Megatron-Bridge 25.11, DeepSeek-V3, GB200, FP8", 1003e12 / 4018),
+        ("Automodel, DeepSeek-V3, 256 GPUs", 250e12 / 1002),
+        ("Automodel, DeepSeek-V3, 1024 GPUs", 216e12 / 865),
+        ("Megatron-Bridge 25.09, DeepSeek-V3", 338e12 / 1297),
+        ("Megatron-Bridge 25.11, DeepSeek-V3, B200, FP8", 557e12 / 2139),
+    ):
+        config = published[name].workload(published[name].phases[0]).config
+        assert model_flops(config, 4096, mtp=True) == pytest.approx(flops, rel=6e-3), name
 
 
 def test_fitted_rows_have_no_error_and_predicted_ones_have() -> None:

@@ -15,6 +15,7 @@ from orchestrator.plan.work import (
     flops_by_kind,
     layer_runs,
     model_flops,
+    moe_layers,
     parameters,
     reached,
     up_projection_flops,
@@ -96,3 +97,12 @@ def test_counts_stay_shared_with_the_model() -> None:
     flops, counts = flops_by_kind(preset("v3-671b"), 4096), count(preset("v3-671b"))
     assert flops["dense"] == 6 * counts.dense_ffn
     assert flops["head"] == 2 * 6 * counts.head
+
+
+def test_the_fullest_gpu_has_most_layers_that_exchange() -> None:
+    v3 = preset("v3-671b")
+    assert moe_layers(v3, 1, 1) == 59
+    assert moe_layers(v3, 16, 1) == 4, "3 dense layers and 59 others: stages of 4"
+    assert moe_layers(v3, 4, 8) == 16, "32 pieces of 2, 8 on each GPU; the first 2 pieces hold the 3 dense layers"
+    assert moe_layers(v3, 32, 1) == 2
+    assert moe_layers(dense_models()["llama-3.1-8b"], 4, 1) == 0
