@@ -114,7 +114,7 @@ def job_status(
 ) -> JobStatus:
     """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
     `limit`: of the budget, if there is one."""
-    rate, totals = resolved.rate, ledger.totals
+    rate, totals = ledger.rate, ledger.totals
     living = seen.ended is None
     return JobStatus(
         phase=_phase(seen),

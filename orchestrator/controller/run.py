@@ -18,12 +18,14 @@ from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
 from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.pictures import refresh_artifacts
+from orchestrator.controller.purse import Purse
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import job_status
-from orchestrator.controller.spending import OVER_BUDGET, Spending
+from orchestrator.controller.spending import OVER_BUDGET
 from orchestrator.controller.sync import driver_lives
+from orchestrator.controller.teams import release, reserve
 from orchestrator.cost.ledger import Ledger
-from orchestrator.errors import OverBudget
+from orchestrator.errors import FathomError, OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.evidence import describe
@@ -62,21 +64,23 @@ class LocalRun:
     """One job in the hands of this process."""
 
     def __init__(self, record: Record, settings: Settings, say: Callable[[str], None]) -> None:
-        self.record, self.settings, self.say = record, settings, say
-        self.folder = record.folder
+        self.settings, self.say, self.folder = settings, say, record.folder
         self._stop: str | None = None
         self._asked = self._kill = False
         self._driver = local.running(self.folder)
         """One that an earlier launcher left behind."""
         self.history = History(record)
         self.observation = self.history.observation
+        self.purse = Purse(record, settings, self.history, say)
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
         self.observation.total_tokens = self.resolved.recipe.total_tokens
         self.tracking = Tracking(record, settings, say)
-        self._spending = None if (limit := record.job.spec.budget) is None else Spending(limit)
-        if self._spending is not None:
-            self._spending.pace.add(self.history.events)
+
+    @property
+    def record(self) -> Record:
+        """With the budget that is in force now."""
+        return self.purse.record
 
     def order_stop(self, reason: str) -> None:
         """First call: checkpoint and end. Second call: end at once. Safe in a signal handler."""
@@ -90,6 +94,7 @@ class LocalRun:
             if self._driver is None and ended is not None and ended.outcome == "succeeded":
                 self.say("the run has succeeded already; its record is brought up to date")
                 return self._finish("succeed", ended)
+            self._reserve()
             try:
                 if self._driver is None:
                     self._end_earlier()
@@ -97,6 +102,18 @@ class LocalRun:
             except BaseException:
                 self._abandon()
                 raise
+            finally:
+                if not driver_lives(self.folder):
+                    release(self.record)
+
+    def _reserve(self) -> None:
+        """The team's money; what runs already is not ended for want of it."""
+        try:
+            reserve(self.record, self.settings)
+        except FathomError as error:
+            if self._driver is None:
+                raise
+            self.say(f"the run goes on without leave: {error}")
 
     def _end_earlier(self) -> None:
         """The last attempt's end, where its driver and its launcher both died before they could write it."""
@@ -179,13 +196,8 @@ class LocalRun:
         return None
 
     def _keep_to_budget(self, driver: local.Driver) -> None:
-        """Warn, order the stop, or end what should have stopped by itself."""
-        if self._spending is None:
-            return
-        began, now = self.history.held[-1].start, time.time()
-        look = self._spending.look(self.history.charged(), self.resolved.tariff, began, now)
-        if look.warning is not None:
-            self.say(look.warning)
+        """Order the stop, or end what should have stopped by itself."""
+        look = self.purse.look(self.resolved, time.time())
         if look.stop:
             self._stop = self._stop or OVER_BUDGET
         if look.end:
@@ -228,7 +240,8 @@ class LocalRun:
         path = self.folder.resolved(attempt)
         if path.exists():
             return read_resolved(path)
-        return resolve_next(self.record, self.history, self.settings, attempt)
+        self.purse.follow_limit()
+        return resolve_next(self.record, self.history, self.settings, attempt, self.purse.prices_now())
 
     def _observe(self) -> list[Event]:
         """What the driver has said, and that it has held its devices until now."""
@@ -236,8 +249,7 @@ class LocalRun:
         for event in news:
             if (remark := remark_on(event)) is not None:
                 self.say(remark)
-        if self._spending is not None:
-            self._spending.pace.add(news)
+        self.purse.add(news)
         self.history.extend(time.time())
         return news
 

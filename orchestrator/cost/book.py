@@ -6,7 +6,7 @@ granted; a job's own limit sees to it that it spends no more than it has reserve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
@@ -81,6 +81,35 @@ class Book:
 
     def _with(self, job: str, reservation: Reservation) -> Book:
         return replace(self, jobs=MappingProxyType({**self.jobs, job: reservation}))
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a job has of its team's money, by whoever keeps its record: a run's folder, or a store of jobs."""
+
+    name: str
+    spent: Decimal
+    currency: str
+    reserved: Decimal | None = None
+    """While it may go on; None: it has ended, or has not begun."""
+
+
+def book_of(team: str, limit: Decimal, currency: str, accounts: Iterable[Account]) -> Book:
+    """The book as the accounts of all the team's jobs say; OverBudget where one is in another currency.
+
+    Reservations are taken as they were granted, even if the limit has been lowered since.
+    """
+    jobs: dict[str, Reservation] = {}
+    for one in accounts:
+        if one.name in jobs:
+            raise ValueError(f"{one.name} has two accounts")
+        if one.currency != currency and (one.spent or one.reserved):
+            raise OverBudget(
+                f"{one.name} is paid in {one.currency}, the budget of {team} is in {currency}, and they do not add up: "
+                "give it another namespace"
+            )
+        jobs[one.name] = Reservation(one.reserved or Decimal(0), one.spent, open=one.reserved is not None)
+    return Book(team, limit, currency, MappingProxyType(jobs))
 
 
 def _require_amount(amount: Decimal, job: str) -> None:

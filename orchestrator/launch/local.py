@@ -18,9 +18,11 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.cost.budget import Deadlines
 from orchestrator.errors import Conflict
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointAndStop, write_control
+from orchestrator.launch.control import amend_control
+from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control
 from orchestrator.launch.processes import kill_session, session
 from orchestrator.launch.resolve import Resolved
 
@@ -139,4 +141,18 @@ def _driver(holder: dict[str, float] | None) -> Driver | None:
 
 def order_stop(folder: RunFolder, reason: str, grace_seconds: float) -> None:
     """Ask the driver to write a final checkpoint and end."""
-    write_control(folder.control, CheckpointAndStop(deadline=time.time() + grace_seconds, reason=reason))
+    amend_control(folder.control, order=CheckpointAndStop(deadline=time.time() + grace_seconds, reason=reason))
+
+
+def give_deadline(folder: RunFolder, incarnation: str, until: Deadlines) -> None:
+    """Tell the driver of this incarnation until when the money lasts now; an order to stop stays one."""
+    amend_control(folder.control, until=until, incarnation=incarnation)
+
+
+def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
+    """What this incarnation was told last, by whichever launcher; None if nothing."""
+    try:
+        known = read_control(folder.control).hard_deadline
+    except ValueError:
+        return None
+    return known if known is not None and known.incarnation == incarnation else None
