@@ -147,7 +147,7 @@ class Purse:
     # ------------------------------------------------------------------ the driver
     def _tell(self, resolved: Resolved, began: float, until: Deadlines) -> None:
         """Its deadline, if that has moved since it was told, by whomever."""
-        if not _moved(self._known(resolved, began), until):
+        if not moved(self._known(resolved, began), until):
             return
         try:
             local.give_deadline(self.record.folder, resolved.incarnation, until)
@@ -177,7 +177,8 @@ class Purse:
             self._say(message)
 
 
-def _moved(known: Deadlines | None, until: Deadlines) -> bool:
+def moved(known: Deadlines | None, until: Deadlines) -> bool:
+    """Whether the job must hear of a newer reckoning."""
     if known is None:
         return True
     stop, end = abs(known.stop - until.stop), abs(known.end - until.end)
