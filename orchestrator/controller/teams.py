@@ -20,7 +20,7 @@ from orchestrator.controller.history import History, changed_tariff
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.sync import driver_lives, is_followed
 from orchestrator.cost import budget as budgets
-from orchestrator.cost.book import Account, Book, book_of
+from orchestrator.cost.book import Account, Book, book_of, plain
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.teams import TeamLimit, read_teams
 from orchestrator.errors import Conflict, FathomError, NotFound, OverBudget, UsageError
@@ -129,8 +129,8 @@ def _reserved(team: TeamLimit, of: Iterable[Account], name: str, budget: Budget 
     book = book_of(team.team, team.limit, team.currency, of)
     if budget is None:
         raise OverBudget(
-            f"{team.team} may spend {team.limit} {team.currency}, of which {book.free:f} are free, and {name} has no "
-            "budget: set budget.limit, which is then reserved for it"
+            f"{team.team} may spend {plain(team.limit)} {team.currency}, of which {plain(book.free)} are free, and "
+            f"{name} has no budget: set budget.limit, which is then reserved for it"
         )
     return book.reserve(name, budget.amount, budget.currency)
 
