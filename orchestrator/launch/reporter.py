@@ -133,13 +133,15 @@ class FileReporter:
         return _NEWEST.get(self._key, self.deadline)
 
     def newest_deadline(self) -> tuple[HardDeadline | None, str]:
-        """With that of the control file, and what is wrong there; whether it is time to stop is remembered."""
+        """With that of the control file, and what is wrong there. That it was time to stop is remembered: workers who
+        have stopped for it are gone, whatever the file says now."""
+        known = self.known_deadline()
+        if known is not None and time.time() >= known.stop:
+            _DUE.add(self._key)
         try:
             deadline, complaint = self._newest(read_control(self._folder.control))
         except ValueError as error:
             deadline, complaint = self.known_deadline(), str(error)
-        if deadline is not None and time.time() >= deadline.stop:
-            _DUE.add(self._key)
         return deadline, complaint
 
     def _newest(self, answer: Answer) -> tuple[HardDeadline | None, str]:

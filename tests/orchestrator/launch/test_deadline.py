@@ -32,7 +32,10 @@ class Driver:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, deadline: HardDeadline | None) -> None:
         self.now, self.ending = 1000.0, Recorded()
         self.reporter = FileReporter(root, "u", 1, "i1", deadline=deadline, began=1000.0)
-        self.guard = DeadlineGuard(self.reporter, self.ending, clock=lambda: self.now)
+        self.set_back = 0.0
+        self.guard = DeadlineGuard(
+            self.reporter, self.ending, clock=lambda: self.now - self.set_back, monotonic=lambda: self.now - 990
+        )
         monkeypatch.setattr(reporter_module, "time", self)
 
     def time(self) -> float:
@@ -41,10 +44,12 @@ class Driver:
     def answer(self, deadline: HardDeadline) -> None:
         write_control(self.reporter.root / "control.json", Continue(hard_deadline=deadline))
 
-    def ends_at(self, latest: float) -> float | None:
+    def ends_at(self, latest: float, *, listens: bool = True) -> float | None:
         """When the guard ends the attempt; None if it does not until `latest`."""
         while self.now < latest:
-            if self.guard.look():
+            if listens:
+                self.guard.listen()
+            if self.guard.hold():
                 assert self.ending.said == [("stopped", FailureClass.OVER_BUDGET, OVER)]
                 return self.now
             pause = self.guard.pause()
@@ -86,7 +91,7 @@ def test_one_that_has_passed_ends_it_at_once(driver: Driver) -> None:
 
 def test_an_older_answer_takes_nothing_back(driver: Driver) -> None:
     driver.answer(until(2, 1500.0))
-    assert not driver.guard.look()
+    driver.guard.listen()
     driver.answer(until(1, 1200.0))
     assert driver.ends_at(2000) == pytest.approx(1490, abs=1e-6)
 
@@ -128,16 +133,31 @@ def test_workers_that_have_stopped_are_not_called_back(driver: Driver) -> None:
     assert (stop.reason, stop.deadline) == ("over-budget", 1490)
 
 
-def test_the_driver_looks_when_the_stop_is_due(driver: Driver) -> None:
-    driver.now = 1069.5
-    assert driver.guard.pause() == 0.5
+def test_the_driver_remembers_that_the_stop_was_due(driver: Driver) -> None:
     driver.now = 1070.0
-    assert not driver.guard.look()
-    driver.answer(until(1, 1500.0))
+    driver.answer(until(1, 1500.0))  # between two looks
+    driver.guard.listen()
     driver.now = 1071
     stop = driver.reporter.stop_requested()
     assert stop is not None
     assert stop.reason == "over-budget"
+
+
+def test_a_clock_that_is_set_back_gives_no_time(driver: Driver) -> None:
+    assert driver.ends_at(1030) is None
+    driver.set_back = 3600.0
+    end = driver.ends_at(2000)
+    assert end is not None
+    assert 1090 <= end <= 1090 + LOOK_SECONDS
+
+
+def test_a_clock_that_is_set_forward_takes_it(driver: Driver) -> None:
+    driver.set_back = -50.0
+    assert driver.ends_at(2000) == pytest.approx(1040, abs=1e-6)
+
+
+def test_a_control_file_that_cannot_be_read_in_time_delays_nothing(driver: Driver) -> None:
+    assert driver.ends_at(2000, listens=False) == pytest.approx(1090, abs=1e-6)
 
 
 def test_the_thread_watches(tmp_path: Path) -> None:
@@ -145,5 +165,5 @@ def test_the_thread_watches(tmp_path: Path) -> None:
     ending, began = Recorded(), time.time() - 100
     past = HardDeadline(number=0, incarnation="i9", stop=began + 1, end=began + 2, limit=began + 3)
     guard = DeadlineGuard(FileReporter(tmp_path, "u", 1, "i9", deadline=past, began=began), ending)
-    guard._run()
+    guard._hold()
     assert [failure for _, failure, _ in ending.said] == [FailureClass.OVER_BUDGET]
