@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from model.files import read_file
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.spec import TrainingJob
 
@@ -56,16 +57,14 @@ def make_job(document: Document, assignments: Sequence[str] = ()) -> TrainingJob
 def _read(path: Path) -> str:
     """The file's text, of bounded size."""
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InvalidJob([Problem(str(path), f"cannot be read: {error.strerror or error}")]) from None
-    if len(data) > _MAX_BYTES:
-        raise InvalidJob([Problem(str(path), f"is larger than {_MAX_BYTES} bytes: this is no job file")])
-    try:
-        return data.decode("utf-8-sig")
+        return read_file(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidJob([Problem(str(path), f"is not UTF-8 text (byte {error.start})")]) from None
+        problem = f"is not UTF-8 text (byte {error.start})"
+    except ValueError as error:
+        problem = str(error).removeprefix(f"{path} ")
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or 'No such file or directory'}"
+    raise InvalidJob([Problem(str(path), problem)])
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -264,7 +263,16 @@ def _problem(detail: ErrorDetails) -> Problem:
         for key in location[:-1]:
             parent = _child(parent, key)
         return Problem(".".join(location), f"there is no such field{_suggest(location[-1], _fields(parent))}")
-    return Problem(".".join(location), _message(detail, context, _description(location)))
+    message = _message(detail, context, _description(location))
+    if location == ["spec", "compute", "accelerator"] and detail["type"] == "literal_error":
+        message += f"; {_OTHER_DEVICES}"
+    return Problem(".".join(location), message)
+
+
+_OTHER_DEVICES = (
+    "to plan for another one, use `fathom plan FILE --accelerator NAME` with a row NAME in the file that "
+    "FATHOM_HARDWARE names; for a variant of one of these, write its name here and a row of that name there"
+)
 
 
 def _description(location: Sequence[str]) -> str:

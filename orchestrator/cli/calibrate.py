@@ -6,6 +6,7 @@ Results go to stdout or into the file after --write, remarks to stderr.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -88,7 +89,7 @@ def _runs(
         raise UsageError("no runs: give folders of runs, a JSON file, or --experiment NAME")
     found: list[Observed] = []
     for source in sources:
-        found += read_observations(source) if source.is_file() else [observed(source)]
+        found += read_observations(source) if os.path.exists(source) and not source.is_dir() else [observed(source)]
     if experiment is not None:
         from importlib.util import find_spec
 
@@ -106,12 +107,18 @@ def _runs(
 def _write(path: Path, text: Any) -> None:  # noqa: ANN401 - a function of today's date
     import datetime
 
-    from orchestrator.controller.record import replace_file
+    from orchestrator.cli.files import write_file
+    from orchestrator.plan.efficiency import efficiencies
 
+    if os.path.exists(path):
+        efficiencies(path)  # rows that no plan could read are not carried on
+    content = text(datetime.datetime.now(datetime.UTC).date())
     try:
-        replace_file(path, text(datetime.datetime.now(datetime.UTC).date()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = path.resolve()  # a link stays one
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_file(target, content.encode())
     print(f"{path}: written; set FATHOM_EFFICIENCIES={path.absolute()} to plan with it", file=sys.stderr)
 
 

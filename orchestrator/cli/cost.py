@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
@@ -94,9 +95,9 @@ def _by_name(out: Path | None) -> Format:
 
 def _read_all(runs: Sequence[Path]) -> list[Ledger]:
     """Each run once; what never held anything is named and left out."""
-    found: dict[Path, Ledger] = {}
+    found: dict[str, Ledger] = {}
     for run in runs:
-        where = run.absolute().resolve()
+        where = os.path.realpath(run)  # which a link to itself does not bring down
         if where in found:
             continue
         ledger = _read_file(run) if run.is_file() else _read_run(run)

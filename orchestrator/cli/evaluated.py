@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from orchestrator.errors import NotFound
-from orchestrator.launch.weights import find_weights
 
 if TYPE_CHECKING:
     from model.checkpoint import Found, Store
@@ -50,6 +49,7 @@ def opened(record: Record, resolved: Resolved, step: int | None, say: Callable[[
     """The checkpoint of `step`; without one the final weights, else the newest checkpoint that verifies."""
     from model.tasks.engines import from_checkpoint, from_weights, process_group
     from model.tokenizer import Tokenizer
+    from orchestrator.launch.weights import find_weights
 
     recipe = resolved.recipe
     weights = find_weights(str(record.folder.root)) if step is None else None

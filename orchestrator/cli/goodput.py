@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 CAUSES_SHOWN = 8
+MOST_DAYS = 34_000
+MOST_MINUTES = 16_000_000
 
 
 def goodput_command(
@@ -47,7 +49,7 @@ def goodput_command(
         float | None,
         typer.Option(help="Standstill for a copy in memory, between the checkpoints. Left out: no copies."),
     ] = None,
-    peer_copies: Annotated[bool, typer.Option(help="Another node holds the copies, too.")] = False,
+    peer_copies: Annotated[bool, typer.Option("--peer-copies", help="Another node holds the copies, too.")] = False,
     spares: Annotated[int | None, typer.Option(help="Nodes in reserve. Left out: there is always one.")] = None,
     repair_hours: Annotated[float, typer.Option(help="Until a lost node is back in reserve.")] = 24.0,
     exclude_after: Annotated[int, typer.Option(help="A node that failed so often is replaced; 0: never.")] = 2,
@@ -60,6 +62,7 @@ def goodput_command(
     timeline: Annotated[
         Path | None, typer.Option(help="Draw the first run into this file: .html (one self-contained file) or .png.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --timeline.")] = False,
 ) -> None:
     """Say what failures will cost a long run: goodput, lost hours and dollars by cause, how often to save.
 
@@ -69,6 +72,12 @@ def goodput_command(
     from orchestrator.plan.goodput import Recovery
     from orchestrator.plan.simulate import Scenario
 
+    suffix = _suffix(timeline, force=force)
+    _check_times(days, restart=restart_minutes, replace=replace_minutes, hang=hang_minutes)
+    if exclude_after < 0:
+        raise UsageError(f"--exclude-after must be 0 (never) or more, got {exclude_after}")
+    if peer_copies and local_save_seconds is None:
+        raise UsageError("--peer-copies needs --local-save-seconds: how long training stands still for a copy")
     recovery = Recovery(
         save_seconds, restart_minutes * 60, detect_seconds, hang_minutes * 60, replace_minutes * 60, upload_seconds,
         in_place, local_save_seconds, None, peer_copies, spares, repair_hours, exclude_after or None,
@@ -76,7 +85,7 @@ def goodput_command(
     scenario = Scenario(gpus, gpus_per_node, find_failures(failures), recovery, days * DAY, None, interval)
     answer = _answer(scenario, _price(accelerator, price_class, price), seed, runs)
     if timeline is not None:
-        _draw(timeline, answer)
+        _draw(timeline, suffix, answer)
     if output is Format.table:
         _print_table(answer)
         return
@@ -143,12 +152,33 @@ def _price(accelerator: str, price_class: str, own: str | None) -> GpuPrice:
     return GpuPrice(amount, "USD", "--price")
 
 
-def _draw(path: Path, answer: Answer) -> None:
+def _check_times(days: float, **minutes: float) -> None:
+    """In the units of the flags; all else is checked in seconds."""
+    if not 0 < days <= MOST_DAYS:
+        raise UsageError(f"--days must be more than 0 and at most {MOST_DAYS:,}, got {days:g}")
+    for flag, value in minutes.items():
+        if not 0 <= value <= MOST_MINUTES:
+            raise UsageError(f"--{flag}-minutes must be between 0 and {MOST_MINUTES:,}, got {value:g}")
+
+
+def _suffix(path: Path | None, *, force: bool) -> str:
+    """What is wrong with the file is said before anything is simulated."""
+    from orchestrator.cli.files import require_free
+
+    if path is None:
+        return ""
+    suffix = path.suffix.lower()
+    if suffix not in (".html", ".png"):
+        raise UsageError(f"--timeline must end in .html or .png, got {str(path)!r}")
+    require_free(path, force=force)
+    return suffix
+
+
+def _draw(path: Path, suffix: str, answer: Answer) -> None:
+    from orchestrator.cli.files import write_file
     from orchestrator.tracking.run_timeline import draw_html, draw_png
 
     makers = {".html": draw_html, ".png": draw_png}
-    if path.suffix not in makers:
-        raise UsageError(f"--timeline must end in .html or .png, got {path}")
     scenario = answer.scenario
     run = answer.simulated.runs[0]
     subtitle = (
@@ -156,12 +186,10 @@ def _draw(path: Path, answer: Answer) -> None:
         f"{len(run.incidents):,} failures, goodput {run.goodput:.1%}"
     )
     try:
-        content = makers[path.suffix](run, subtitle)
-        path.write_bytes(content)
+        content = makers[suffix](run, subtitle)
     except ImportError as error:
         raise UsageError(f"a timeline needs {error.name}: run `pip install 'fathom-train[train]'`") from error
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+    write_file(path, content)
 
 
 # ------------------------------------------------------------------ for programs
@@ -255,10 +283,14 @@ def _print_table(answer: Answer) -> None:
     for line in _headline(answer):
         console.print(line, highlight=False, markup=False)
     for table in (_class_table(answer), _cause_table(answer), _better_table(answer)):
-        console.print()
-        console.print(table)
+        if table.row_count:
+            console.print()
+            console.print(table)
     if answer.recovery.spares is None:
-        text = "A lost machine is taken to be replaced at once from a reserve; --spares N simulates a limited one."
+        text = (
+            "A lost machine is taken to be replaced at once from a reserve, whose price is not in the cost; --spares N "
+            "simulates a limited one."
+        )
         console.print(f"\n{text}", highlight=False, markup=False)
 
 
@@ -279,7 +311,9 @@ def _headline(answer: Answer) -> list[str]:
         f"{scenario.gpus:,} GPUs for {days:g} days, failures as {model.name}: {every}, {failures:,.0f} in a run",
         f"goodput {mean:.1%} ({min(goodputs):.1%} to {max(goodputs):.1%} in {len(goodputs)} simulated runs; "
         f"{expected.fraction:.1%} by formula)",
-        f"checkpoint every {in_words(expected.interval_seconds)} of training ({used})",
+        "no checkpoints, since nothing fails"
+        if expected.interval_seconds == float("inf")
+        else f"checkpoint every {in_words(expected.interval_seconds)} of training ({used})",
         f"cost {money(simulated.cost, answer.price.currency)}, of it {money(lost, answer.price.currency)} lost; "
         f"{answer.price.amount} {answer.price.currency} per GPU-hour: {answer.price.source}",
         f"failure rates: {model.source} ({model.date})",
@@ -334,7 +368,7 @@ def _cause_table(answer: Answer) -> Any:  # noqa: ANN401 - rich is imported late
 def _better_table(answer: Answer) -> Any:  # noqa: ANN401 - rich is imported late
     from orchestrator.cost.meter import money
 
-    table = _table("WHAT ONE CHANGE WOULD BE WORTH", "GOODPUT", "GAIN", "WORTH")
+    table = _table("WHAT ONE CHANGE WOULD BE WORTH", "GOODPUT", "GAIN, POINTS", "WORTH")
     for one in answer.better:
         name = f"{one.name} (in use: what it saves now)" if one.used else one.name
         gain = f"{100 * one.gain:+.2f} ± {100 * one.gain_error:.2f}"

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 from orchestrator.cli.talking import explained, talking
 from orchestrator.errors import NotFound, UsageError
-from orchestrator.launch.weights import find_weights
 
 if TYPE_CHECKING:
     from model.engine.base import Engine
@@ -22,6 +21,8 @@ RUN = "job.json"
 
 def require_source(source: Path) -> None:
     """NotFound, before anything costs time, where there can be no model."""
+    from orchestrator.launch.weights import find_weights
+
     if not (source / RUN).exists() and find_weights(str(source)) is None:
         raise NotFound(
             f"no weights in {source} or {source / 'weights'}, and {source} is not the folder of a run with checkpoints"
@@ -30,6 +31,8 @@ def require_source(source: Path) -> None:
 
 def final_weights(source: Path, step: int | None) -> str | None:
     """The weights to read, of a folder of weights or of a run; None where it is to be a checkpoint."""
+    from orchestrator.launch.weights import find_weights
+
     weights = find_weights(str(source))
     if step is None:
         return weights

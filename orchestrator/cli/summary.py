@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 def summary(record: Record, result: Result) -> dict[str, Any]:
     """Everything that the last screen shows, as plain values."""
+    from orchestrator.controller.expected import against, expected
     from orchestrator.controller.finished import compared
     from orchestrator.settings import Settings
 
     speed = compared(record.folder.root, Settings.load())
     seen, totals, rate = result.observation, result.ledger.totals, result.resolved.rate
+    forecast = against(expected(record.folder), result.ledger)
     baselines = read_manifest(result.resolved.recipe.data).baselines
     sample = record.folder.artifacts / "sample.txt"
     return {
@@ -37,6 +39,7 @@ def summary(record: Record, result: Result) -> dict[str, Any]:
         "tokens": seen.tokens,
         "metrics": seen.metrics,
         "speed": None if speed is None else asdict(speed),
+        "forecast": None if forecast is None else forecast.model_dump(mode="json"),
         "order0BitsPerByte": baselines.order0_bits_per_byte,
         "xzBitsPerByte": baselines.xz_bits_per_byte,
         "attempts": result.resolved.attempt,
@@ -110,7 +113,7 @@ def _rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     if speed := content["speed"]:
         off = speed["forecast"] / speed["actual"] - 1
         words = f"{speed['forecast']:,.0f} tokens per {speed['per']}, actual {speed['actual']:,.0f} ({off:+.1%})"
-        rows.append(("forecast", words))
+        rows.append(("speed forecast", words))
     return rows + _money_rows(content, ledger)
 
 
@@ -124,7 +127,7 @@ def _money_rows(content: dict[str, Any], ledger: dict[str, Any]) -> list[tuple[s
         for name, seconds in ledger["secondsByClass"].items()
         if float(seconds) >= 0.5
     )
-    return [
+    rows = [
         (
             "cost",
             f"[bold]{money(cost, currency)}[/bold], {money(per_billion, currency)} per billion tokens, "
@@ -134,3 +137,19 @@ def _money_rows(content: dict[str, Any], ledger: dict[str, Any]) -> list[tuple[s
         ("time", f"{duration(float(ledger['heldSeconds']))}: {spent}"),
         ("restarts", f"{content['workerRestarts']} of workers, {content['attempts'] - 1} of the driver"),
     ]
+    if forecast := content["forecast"]:
+        rows.insert(1, ("cost forecast", _forecast(forecast)))
+    return rows
+
+
+def _forecast(found: dict[str, str]) -> str:
+    """Before the run, and after."""
+    from decimal import Decimal
+
+    low, middle, high, actual = (Decimal(found[name]) for name in ("low", "expected", "high", "actual"))
+    currency = found["currency"]
+    off = f" ({float(actual / middle) - 1:+.0%})" if middle else ""
+    return (
+        f"{money(middle, currency)} ({money(low, currency)} to {money(high, currency)}) for {found['what']}; "
+        f"actual {money(actual, currency)}{off}"
+    )

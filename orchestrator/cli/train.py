@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.controller.record import Record
     from orchestrator.controller.run import LocalRun, Result
     from orchestrator.launch.resolve import Resolved
+    from orchestrator.plan.forecast import Plan
 
 
 class Format(StrEnum):
@@ -55,6 +56,7 @@ def train_command(
     from orchestrator.settings import Settings
 
     run = LocalRun(record, Settings.load(), say)
+    say(_before(run.plan))
     with _stop_on_signals(run), Display(record) as display:
         result = run.run(display.show)
     _print(run.record, result, output)
@@ -131,6 +133,19 @@ class _stop_on_signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _before(plan: Plan | None) -> str:
+    """What to expect, in one line."""
+    from orchestrator.cli.planned import big_money, time
+
+    if plan is None or plan.cost is None or plan.hours is None:
+        return "no forecast for this machine yet: `fathom calibrate` makes one from finished runs"
+    cost, hours = plan.cost, plan.hours
+    money = (big_money(amount, cost.currency) for amount in (cost.expected, cost.low, cost.high))
+    times = (time(value) for value in (hours.expected, hours.low, hours.high))
+    steps_only = "" if plan.goodput is not None else "; steps only, without start, evaluations and checkpoints"
+    return "forecast {} ({} to {}), {} ({} to {}){}".format(*money, *times, steps_only)
 
 
 def _print(record: Record, result: Result, output: Format) -> None:

@@ -17,6 +17,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import Ended, Event, FailureClass, Started, WorkersLost
 from orchestrator.launch.resolve import Resolved
+from orchestrator.plan.forecast import Plan as Forecast
 from orchestrator.spec import Data
 from orchestrator.status import (
     Attempt,
@@ -47,8 +48,9 @@ def training_flops(recipe: Recipe) -> float:
     return flops_per_token(recipe.model, recipe.sequence_length, causal=True, mtp=mtp)
 
 
-def run_parameters(resolved: Resolved) -> dict[str, str]:
-    """Everything that was decided, flat, and the size of the model, as MLflow parameters."""
+def run_parameters(resolved: Resolved, forecast: Forecast | None = None) -> dict[str, str]:
+    """Everything that was decided, flat, the size of the model, and what the whole run was expected to take, as MLflow
+    parameters."""
     recipe = resolved.recipe
     counts = count(recipe.model)
     own = {
@@ -62,6 +64,10 @@ def run_parameters(resolved: Resolved) -> dict[str, str]:
         "price_source": f"{resolved.rate.source} ({resolved.rate.date})",
         "workers": resolved.workers,
     }
+    if forecast is not None and forecast.hours is not None and forecast.cost is not None:
+        own["forecast.hours"] = f"{forecast.hours.expected:.6g}"
+        own["forecast.cost"] = f"{forecast.cost.expected:.6g}"
+        own["forecast.cost_range"] = f"{forecast.cost.low:.6g} to {forecast.cost.high:.6g} {forecast.cost.currency}"
     # where a run lies differs always, and says nothing when runs are compared
     decided = recipe.model_dump(mode="json", exclude_none=True, exclude={"checkpoint": {"uri"}})
     return _flat(decided) | {k: str(v) for k, v in own.items()}
@@ -111,30 +117,48 @@ def job_status(
     held: Sequence[Held],
     run: Reference | None,
     limit: Decimal | None = None,
+    forecast: Forecast | None = None,
 ) -> JobStatus:
     """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
-    `limit`: of the budget, if there is one."""
+    `limit`: of the budget, if there is one; `forecast`: made before the run."""
     rate, totals = ledger.rate, ledger.totals
-    living = seen.ended is None
+    living, plan = seen.ended is None, _plan(resolved, forecast)
     return JobStatus(
         phase=_phase(seen),
         conditions=[*_conditions(seen, events, held), _budget_condition(seen, totals.cost, limit, held)],
-        plan=Plan(
-            choices=[Choice(path=c.path, value=c.value[:1024], reason=c.reason[:1024]) for c in resolved.chosen],
-            price_per_hour=_decimal(rate.per_hour),
-            price_source=f"{rate.source[:480]} ({rate.date})",
-            currency=rate.currency,
-        ),
+        plan=plan,
         progress=_progress(seen),
         cost=Cost(
             spent=_decimal(totals.cost),
             burn_per_hour=_decimal(rate.per_hour if living else Decimal(0)),
             wasted=_decimal(totals.wasted),
+            forecast_low=plan.cost_low,
+            forecast_high=plan.cost_high,
             currency=rate.currency,
         ),
         attempts=_attempts(seen, events, ledger, held)[-_SHOWN_ATTEMPTS:],
         attempt_count=len({h.attempt for h in held}),
         mlflow=MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url) if run else None,
+    )
+
+
+def _plan(resolved: Resolved, forecast: Forecast | None) -> Plan:
+    """What was chosen, and what it was expected to take; no forecast where it is in another currency than the price."""
+    rate = resolved.rate
+    hours, cost = (None, None) if forecast is None else (forecast.hours, forecast.cost)
+    if cost is not None and (cost.currency != rate.currency or cost.high >= _LARGEST):
+        cost = None
+    if hours is not None and hours.high >= _LARGEST:
+        hours = None
+    return Plan(
+        choices=[Choice(path=c.path, value=c.value[:1024], reason=c.reason[:1024]) for c in resolved.chosen],
+        price_per_hour=_decimal(rate.per_hour),
+        price_source=f"{rate.source[:480]} ({rate.date})",
+        hours_low=None if hours is None else _decimal(Decimal(repr(hours.low))),
+        hours_high=None if hours is None else _decimal(Decimal(repr(hours.high))),
+        cost_low=None if cost is None else _decimal(cost.low),
+        cost_high=None if cost is None else _decimal(cost.high),
+        currency=rate.currency,
     )
 
 

@@ -14,6 +14,7 @@ from functools import partial
 
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.decide import Decision, Tally, after_attempt
+from orchestrator.controller.expected import expect
 from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
 from orchestrator.controller.observe import Observation, remark_on
@@ -76,6 +77,7 @@ class LocalRun:
         self.observation.steps = self.resolved.recipe.steps
         self.observation.total_tokens = self.resolved.recipe.total_tokens
         self.tracking = Tracking(record, settings, say)
+        self.plan = expect(record, self.resolved, settings)
 
     @property
     def record(self) -> Record:
@@ -264,7 +266,9 @@ class LocalRun:
         replace_file(self.folder.ledger, ledger.to_json())
         run = self.tracking.reference
         limit = None if (budget := self.record.job.spec.budget) is None else budget.amount
-        status = job_status(self.resolved, self.observation, history.events, ledger, history.held, run, limit)
+        status = job_status(
+            self.resolved, self.observation, history.events, ledger, history.held, run, limit, self.plan
+        )
         self.record.save_status(status)
 
     def _finish(self, decision: Decision, ended: Ended) -> Result:

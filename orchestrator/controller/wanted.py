@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from model.dataset import DatasetDamaged, DatasetManifest, DatasetMissing, read_manifest
+from orchestrator.controller.expected import expected
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.report import data_tags, dataset_refs, run_parameters, training_flops
@@ -59,7 +60,9 @@ class Wanted:
             if number not in self._resolved and path.exists():
                 found = self._resolved[number] = read_resolved(path)
                 flops = training_flops(found.recipe)
-                self._plain[number] = Attempt(number, run_parameters(found), flops, self._began(number))
+                self._plain[number] = Attempt(
+                    number, run_parameters(found, expected(self._record.folder)), flops, self._began(number)
+                )
         return last
 
     def _began(self, number: int) -> float:

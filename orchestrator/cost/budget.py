@@ -25,7 +25,8 @@ from orchestrator.cost.timeline import Held
 FIRST_SAVE_SECONDS = 30.0
 """Assumed of a save before one was measured."""
 _SMALLEST_SHARE = 0.5
-"""Of a budget's time at most so much is kept for stopping: a tiny one would leave no time to train."""
+"""Of a budget's time at most so much is kept for stopping: a tiny one would leave no time to train. Of the teardown all
+is kept: machines are given back no sooner because there is less money."""
 _GRAINS = 10**12
 
 
@@ -87,13 +88,14 @@ def must_stop(paid: Decimal, limit: Decimal, tariff: Tariff, now: float, seconds
 def deadlines(left: Decimal, tariff: Tariff, now: float, reserve: Reserve, began: float | None = None) -> Deadlines:
     """Of an attempt that holds its devices since it `began` (or from now on), where `left` is what is left now."""
     limit = lasts_until(left, tariff, now)
-    share = kept(limit - (now if began is None else began), reserve) / reserve.seconds if reserve.seconds else 0.0
-    return Deadlines(limit - share * reserve.seconds, limit - share * reserve.teardown, limit)
+    keep = kept(limit - (now if began is None else began), reserve)
+    return Deadlines(limit - keep, limit - min(reserve.teardown, keep), limit)
 
 
 def kept(seconds: float, reserve: Reserve) -> float:
     """What is kept for stopping of an attempt whose money lasts for `seconds`."""
-    return min(reserve.seconds, _SMALLEST_SHARE * max(0.0, seconds))
+    seconds = max(0.0, seconds)
+    return min(reserve.seconds, max(_SMALLEST_SHARE * seconds, min(reserve.teardown, seconds)))
 
 
 def lasts_until(left: Decimal, tariff: Tariff, start: float) -> float:

@@ -60,10 +60,9 @@ def _focus_row(ledger: Ledger, row: Row) -> dict[str, Value]:
         "ChargePeriodStart": row.charge_period_start,
         "ConsumedQuantity": row.consumed_quantity,
         "ConsumedUnit": row.consumed_unit,
-        "PricingCategory": _PRICING.get(rate.price_class, "Other") if rate.price_class else None,
+        "PricingCategory": _PRICING.get(rate.price_class or "", "Other"),
         "PricingQuantity": hours,
         "PricingUnit": row.consumed_unit.replace("Seconds", "Hours"),
-        "ResourceType": what,
         "ServiceCategory": "Compute",
         "ServiceName": f"{what} {rate.price_class}" if rate.price_class else what,
         "x_Attempt": row.attempt,
@@ -78,6 +77,7 @@ def _focus_row(ledger: Ledger, row: Row) -> dict[str, Value]:
         found |= {
             "ResourceId": owner.uid,
             "ResourceName": owner.job,
+            "ResourceType": what,
             "SubAccountId": owner.team,
             "SubAccountName": owner.team,
         }

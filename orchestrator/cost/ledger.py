@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal, localcontext
 
 from orchestrator.cost.meter import Rate, cost
-from orchestrator.cost.records import CLASSES, WASTED, Ledger, Owner, Row, Totals
+from orchestrator.cost.records import CLASSES, DIGITS, GRAIN, WASTED, Ledger, Owner, Row, Totals
 from orchestrator.cost.tariff import Tariff
-from orchestrator.cost.timeline import Held, Phase, Piece, TimeClass, Timeline, timeline
+from orchestrator.cost.timeline import Held, Phase, Piece, TimeClass, timeline
 from orchestrator.launch.events import Event
 
 __all__ = ["CLASSES", "WASTED", "Held", "Ledger", "Owner", "Row", "TimeClass", "Totals", "build_ledger"]
-
-_GRAIN = Decimal(1).scaleb(-12)
-"""Amounts of rows are multiples of this, so that adding them up is exact in Decimal's 28 digits."""
 
 
 def build_ledger(
@@ -44,12 +40,13 @@ def build_ledger(
     found = timeline(events, held, phases)
     present = _tariff(price)
     rows, rates = _priced(found.pieces, present, {attempt: _tariff(of) for attempt, of in (prices or {}).items()})
+    useful = None if flops_per_token is None else (found.tokens * Decimal(str(flops_per_token))).scaleb(-18)
     return Ledger(
         owner=owner,
         rate=price if isinstance(price, Rate) else _newest(rates, present),
         rates=tuple(rates),
         rows=tuple(rows),
-        totals=_totals(rows, found, flops_per_token),
+        totals=Totals.of(rows, found.step, found.tokens, useful),
     )
 
 
@@ -62,36 +59,6 @@ def _newest(rates: Sequence[Rate], present: Tariff) -> Rate:
     return next((rate for rate in reversed(present.rates) if rate in rates), present.rates[0])
 
 
-def _totals(rows: Sequence[Row], found: Timeline, flops_per_token: float | None) -> Totals:
-    by_class: dict[TimeClass, list[Row]] = {name: [] for name in CLASSES}
-    by_cause: dict[str, Decimal] = {}
-    for row in rows:
-        if row.held:
-            by_class[row.time_class].append(row)
-        if row.time_class in WASTED:
-            cause = row.cause or "unknown"
-            by_cause[cause] = by_cause.get(cause, Decimal(0)) + row.billed_cost
-    costs = {name: sum((row.billed_cost for row in of), Decimal(0)) for name, of in by_class.items()}
-    seconds = {name: sum((row.seconds for row in of), Decimal(0)) for name, of in by_class.items()}
-    total = sum(costs.values(), Decimal(0))
-    useful = None if flops_per_token is None else (found.tokens * Decimal(str(flops_per_token))).scaleb(-18)
-    return Totals(
-        held_seconds=sum(seconds.values(), Decimal(0)),
-        hours=_rounded(sum((row.consumed_quantity for row in rows), Decimal(0)), 3600),
-        cost=total,
-        seconds_by_class=seconds,
-        cost_by_class=costs,
-        wasted=sum((costs[name] for name in WASTED), Decimal(0)),
-        wasted_by_cause=by_cause,
-        waiting_seconds=sum((row.seconds for row in rows if not row.held), Decimal(0)),
-        step=found.step,
-        tokens=found.tokens,
-        cost_per_billion_tokens=_rounded(total * 10**9, found.tokens) if found.tokens else None,
-        useful_exaflops=useful,
-        cost_per_exaflop=_rounded(total, useful) if useful else None,
-    )
-
-
 def _priced(pieces: Sequence[Piece], present: Tariff, tariffs: Mapping[int, Tariff]) -> tuple[list[Row], list[Rate]]:
     """Rows whose amounts are differences of the running total at each border, and the rates that they are priced at."""
     rows: list[Row] = []
@@ -101,11 +68,10 @@ def _priced(pieces: Sequence[Piece], present: Tariff, tariffs: Mapping[int, Tari
         for start, end, rate in tariffs.get(piece.attempt, present).periods(piece.start, piece.end):
             if rate not in rates:
                 rates.append(rate)
-            if piece.held:
-                with localcontext(prec=60):
-                    running += cost(_seconds(end - start), rate)
-            after = _rounded(running, 1)
-            rows.append(_row(replace(piece, start=start, end=end), rate, after - before))
+            with localcontext(prec=DIGITS):
+                running += cost(_seconds(end - start), rate) if piece.held else 0
+                after = running.quantize(GRAIN)
+            rows.append(_row(piece._replace(start=start, end=end), rate, after - before))
             before = after
     return rows, rates
 
@@ -125,12 +91,6 @@ def _row(piece: Piece, rate: Rate, amount: Decimal) -> Row:
         billed_cost=amount,
         billing_currency=rate.currency,
     )
-
-
-def _rounded(amount: Decimal, divisor: int | Decimal) -> Decimal:
-    """The quotient in multiples of _GRAIN; more digits than usual, because a large one would not fit."""
-    with localcontext(prec=60):
-        return (amount / divisor).quantize(_GRAIN)
 
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

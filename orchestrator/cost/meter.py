@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from model.config import Frozen
-from orchestrator.plan.prices import Price
+from orchestrator.plan.prices import Label, Price
 
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 _DIGITS = 50
@@ -31,14 +31,14 @@ class Rate(Frozen):
     units: int = Field(ge=1)
     """Devices (or virtual CPUs) that are paid for."""
     unit: Literal["gpu-hour", "cpu-hour"]
-    source: str
+    source: Label
     date: datetime.date
     """From when it is valid."""
     since: float | None = Field(None, ge=0, allow_inf_nan=False)
     """Unix time from which it counts, where it became known later than at the beginning of its date."""
-    accelerator: str | None = None
+    accelerator: Label | None = None
     """What is paid for; None in records of earlier versions."""
-    price_class: str | None = None
+    price_class: Label | None = None
 
     @property
     def unit_price(self) -> Decimal:
@@ -109,7 +109,8 @@ def money(amount: Decimal, currency: str) -> str:
     if 0 < size < smallest:
         return _with_currency("<" + sign, str(smallest), currency)
     step = Decimal("0.01") if size >= 1 or size == 0 else smallest
-    rounded = size.quantize(step, rounding=ROUND_HALF_UP)
+    with localcontext(prec=_DIGITS):
+        rounded = size.quantize(step, rounding=ROUND_HALF_UP)
     return _with_currency(sign, f"{rounded:,}", currency)
 
 

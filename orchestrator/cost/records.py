@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, PlainSerializer, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, PlainSerializer, ValidationError, model_validator
 from pydantic.alias_generators import to_camel, to_pascal
 
 from model.config import Frozen
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.timeline import TimeClass
+from orchestrator.plan.prices import Label
 
 WASTED: tuple[TimeClass, ...] = ("recovering", "lost", "idle")
 """Classes that bought nothing; waiting, starting and checkpoint are the price of running at all."""
 CLASSES: tuple[TimeClass, ...] = get_args(TimeClass)
 FLOPS_CONVENTION = "model FLOPs of tokens that count, forward and backward, causal attention, no recomputation"
 
-Plain = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), when_used="json")]
+GRAIN = Decimal(1).scaleb(-12)
+"""Amounts of rows are multiples of this."""
+DIGITS = 60
+"""Of sums and quotients: more than any of them needs, so that sums are exact."""
+Plain = Annotated[Decimal, Field(ge=0), PlainSerializer(lambda value: format(value, "f"), when_used="json")]
 """A Decimal that JSON shows as a plain string, without an exponent."""
+Amount = Annotated[Plain, Field(max_digits=38, decimal_places=12)]
+"""As Parquet holds it."""
 
 _OWN = {"attempt", "time_class", "cause", "held", "price_date"}
 _UNITS = {"gpu-second": "GPU-Seconds", "cpu-second": "CPU-Seconds"}
@@ -39,21 +46,27 @@ class Row(Frozen, alias_generator=_column, populate_by_name=True):
 
     attempt: int
     time_class: TimeClass
-    cause: str | None = None
+    cause: Label | None = None
     """Why it was wasted: a failure class, "rollback" or "finished"."""
     held: bool = True
     """False for waiting without devices, which costs nothing."""
-    charge_period_start: datetime.datetime
-    charge_period_end: datetime.datetime
-    consumed_quantity: Plain
+    charge_period_start: AwareDatetime
+    charge_period_end: AwareDatetime
+    consumed_quantity: Amount
     """Device-seconds, exact; 0 where nothing was held."""
     consumed_unit: Literal["GPU-Seconds", "CPU-Seconds"]
-    list_unit_price: Plain | None = None
+    list_unit_price: Amount | None = None
     """Of one device for one hour; None in ledgers of version 1."""
     price_date: datetime.date | None = None
     """From when that price is valid."""
-    billed_cost: Plain
+    billed_cost: Amount
     billing_currency: str
+
+    @model_validator(mode="after")
+    def _runs_forward(self) -> Self:
+        if self.charge_period_end < self.charge_period_start:
+            raise ValueError(f"ends at {self.charge_period_end}, before its start {self.charge_period_start}")
+        return self
 
     @property
     def seconds(self) -> Decimal:
@@ -88,14 +101,60 @@ class Totals(Frozen, alias_generator=to_camel, populate_by_name=True):
     """Work in 10^18 floating-point operations, by FLOPS_CONVENTION; None where the model's FLOPs were not given."""
     cost_per_exaflop: Plain | None = None
 
+    @classmethod
+    def of(cls, rows: Iterable[Row], step: int, tokens: int, useful_exaflops: Decimal | None) -> Totals:
+        """The sums of `rows`, and what they come to for what they bought."""
+        seconds, costs = dict.fromkeys(CLASSES, Decimal(0)), dict.fromkeys(CLASSES, Decimal(0))
+        devices = waiting = Decimal(0)
+        by_cause: dict[str, Decimal] = {}
+        with localcontext(prec=DIGITS):
+            for row in rows:
+                devices += row.consumed_quantity
+                costs[row.time_class] += row.billed_cost
+                if row.held:
+                    seconds[row.time_class] += row.seconds
+                else:
+                    waiting += row.seconds
+                if row.time_class in WASTED:
+                    cause = row.cause or "unknown"
+                    by_cause[cause] = by_cause.get(cause, Decimal(0)) + row.billed_cost
+            cost = sum(costs.values(), Decimal(0))
+            return cls(
+                held_seconds=sum(seconds.values(), Decimal(0)),
+                hours=(devices / 3600).quantize(GRAIN),
+                cost=cost,
+                seconds_by_class=seconds,
+                cost_by_class=costs,
+                wasted=sum((costs[name] for name in WASTED), Decimal(0)),
+                wasted_by_cause=by_cause,
+                waiting_seconds=waiting,
+                step=step,
+                tokens=tokens,
+                cost_per_billion_tokens=(cost * 10**9 / tokens).quantize(GRAIN) if tokens else None,
+                useful_exaflops=useful_exaflops,
+                cost_per_exaflop=(cost / useful_exaflops).quantize(GRAIN) if useful_exaflops else None,
+            )
+
+    def difference(self, other: Totals) -> str | None:
+        """The first field in which they differ, with both values; a class without time or causes is no difference."""
+        for name in type(self).model_fields:
+            one, two = getattr(self, name), getattr(other, name)
+            if name == "wasted_by_cause" and not (one and two):  # there were none in version 1
+                continue
+            if isinstance(one, dict):
+                one, two = ({key: value for key, value in of.items() if value} for of in (one, two))
+            if one != two:
+                return f"{to_camel(name)}: {_shown(one)} and {_shown(two)}"
+        return None
+
 
 class Owner(Frozen, alias_generator=to_camel, populate_by_name=True):
     """Whose money it is."""
 
-    job: str
-    team: str
+    job: Label
+    team: Label
     """Namespace of the job."""
-    uid: str
+    uid: Label
 
 
 class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
@@ -116,18 +175,19 @@ class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
     @model_validator(mode="before")
     @classmethod
     def _upgraded(cls, found: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-        if not isinstance(found, dict) or found.get("version") != 1 or not isinstance(found.get("rows"), list):
+        if not isinstance(found, dict):
+            return found
+        if isinstance(version := found.get("version"), int) and version > 2:
+            raise ValueError(f"it is of version {version}, written by a newer Fathom; this one reads 1 and 2")
+        if version != 1 or not isinstance(found.get("rows"), list):
             return found
         return found | {"version": 2, "rows": [_row_of_version_1(row) for row in found["rows"]]}
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        held = _sum(row.seconds for row in self.rows if row.held)
-        billed = _sum(row.billed_cost for row in self.rows)
-        if held != self.totals.held_seconds or billed != self.totals.cost:
-            raise ValueError(
-                f"rows add up to {held} s and {billed}, totals say {self.totals.held_seconds} s and {self.totals.cost}"
-            )
+        of = self.totals
+        if (wrong := Totals.of(self.rows, of.step, of.tokens, of.useful_exaflops).difference(of)) is not None:
+            raise ValueError(f"rows add up to something else than the totals say, {wrong}")
         others = {row.billing_currency for row in self.rows} - {self.rate.currency}
         if others:
             raise ValueError(f"rows are in {', '.join(sorted(others))}, the ledger is in {self.rate.currency}")
@@ -146,8 +206,10 @@ class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
             raise ValueError(f"not a valid ledger: {error}") from error
 
 
-def _sum(amounts: Iterable[Decimal]) -> Decimal:
-    return sum(amounts, Decimal(0))
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(of)}" for key, of in value.items()) or "nothing"
+    return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
 def _row_of_version_1(row: object) -> object:

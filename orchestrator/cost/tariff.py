@@ -52,8 +52,6 @@ class Tariff(Frozen):
 
     def spent(self, start: float, end: float) -> Spent:
         """What holding the job's devices from `start` to `end` has used up; nothing if that is no time."""
-        if len(self.rates) == 1:
-            return spent(max(0.0, end - start), self.rates[0])
         cut = self.periods(round(start * 1_000_000), round(end * 1_000_000))
         return total((spent(Decimal(b - a) / 1_000_000, rate) for a, b, rate in cut), self.currency)
 

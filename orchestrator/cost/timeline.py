@@ -6,7 +6,7 @@ overlap from its start to its end, whatever the events say; event times are clam
 queued       as the launcher says (`Phase`): waiting for devices, whether they were held (and paid) or not
 pulling      as the launcher says: images are fetched
 starting     from the start of the first interval to its first progress
-productive   up to a progress event, from the one before
+productive   up to a progress event, from the one before; while the attempt goes on, up to now
 checkpoint   the seconds that training stood still for a checkpoint, taken out before its commit, which may be
              several steps later than the standstill
 recovering   from the last sign of life before a restart to the first progress after it, and from that of a stalled
@@ -20,10 +20,11 @@ workers' word stands. Waste has a cause: why the workers had to start again, or 
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from orchestrator.launch.events import (
     ASIDES,
@@ -73,9 +74,11 @@ class Phase:
             raise ValueError(f"attempt {self.attempt} is {self.kind} from {self.start} to {self.end}: not a time")
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of one class; microseconds since 1970. `to_step`: the step that a productive piece led to."""
+class Piece(NamedTuple):
+    """A stretch of one class; microseconds since 1970. `to_step`: the step that a productive piece led to.
+
+    A tuple, because a long run has millions, and they are made anew whenever its ledger is.
+    """
 
     attempt: int
     time_class: TimeClass
@@ -117,8 +120,8 @@ def _waits(phases: Sequence[Phase]) -> list[Piece]:
         piece = Piece(one.attempt, one.kind, _microseconds(one.start), _microseconds(one.end), held=False)
         if waits and waits[-1].attempt == one.attempt and waits[-1].end > piece.start:
             before = waits[-1]
-            piece = replace(piece, end=max(piece.end, before.end))  # no moment of either is forgotten
-            waits[-1] = replace(before, end=piece.start)
+            piece = piece._replace(end=max(piece.end, before.end))  # no moment of either is forgotten
+            waits[-1] = before._replace(end=piece.start)
         waits.append(piece)
     return [wait for wait in waits if wait.start < wait.end]
 
@@ -132,9 +135,9 @@ def _divided(piece: Piece, waits: Sequence[Piece]) -> list[Piece]:
         start, end = max(wait.start, at), min(wait.end, piece.end)
         if wait.attempt != piece.attempt or end <= start:
             continue
-        parts += [replace(piece, start=at, end=start), replace(wait, start=start, end=end, held=True)]
+        parts += [piece._replace(start=at, end=start), wait._replace(start=start, end=end, held=True)]
         at = end
-    return [*parts, replace(piece, start=at)]
+    return [*parts, piece._replace(start=at)]
 
 
 def _unpaid(waits: Sequence[Piece], held: Sequence[Held]) -> list[Piece]:
@@ -148,7 +151,7 @@ def _unpaid(waits: Sequence[Piece], held: Sequence[Held]) -> list[Piece]:
             for part in (
                 [wait]
                 if wait.attempt != one.attempt
-                else [replace(wait, end=min(wait.end, start)), replace(wait, start=max(wait.start, end))]
+                else [wait._replace(end=min(wait.end, start)), wait._replace(start=max(wait.start, end))]
             )
             if part.start < part.end
         ]
@@ -188,11 +191,13 @@ def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
 def _share_out(events: Sequence[tuple[int, Event]], held: Sequence[Held]) -> list[list[tuple[int, Event]]]:
     """Each event goes to the interval of its attempt that had begun last by then, or to the first one."""
     shares: list[list[tuple[int, Event]]] = [[] for _ in held]
+    starts: dict[int, list[tuple[int, int]]] = {}
+    for index, one in enumerate(held):
+        starts.setdefault(one.attempt, []).append((_microseconds(one.start), index))
     for now, event in events:
-        mine = [index for index, one in enumerate(held) if one.attempt == event.attempt]
-        begun = [index for index in mine if _microseconds(held[index].start) <= now]
-        if mine:
-            shares[begun[-1] if begun else mine[0]].append((now, event))
+        if mine := starts.get(event.attempt):
+            begun = bisect.bisect_right(mine, (now, len(held)))
+            shares[mine[max(0, begun - 1)][1]].append((now, event))
     return shares
 
 
@@ -210,6 +215,10 @@ class _Walk:
     life: int = 0
     saves: list[tuple[int, int]] = field(default_factory=list)
     phase: TimeClass = "starting"
+    seen: bool = False
+    """Whether the workers have said anything of their training in this interval."""
+    lost: bool = False
+    """Whether the workers must have begun again without having said so yet."""
     cause: str | None = None
     """Why the workers start again, or will: of what is lost and of the time until the next step."""
     floor: int = 0
@@ -222,19 +231,18 @@ class _Walk:
         self.opened = self.life = self.limits[0]
         self.saves, self.floor = [], len(self.pieces)
         self.phase = "recovering" if self.begun else "starting"
-        self.begun = True
-        first, ended = True, None
+        self.lost, self.begun, self.seen = self.begun, True, False
+        ended = None
         for time, event in events:
             now = min(max(time, self.opened), self.limits[1])
             if isinstance(event, Started):
-                self._started(event, now, first=first)
-                first = False
+                self._started(event.step, event.tokens, now)
             elif isinstance(event, Progress):
                 self._progress(event, now)
             elif isinstance(event, CheckpointCommitted):
                 self._saved(_microseconds(event.seconds), now)
             elif isinstance(event, WorkersLost):
-                self.cause = self.cause or FailureClass.WORKER_LOST.value
+                self.cause, self.lost = self.cause or FailureClass.WORKER_LOST.value, True
             elif isinstance(event, Anomaly):
                 self.cause = ROLLBACK if event.action in ("replay", "skip") else self.cause
             elif isinstance(event, Ended):
@@ -247,22 +255,26 @@ class _Walk:
             self.cause = (FailureClass.PREEMPTED if moved else FailureClass.DRIVER_LOST).value
         self._tail(ended, last=following is None)
 
-    def _started(self, event: Started, now: int, *, first: bool) -> None:
-        if not first:
+    def _started(self, step: int, tokens: int, now: int) -> None:
+        if self.seen:
             # A restart inside the attempt; a start that never got to a step was alive until its last sign.
             if self.phase == "starting":
                 self._close(self.life, "starting")
             self.phase = "recovering"
             self.cause = self.cause or FailureClass.WORKER_LOST.value
-        if event.step < self.step:
-            self._lose(event.step)
-        self.step, self.tokens = event.step, event.tokens
-        self.life = now
+        if step < self.step:
+            self._lose(step)
+        self.step, self.tokens = step, tokens
+        self.life, self.seen, self.lost = now, True, False
 
     def _progress(self, event: Progress, now: int) -> None:
-        # An evaluation may report the same step once more; an older one is a straggler and divides nothing.
+        # An evaluation may report the same step once more; an older one is a straggler and divides nothing, unless the
+        # workers began again and their word of it never arrived.
         if event.step < self.step:
-            return
+            if not self.lost:
+                return
+            self._started(event.step - 1, 0, now)
+        self.seen, self.lost = True, False
         self.step, self.tokens = event.step, max(self.tokens, event.tokens)
         self._close(now, self.phase, event.step)
         self.phase, self.cause = "productive", None
@@ -293,7 +305,7 @@ class _Walk:
                 break
             cut = max(piece.start, piece.end - length)
             length -= piece.end - cut
-            self.pieces[at : at + 1] = [replace(piece, end=cut), Piece(self.attempt, "checkpoint", cut, piece.end)]
+            self.pieces[at : at + 1] = [piece._replace(end=cut), Piece(self.attempt, "checkpoint", cut, piece.end)]
         if length > 0:
             self.floor = len(self.pieces)
 
@@ -304,11 +316,13 @@ class _Walk:
             self.phase = "idle"
 
     def _tail(self, ended: Ended | None, *, last: bool) -> None:
-        """What is left of the interval: idle, unless training had yet to begin, was cut off, or had stalled."""
+        """What is left of the interval: idle, unless training had yet to begin, was cut off, had stalled or goes on."""
         cut_off = not last and (ended is None or ended.outcome == "failed")
         cut_off |= ended is not None and ended.failure_class is FailureClass.STALLED
         if self.phase in ("starting", "recovering"):
             self._close(self.limits[1], self.phase)
+        elif last and ended is None:
+            self._close(self.limits[1], "recovering" if self.lost else "productive")
         else:
             self._close(self.limits[1], "recovering" if cut_off else "idle")
 
@@ -330,7 +344,7 @@ class _Walk:
     def _lose(self, resumed: int) -> None:
         """Work beyond the step that the restart resumed from is done again."""
         self.pieces = [
-            replace(piece, time_class="lost", to_step=None, cause=self.cause)
+            piece._replace(time_class="lost", to_step=None, cause=self.cause)
             if piece.to_step is not None and piece.to_step > resumed
             else piece
             for piece in self.pieces
@@ -346,15 +360,17 @@ def _why(ended: Ended) -> str:
 def _merged(pieces: Iterable[Piece]) -> list[Piece]:
     """Neighbours of one class become one piece; empty ones vanish."""
     merged: list[Piece] = []
+    begin, before = 0, None
     for piece in pieces:
         if piece.end == piece.start:
             continue
-        before = merged[-1] if merged else None
-        if before is not None and before.end == piece.start and _kind(before) == _kind(piece):
-            merged[-1] = replace(before, end=piece.end)
-        else:
-            merged.append(piece)
-    return merged
+        if before is not None and (before.end != piece.start or _kind(before) != _kind(piece)):
+            merged.append(before._replace(start=begin))
+            before = None
+        if before is None:
+            begin = piece.start
+        before = piece
+    return merged if before is None else [*merged, before._replace(start=begin)]
 
 
 def _kind(piece: Piece) -> tuple[int, TimeClass, str | None, bool]:

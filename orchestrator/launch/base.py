@@ -55,6 +55,11 @@ class RunFolder:
         return self.root / "artifacts"
 
     @property
+    def forecast(self) -> Path:
+        """What the run was expected to take, by `fathom plan` before it started."""
+        return self.artifacts / "forecast.json"
+
+    @property
     def tracking(self) -> Path:
         """What of all this has reached MLflow."""
         return self.root / "tracking.json"

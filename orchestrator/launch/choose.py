@@ -1,7 +1,6 @@
 """Chooses the recipe of a job: model, layout and schedule. Called by `orchestrator.launch.resolve` only.
 
-A simple rule that stands where the planner's search will stand. Reads the preset, or the weights to start from,
-and the dataset's manifest.
+Reads the preset, or the weights to start from, the dataset's manifest, and the user's own hardware and efficiencies.
 Invariant: whatever is chosen is noted with its reason; what cannot run is refused by field and numbers.
 """
 
@@ -24,6 +23,7 @@ from orchestrator.launch.extension import extended
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan import defaults
 from orchestrator.plan.hardware import accelerator
+from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 LEARNING_RATES: dict[str, float] = {"v2-lite-16b": 4.2e-4, "v3-671b": 2.2e-4}
@@ -46,7 +46,7 @@ _DECIDED_ANEW = (
 # What is trained
 
 
-def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
+def choose_recipe(job: TrainingJob, storage: str, settings: Settings, choose: Choices) -> Recipe:
     """All of the model's side."""
     architecture = choose_architecture(job, choose)
     initial, config = architecture.initial, architecture.config
@@ -62,7 +62,7 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
     )
     _check_lengths(sequence, config, manifest)
     precision = _precision(job, choose)
-    layout = choose_layout(job, config, sequence, choose, precision=precision)
+    layout = choose_layout(job, config, sequence, choose, settings=settings, precision=precision)
     stages = choose_batches(job, layout, sequence, choose)
     steps = BatchSchedule.of(stages).steps_for(math.ceil(spec.training.tokens / sequence))
     every, tokens = _evaluation(job, steps, manifest.tokens("heldout"), choose)
@@ -96,15 +96,17 @@ def choose_recipe(job: TrainingJob, storage: str, choose: Choices) -> Recipe:
         eval_tasks=choose_tasks(job),
         sample_tokens=spec.training.sample_tokens,
         device="cpu" if on_cpu else "cuda",
-        peak_flops=None if on_cpu else accelerator(spec.compute.accelerator).bf16_flops,
+        peak_flops=None if on_cpu else accelerator(spec.compute.accelerator, settings.hardware_file).bf16_flops,
     )
 
 
-def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, choose: Choices) -> Recipe:
+def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, settings: Settings, choose: Choices) -> Recipe:
     """The recipe that the run has begun with, on the layout and in the precision that the job asks for now."""
     _manifest(job, begun.data, begun.model)
     precision = _precision(job, choose)
-    layout = choose_layout(job, begun.model, begun.sequence_length, choose, precision=precision, begun=begun)
+    layout = choose_layout(
+        job, begun.model, begun.sequence_length, choose, settings=settings, precision=precision, begun=begun
+    )
     optimizer = begun.optimizer.model_copy(update={"moments_precision": job.spec.training.optimizer.moments_precision})
     changed = {"layout": layout, "precision": precision, "optimizer": optimizer}
     return begun.model_copy(update=changed | {"checkpoint": _checkpointing(job, storage, choose)})

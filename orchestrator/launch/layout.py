@@ -6,7 +6,8 @@ On GPUs the planner's search chooses; on CPUs, of whose speed it knows nothing, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, replace
 
 from model.config import ModelConfig
 from model.recipe import Layout, PrecisionName, Recipe
@@ -14,10 +15,12 @@ from orchestrator.errors import UsageError
 from orchestrator.launch.choices import Choices, refusal
 from orchestrator.launch.limits import Asked, require_possible
 from orchestrator.plan import defaults
-from orchestrator.plan.efficiency import efficiencies
-from orchestrator.plan.hardware import accelerator, accelerators
+from orchestrator.plan.efficiency import Efficiencies, efficiencies
+from orchestrator.plan.hardware import Accelerator, accelerators
 from orchestrator.plan.pick import chosen, does_not_fit, layouts
-from orchestrator.plan.request import Request, wish_of
+from orchestrator.plan.request import Request, Wish, wish_of
+from orchestrator.plan.search import Candidate
+from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 
@@ -27,10 +30,14 @@ def choose_layout(
     sequence: int,
     choose: Choices,
     *,
+    settings: Settings,
     precision: PrecisionName,
     begun: Recipe | None = None,
 ) -> Layout:
-    """Expert parallelism, micro-batch and accumulation; `begun`: a recipe whose batches must not change."""
+    """Expert parallelism, micro-batch and accumulation; `begun`: a recipe whose batches must not change.
+
+    On GPUs by the hardware and efficiencies of `settings`; UsageError if those files are bad.
+    """
     parallelism, compute = job.spec.parallelism, job.spec.compute
     world = compute.world_size
     require_possible(
@@ -52,8 +59,10 @@ def choose_layout(
         batch = begun.batch_tokens
         common = math.gcd(*begun.batches.sequences)  # what all batches of a ramp are multiples of
         _require_same_batch(job, common)
-    task = _Task(job, config, precision, sequence, common, per_node)
-    layout = _on_cpus(task, choose) if compute.accelerator == "cpu" else _on_gpus(task, choose)
+    task = _Task(
+        job, config, precision, sequence, common, per_node, None if begun is None else _kept(job, begun, precision)
+    )
+    layout = _on_cpus(task, choose) if compute.accelerator == "cpu" else _on_gpus(task, settings, choose)
     return layout.model_copy(update={"accumulation": batch // (world * sequence * layout.micro_batch)})
 
 
@@ -69,6 +78,8 @@ class _Task:
     common: int
     """Sequences that every batch is a multiple of."""
     per_node: int
+    begun: Wish | None
+    """The layout of the attempt before, where this one can go on with it."""
 
 
 def _on_cpus(task: _Task, choose: Choices) -> Layout:
@@ -89,22 +100,15 @@ def _on_cpus(task: _Task, choose: Choices) -> Layout:
     return _layout(world, expert, zero_stage, micro_batch, recompute)
 
 
-def _on_gpus(task: _Task, choose: Choices) -> Layout:
-    """The fastest layout that fits and that the engine runs, by `plan.search`."""
-    parallelism, request = task.job.spec.parallelism, _request(task)
-    constants = efficiencies()
-    try:
-        candidates = layouts(request, constants, today=True)
-    except UsageError as error:
-        raise refusal("parallelism", str(error)) from None
-    candidate = chosen(candidates, "today")
+def _on_gpus(task: _Task, settings: Settings, choose: Choices) -> Layout:
+    """The fastest layout that fits and that the engine runs, by `plan.search` on the data of `fathom plan`."""
+    parallelism, devices = task.job.spec.parallelism, accelerators(settings.hardware_file)
+    request = _request(task, devices[task.job.spec.compute.accelerator])
+    constants = efficiencies(settings.efficiencies_file)
+    candidate, reason = chosen(_going_on(task, request, constants), "today"), "as in the attempt before"
     if candidate is None:
-        raise refusal("compute.gpus", does_not_fit(request, candidates, constants, accelerators(), today=True))
-    found, step = candidate.parallel, candidate.step
-    reason = (
-        f"fastest of {sum(one.fits for one in candidates)} layouts that fit: {step.seconds:.3g} s a step and "
-        f"{candidate.memory.peak / 1e9:.1f} of {request.cluster.accelerator.memory_bytes / 1e9:.0f} GB by the plan"
-    )
+        candidate, reason = _searched(request, constants, devices)
+    found = candidate.parallel
     return _layout(
         request.gpus,
         choose("spec.parallelism.expert", parallelism.expert, lambda: (found.expert, reason)),
@@ -114,13 +118,48 @@ def _on_gpus(task: _Task, choose: Choices) -> Layout:
     )
 
 
-def _request(task: _Task) -> Request:
+def _searched(request: Request, constants: Efficiencies, devices: Mapping[str, Accelerator]) -> tuple[Candidate, str]:
+    """The fastest layout, and why it is taken."""
+    try:
+        candidates = layouts(request, constants, today=True)
+    except UsageError as error:
+        raise refusal("parallelism", str(error)) from None
+    best = chosen(candidates, "today")
+    if best is None:
+        raise refusal("compute.gpus", does_not_fit(request, candidates, constants, devices, today=True))
+    return best, (
+        f"fastest of {sum(one.fits for one in candidates)} layouts that fit: {best.step.seconds:.3g} s a step and "
+        f"{best.memory.peak / 1e9:.1f} of {request.cluster.accelerator.memory_bytes / 1e9:.0f} GB by the plan"
+    )
+
+
+def _kept(job: TrainingJob, begun: Recipe, precision: PrecisionName) -> Wish | None:
+    """The layout of the attempt before, if the job asks for nothing else: another expert size or ZeRO stage, chosen
+    because a data file has changed meanwhile, could be one that its checkpoints cannot be read on."""
+    of, now = begun.layout, wish_of(job.spec.parallelism)
+    before = Wish(of.expert_parallel, of.zero_stage, of.micro_batch, of.recompute)
+    agrees = all(wanted in (None, had) for wanted, had in zip(astuple(now), astuple(before), strict=True))
+    same = of.world_size == job.spec.compute.world_size and begun.precision == precision
+    return before if agrees and same else None
+
+
+def _going_on(task: _Task, request: Request, constants: Efficiencies) -> list[Candidate]:
+    """The layout of the attempt before; none if there was none, or it does not run."""
+    if task.begun is None:
+        return []
+    try:
+        return layouts(replace(request, wish=task.begun), constants, today=True)
+    except UsageError:
+        return []
+
+
+def _request(task: _Task, device: Accelerator) -> Request:
     """What the planner is asked."""
     spec, batch = task.job.spec, task.common * task.sequence
     return Request(
         name=spec.model.preset or "the model",
         config=task.config,
-        device=accelerator(spec.compute.accelerator),
+        device=device,
         gpus=spec.compute.world_size,
         gpus_per_node=task.per_node,
         tokens=max(spec.training.tokens, batch),

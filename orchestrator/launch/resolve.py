@@ -1,7 +1,7 @@
 """Decides everything that a TrainingJob leaves open. Called by the launchers before anything starts.
 
-Starts nothing and imports no torch. Invariants: the same job on the same data and prices gives the same
-result; it carries the hard deadline, so that a budget holds with nobody watching.
+Starts nothing and imports no torch. Invariants: the same job on the same data, prices, hardware and
+efficiencies gives the same result; it carries the hard deadline, so that a budget holds with nobody watching.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def resolve(
     what is known of how long this job takes to stop, `prices` those to use (absent: read now).
 
     All that the mathematics depends on stays as the `earlier` attempt had it. InvalidJob for what cannot run,
-    OverBudget where nothing is left, UsageError for a bad price file.
+    OverBudget where nothing is left, UsageError for a bad file of prices, hardware or efficiencies.
     """
     spec, choose = job.spec, Choices()
     now = datetime.now(UTC)
@@ -111,9 +111,9 @@ def resolve(
     deadline = None if left is None else _seconds(job, left, tariff, now.timestamp(), reserve)
     storage = _storage(job, storage_uri, earlier, choose)
     if earlier is None:
-        recipe = choose_recipe(job, storage, choose)
+        recipe = choose_recipe(job, storage, settings, choose)
     else:
-        recipe = continue_recipe(job, storage, earlier.recipe, choose)
+        recipe = continue_recipe(job, storage, earlier.recipe, settings, choose)
     memory = spec.compute.memory_per_worker
     return Resolved(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid),

@@ -12,6 +12,8 @@ import math
 
 from orchestrator.errors import UsageError
 
+MOST_IN_REPAIR = 1_000_000
+
 
 def young(save: float, mtbf: float) -> float:
     """sqrt(2CM). Young 1974, A first order approximation to the optimum checkpoint interval. Good for C << M."""
@@ -111,8 +113,10 @@ def spares_needed(losses_per_hour: float, repair_hours: float, risk: float) -> i
     if not 0 < risk < 1:
         raise UsageError(f"the risk of having no spare must be between 0 and 1, got {risk}")
     mean = losses_per_hour * repair_hours
-    if mean > 1e6:
-        raise UsageError(f"{mean:,.0f} nodes would be in repair at a time; at most 1,000,000: repair in fewer hours")
+    if mean > MOST_IN_REPAIR:
+        raise UsageError(
+            f"{mean:,.0f} nodes would be in repair at a time; at most {MOST_IN_REPAIR:,}: repair in fewer hours"
+        )
     # Terms relative to the first would overflow, and exp(-mean) underflow, for large means: sum in logarithms.
     spares, below = -1, 0.0
     while 1 - below >= risk:

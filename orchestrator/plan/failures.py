@@ -13,16 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
+from orchestrator.plan.files import read_yaml
 
 DATA = Path(__file__).parent / "data" / "failures.yaml"
-MAX_FILE_BYTES = 1_000_000
 Cure = Literal["process", "node"]
+CHECKPOINTS, STRAGGLERS, LEMONS = "checkpoints", "stragglers", "lemon nodes"
+"""Causes of lost time that are no failure, and that of nodes which fail again and again."""
+PRODUCTIVE = "productive"
+"""Time that is not lost; stands beside the causes where all of them are added up."""
 NEVER = 1e-15
 """Failures per hour that are none: one in a hundred thousand million years."""
 
@@ -156,6 +159,8 @@ class _Cause(Frozen, alias_generator=to_camel):
             raise ValueError(f"needs one of {', '.join(map(to_camel, _RATES))}, got {', '.join(given) or 'none'}")
         if self.every_seconds is not None and self.every_seconds[0] > self.every_seconds[1]:
             raise ValueError(f"everySeconds must be [least, most], got {list(self.every_seconds)}")
+        if self.name in (CHECKPOINTS, STRAGGLERS, LEMONS, PRODUCTIVE):
+            raise ValueError(f"a cause cannot be called {self.name!r}, which stands for something else; rename it")
         return self
 
 
@@ -203,15 +208,8 @@ def _packaged() -> dict[str, Failures]:
 
 
 def _content(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"failure file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(_packaged()) if path != DATA else ""
-        raise UsageError(f"failure file {path}: {error.strerror or error}; packaged models: {known}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # not UTF-8, a date such as 2026-13-45, deep nesting
-        raise UsageError(f"failure file {path}: not valid YAML: {error}") from error
+    known = "" if path == DATA else ", ".join(_packaged())
+    return read_yaml(path, "failure file", f"packaged models: {known}")
 
 
 def _parse(path: Path, row: object) -> Failures:

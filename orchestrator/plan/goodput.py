@@ -7,20 +7,27 @@ the shares lost and the goodput add up to 1. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from orchestrator.errors import UsageError
 from orchestrator.plan.checkpointing import no_spare_share, optimal_interval
-from orchestrator.plan.failures import Cause, Failures, failure_models, find_failures, node_count
+from orchestrator.plan.failures import (
+    CHECKPOINTS,
+    LEMONS,
+    STRAGGLERS,
+    Cause,
+    Failures,
+    failure_models,
+    find_failures,
+    node_count,
+)
 
 __all__ = [
     "CHECKPOINTS", "LEMONS", "STRAGGLERS", "Cause", "Failures", "Goodput", "Recovery", "all_causes", "failure_models",
     "find_failures", "goodput",
 ]  # fmt: skip
 
-CHECKPOINTS, STRAGGLERS, LEMONS = "checkpoints", "stragglers", "lemon nodes"
-"""Causes of lost time that are no failure, and that of nodes which fail again and again."""
 MOST_SECONDS = 1e9
 ORIGINS: Mapping[str, str] = {
     "save_seconds": "10 s: with it and ten minutes for a restart, Llama 3's rates give the 90 % that Meta published",
@@ -134,8 +141,7 @@ def goodput(
     near = math.fsum(rates[cause.name] for cause in causes if recovery.in_memory(cause))
     far = math.fsum(rates[cause.name] for cause in causes if not recovery.in_memory(cause))
     interval, local = _intervals(recovery, near, far, interval_seconds)
-    losses = math.fsum(rates[c.name] for c in causes if c.cure == "node") if recovery.spares is not None else 0.0
-    waiting = no_spare_share(3600 * losses, recovery.repair_hours, recovery.spares or 0)
+    waiting = math.fsum((waits := _waiting(causes, rates, recovery)).values())
 
     stalls = recovery.save_seconds / interval
     if local is not None and recovery.local_save_seconds is not None:
@@ -145,7 +151,7 @@ def goodput(
     between = interval * (1 + stalls) * redo_near if far else interval
     redo_far = _growth(far, between) * _exp(far * recovery.upload_seconds)
     running = (1 + stalls) * redo_near * redo_far
-    repeated = {c.name: rates[c.name] / total * -math.expm1(-total * sum(recovery.seconds(c))) for c in causes}
+    repeated = _recovering(causes, rates, recovery)
     recovering = math.fsum(repeated.values())
     slow = _slow_share(failures, nodes)
     usable = (1 - waiting) * (1 - recovering)
@@ -158,20 +164,50 @@ def goodput(
         "waiting": waiting,
         "slow": usable * slow,
     }
-    rework = {
-        c.name: rates[c.name]
-        * ((local or interval) if recovery.in_memory(c) else interval + 2 * recovery.upload_seconds)
-        for c in causes
-    }
+    back = {True: local or interval, False: interval + 2 * recovery.upload_seconds}
+    rework = {c.name: rates[c.name] * back[recovery.in_memory(c)] for c in causes}
     lost = {CHECKPOINTS: shares["checkpoint"], STRAGGLERS: shares["slow"]}
     lost |= {
         c.name: shares["lost"] * _part(rework, c.name)
         + shares["recovering"] * _part(repeated, c.name)
-        + (waiting * rates[c.name] / losses if losses and c.cure == "node" else 0.0)
+        + waits.get(c.name, 0.0)
         for c in causes
     }
     hours = 1 / (3600 * total) if total else math.inf
     return Goodput(fraction, interval, local, hours, {k: v for k, v in lost.items() if v}, shares)
+
+
+def _recovering(causes: Sequence[Cause], rates: Mapping[str, float], recovery: Recovery) -> dict[str, float]:
+    """Share of the time spent in recoveries from each cause: the chance that the last failure was of it and is not
+    over. Exact: a failure during a recovery begins it again, and a machine that was not replaced yet still has to be.
+    """
+    total = math.fsum(rates.values())
+    parts = {c.name: recovery.seconds(c) for c in causes}
+    # Of each cause: the chance of another failure before the machine is there, had one to be replaced.
+    again = {
+        name: rates[name] / total * -math.expm1(-total * (detect + recovery.replace_seconds))
+        for name, (detect, _, _) in parts.items()
+    }
+    nodes = math.fsum(again[name] for name, (_, swap, _) in parts.items() if swap)
+    others = math.fsum(again[name] for name, (_, swap, _) in parts.items() if not swap)
+    due = nodes / max(1 - others, nodes) if nodes else 0.0  # the chance that a failure finds a machine not replaced yet
+    found = {}
+    for name, (detect, swap, restart) in parts.items():
+        short, long = (-math.expm1(-total * (detect + s + restart)) for s in (swap, recovery.replace_seconds))
+        found[name] = rates[name] / total * ((1 - due) * short + due * long)
+    return found
+
+
+def _waiting(causes: Sequence[Cause], rates: Mapping[str, float], recovery: Recovery) -> dict[str, float]:
+    """Share of the time spent waiting for a machine, by cause. A repair goes on while the loss is being noticed."""
+    nodes = [cause for cause in causes if cause.cure == "node"]
+    losses = math.fsum(rates[cause.name] for cause in nodes)
+    if recovery.spares is None or not losses:
+        return {}
+    noticed = math.fsum(rates[cause.name] * recovery.seconds(cause)[0] for cause in nodes) / losses
+    hours = max(0.0, recovery.repair_hours - noticed / 3600)
+    share = no_spare_share(3600 * losses, hours, recovery.spares)
+    return {cause.name: share * rates[cause.name] / losses for cause in nodes}
 
 
 def _intervals(recovery: Recovery, near: float, far: float, given: float | None) -> tuple[float, float | None]:
@@ -193,7 +229,7 @@ def _intervals(recovery: Recovery, near: float, far: float, given: float | None)
     best = optimal_interval(recovery.local_save_seconds, 1 / near if near else math.inf)
     local = recovery.local_interval_seconds or best
     if given is None and math.isfinite(interval) and local < interval:
-        interval = local * max(1, round(interval / local))
+        interval = local * max(1, round(interval / local), math.ceil(recovery.upload_seconds / local))
     return interval, (interval / max(1, round(interval / local)) if math.isfinite(interval) else local)
 
 

@@ -103,11 +103,22 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
         where = f"hardware file {path}: row {number}: {row.name}"
         if row.name in found:
             raise UsageError(f"{where}: a second row of this name; keep one")
-        complaint = _sparse(row.accelerator(), {} if path == DATA else _packaged())
+        packaged = {} if path == DATA else _packaged()
+        if wrong := _misnamed(row.name, packaged):
+            raise UsageError(f"{where}: {wrong}")
+        complaint = _sparse(row.accelerator(), packaged)
         if complaint:
             raise UsageError(f"{where}: {complaint}; that looks like the sparse figure, write the dense one")
         found[row.name] = row.accelerator()
     return found
+
+
+def _misnamed(name: str, packaged: Mapping[str, Accelerator]) -> str | None:
+    """What is wrong with a name under which the row would never be found."""
+    if name.strip().lower() == "cpu":
+        return "is none of the accelerators; `fathom calibrate` measures processor cores, for FATHOM_EFFICIENCIES"
+    same = next((known for known in packaged if known.lower() == name.strip().lower() and known != name), None)
+    return f"would not replace {same}: write {same}, or choose a name that differs from it in more" if same else None
 
 
 @cache

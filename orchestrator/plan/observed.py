@@ -12,12 +12,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from model.config import Frozen, ModelConfig
 from model.recipe import Layout, PrecisionName
 from orchestrator.errors import UsageError
-from orchestrator.plan.files import MAX_FILE_BYTES
+from orchestrator.plan.files import read_text
 
 CPU_METRIC, GPU_METRIC = "train/cpu_seconds", "train/step_seconds"
 WARM_UP = 3
@@ -40,6 +40,18 @@ class Observed(Frozen):
     """Of one optimizer step: on GPUs by the clock; on CPUs CPU seconds of all workers together."""
     tokens_per_second: float | None = Field(None, gt=1e-3, lt=1e15)
     """In place of `seconds`, on GPUs: of the whole job."""
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        return "".join(character if character.isprintable() else "\ufffd" for character in name)
+
+    @field_validator("sequence_length", "gpus_per_node", "seconds", "tokens_per_second", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number, got {str(value).lower()}")
+        return value
 
     @model_validator(mode="after")
     def _one(self) -> Observed:
@@ -85,12 +97,9 @@ def step_seconds(name: str, metric: str, by_step: Mapping[int, float], starts: S
 
 def read_observations(path: Path) -> list[Observed]:
     """From a JSON file; UsageError that names file and place."""
+    text = read_text(path, "file of runs", "give what `fathom calibrate RUN -o json` prints")
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("runs"), list):

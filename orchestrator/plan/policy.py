@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 
 from orchestrator.errors import UsageError
-from orchestrator.plan.checkpointing import spares_needed
-from orchestrator.plan.failures import node_count
+from orchestrator.plan.checkpointing import MOST_IN_REPAIR, spares_needed
+from orchestrator.plan.failures import PRODUCTIVE, node_count
 from orchestrator.plan.goodput import goodput
-from orchestrator.plan.simulate import CLASSES, Run, Scenario, simulate
+from orchestrator.plan.simulate import CLASSES, Run, Scenario, refuse_too_many, simulate
 
 RISK = 0.01
 """Spares are recommended so that in this share of the time all of them are in repair."""
 MOST_RUNS = 1000
-PRODUCTIVE = "productive"
+HOPELESS = 0.001
+"""Below this goodput nothing is saved: twice next to nothing is next to nothing."""
 _HOUR = Decimal(3_600_000_000)
 _GRAIN = Decimal("0.000001")
 
@@ -113,20 +114,22 @@ def simulate_all(scenario: Scenario, rate: Decimal, seed: int, runs: int) -> Sim
         raise UsageError(f"the number of runs must be between 1 and {MOST_RUNS:,}, got {runs}")
     if not (rate.is_finite() and rate >= 0):
         raise UsageError(f"the price must be finite and not negative, got {rate}")
+    refuse_too_many(scenario, runs)
     return Simulated(tuple(simulate(scenario, seed + number) for number in range(runs)), rate)
 
 
 def better_policies(scenario: Scenario, now: Simulated) -> list[Better]:
     """Each change by itself, the one that is worth most first. For scenarios of a given time."""
     assert scenario.seconds is not None, "the same time for each policy"
-    seed, nodes = now.runs[0].seed, node_count(scenario.gpus, scenario.gpus_per_node)
-    found = []
-    for name, change, other, used in _changes(scenario, nodes):
-        then = simulate_all(other, now.rate, seed, len(now.runs))
-        without, with_it = (then, now) if used else (now, then)
-        extra = (other.recovery.spares or 0) - (scenario.recovery.spares or 0)
+    seed, nodes, found = now.runs[0].seed, node_count(scenario.gpus, scenario.gpus_per_node), []
+
+    def played(one: Scenario) -> Simulated:
+        return now if one is scenario else simulate_all(one, now.rate, seed, len(now.runs))
+
+    for name, change, without, with_it in _changes(scenario, nodes):
+        extra = (with_it.recovery.spares or 0) - (without.recovery.spares or 0)
         reserve = now.rate / nodes * extra * Decimal(str(scenario.seconds)) / 3600
-        found.append(_better(name, change, without, with_it, reserve, used))
+        found.append(_better(name, change, played(without), played(with_it), reserve, without is not scenario))
     return sorted(found, key=lambda one: -one.worth)
 
 
@@ -137,60 +140,74 @@ def _better(
     gains = [b - a for a, b in zip(before, after, strict=True)]
     saved = statistics.mean(1 - a / b if b else 0.0 for a, b in zip(before, after, strict=True))
     error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    if statistics.mean(after) < HOPELESS:
+        saved = 0.0
     worth = (Decimal(repr(saved)) * without.cost - reserve).quantize(_GRAIN)
     return Better(name, change, statistics.mean(after), statistics.mean(gains), error, worth, used)
 
 
-def _changes(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenario, bool]]:
-    """Name, what changes, the scenario, and whether the job does so already (the scenario is then without it)."""
+def _changes(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenario, Scenario]]:
+    """Name, what changes, the scenario without it and with it; the one that is not changed is the one given."""
     recovery, failures = scenario.recovery, scenario.failures
 
     def changed(**values: object) -> Scenario:
         return replace(scenario, recovery=replace(recovery, **values))  # type: ignore[arg-type]
 
-    yield (
-        "restart in place", "new processes on the same machines where that is a cure",
-        changed(in_place=not recovery.in_place), recovery.in_place,
-    )  # fmt: skip
+    other = changed(in_place=not recovery.in_place)
+    pair = (other, scenario) if recovery.in_place else (scenario, other)
+    yield ("restart in place", "new processes on the same machines where that is a cure", *pair)
     fast = {"save_seconds": recovery.save_seconds / 10, "upload_seconds": recovery.upload_seconds / 10}
     yield (
         "faster checkpoints", f"standstill {in_words(recovery.save_seconds)} -> {in_words(fast['save_seconds'])}, "
         f"written in {in_words(recovery.upload_seconds)} -> {in_words(fast['upload_seconds'])}",
-        changed(**fast), False,
+        scenario, changed(**fast),
     )  # fmt: skip
     copy = recovery.local_save_seconds or recovery.save_seconds / 10
     if not (recovery.local_save_seconds and recovery.peer_copies):
         yield (
             "copies in another node's memory", f"standstill {in_words(copy)}; they outlive the loss of a node",
-            changed(local_save_seconds=copy, peer_copies=True), False,
+            scenario, changed(local_save_seconds=copy, peer_copies=True),
         )  # fmt: skip
     quick = {"detect_seconds": recovery.detect_seconds / 10, "hang_seconds": recovery.hang_seconds / 10}
     yield (
         "quicker detection", f"of a death {in_words(recovery.detect_seconds)} -> {in_words(quick['detect_seconds'])}, "
         f"of a hang {in_words(recovery.hang_seconds)} -> {in_words(quick['hang_seconds'])}",
-        changed(**quick), False,
+        scenario, changed(**quick),
     )  # fmt: skip
     warm = recovery.replace_seconds / 10
     yield (
         "warm standby", f"another machine takes {in_words(recovery.replace_seconds)} -> {in_words(warm)}",
-        changed(replace_seconds=warm), False,
+        scenario, changed(replace_seconds=warm),
     )  # fmt: skip
     if scenario.interval_seconds is not None:
         best = goodput(scenario.gpus, scenario.gpus_per_node, failures, recovery).interval_seconds
         yield (
             "the best interval", f"a checkpoint every {in_words(scenario.interval_seconds)} -> {in_words(best)}",
-            replace(scenario, interval_seconds=None), False,
+            scenario, replace(scenario, interval_seconds=None),
         )  # fmt: skip
     if failures.lemons is not None and recovery.exclude_after is None:
-        yield "exclude bad nodes", "after two failures of the same node", changed(exclude_after=2), False
-    if recovery.spares is not None:
-        rate = sum(cause.per_hour(scenario.gpus, nodes) for cause in failures.causes if cause.cure == "node")
-        enough = spares_needed(rate, recovery.repair_hours, RISK)
-        if enough > recovery.spares:
-            yield (
-                "more spares", f"{recovery.spares} -> {enough} nodes, paid for; all in repair {RISK:.0%} of the time",
-                changed(spares=enough), False,
-            )  # fmt: skip
+        yield "exclude bad nodes", "after two failures of the same node", scenario, changed(exclude_after=2)
+    yield from _more_spares(scenario, nodes)
+
+
+def _more_spares(scenario: Scenario, nodes: int) -> Iterable[tuple[str, str, Scenario, Scenario]]:
+    """A reserve that is enough, or what it is worth where there is taken to be one."""
+    recovery, failures = scenario.recovery, scenario.failures
+
+    def changed(spares: int) -> Scenario:
+        return replace(scenario, recovery=replace(recovery, spares=spares))
+
+    losses = sum(cause.per_hour(scenario.gpus, nodes) for cause in failures.causes if cause.cure == "node")
+    if losses * recovery.repair_hours > MOST_IN_REPAIR:
+        return
+    enough, have = spares_needed(losses, recovery.repair_hours, RISK), recovery.spares
+    if have is not None and enough <= have:
+        return
+    change = f"{have or 0} -> {enough} nodes, paid for; all in repair {RISK:.0%} of the time"
+    if have is None and enough:
+        yield "spares", f"{change}; without, a repair is waited for", changed(0), changed(enough)
+    elif have is not None:
+        yield "more spares", change, scenario, changed(enough)
 
 
 def in_words(value: float) -> str:
@@ -199,5 +216,5 @@ def in_words(value: float) -> str:
         return "never"
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if value >= 2 * size:
-            return f"{value / size:.3g} {unit}"
+            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:,.0f} {unit}"
     return f"{value:.3g} s"

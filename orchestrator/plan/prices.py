@@ -9,44 +9,58 @@ first row's date the first row holds, since it is the nearest that is known. One
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
+from orchestrator.plan.files import read_rows
 
 DATA = Path(__file__).parent / "data" / "prices.yaml"
-MAX_FILE_BYTES = 1_000_000
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
+def _day(value: object) -> object:
+    """A day and nothing else: a time would be cut off, with its zone, and a number would be taken for seconds."""
+    plain = isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+    if plain or (isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)):
+        return value
+    raise ValueError(f"must be a day such as 2026-07-01, from 00:00 UTC of which the price holds, got {value}")
+
+
+def _label(value: str) -> str:
+    if re.match(r"[=+@\-]", value) or re.search(r"[\x00-\x1f\x7f-\x9f]", value):
+        raise ValueError(
+            "must not begin with =, +, - or @ and hold no control characters: a spreadsheet or a terminal would obey "
+            f"them, got {value!r}"
+        )
     return value
 
 
-Amount = Annotated[Decimal, BeforeValidator(_number), Field(gt=0, le=1_000_000, max_digits=20)]
+Label = Annotated[str, AfterValidator(_label)]
+"""Text that ends up in tables for people and their programs."""
+Amount = Annotated[Decimal, Field(gt=0, le=1_000_000, max_digits=20, decimal_places=12)]
+Day = Annotated[datetime.date, BeforeValidator(_day)]
 
 
 class Price(Frozen, alias_generator=to_camel, populate_by_name=True):
     """One row of a price file: what one device costs for one hour."""
 
-    accelerator: str = Field(min_length=1, max_length=40)
+    accelerator: Label = Field(min_length=1, max_length=40)
     """A name as in `compute.accelerator`; `cpu` is one virtual CPU."""
-    price_class: str = Field(min_length=1, max_length=40)
+    price_class: Label = Field(min_length=1, max_length=40)
     """How it is bought, e.g. on-demand, spot, reserved."""
     amount: Amount
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     """ISO 4217 code."""
     unit: Literal["gpu-hour", "cpu-hour"]
-    source: str = Field(min_length=1, max_length=500)
-    date: datetime.date
+    source: Label = Field(min_length=1, max_length=500)
+    date: Day
     """The day from which the price is valid (or on which it was read), from 00:00 UTC."""
     low: Amount | None = None
     """The cheapest offer that the source names; absent: it names no range."""
@@ -92,9 +106,9 @@ class PriceBook:
         """Price classes that are known for an accelerator."""
         return sorted(known for name, known in self._prices if name == accelerator)
 
-    def price(self, accelerator: str, price_class: str) -> Price:
-        """The newest price of one device-hour; UsageError lists what is known."""
-        return self.history(accelerator, price_class)[-1]
+    def price(self, accelerator: str, price_class: str, day: datetime.date | None = None) -> Price:
+        """The price of one device-hour on a day, by default today (UTC); UsageError lists what is known."""
+        return valid_at(self.history(accelerator, price_class), day or datetime.datetime.now(datetime.UTC).date())
 
     def history(self, accelerator: str, price_class: str) -> tuple[Price, ...]:
         """All prices of one device-hour, oldest first, in one currency; UsageError lists what is known."""
@@ -115,8 +129,7 @@ class PriceBook:
 
 def _read(path: Path) -> dict[tuple[str, str], tuple[Price, ...]]:
     prices: dict[tuple[str, str], dict[datetime.date, Price]] = {}
-    for number, row in enumerate(_rows(path), start=1):
-        price = _parse(path, number, row)
+    for number, price in enumerate(read_rows(path, "price file", "check FATHOM_PRICES", Price), start=1):
         others = prices.setdefault((price.accelerator, price.price_class), {})
         _require_fitting(price, others, f"price file {path}: row {number}")
         others[price.date] = price
@@ -134,29 +147,3 @@ def _require_fitting(price: Price, others: dict[datetime.date, Price], where: st
             f"{where}: {what} is priced in {price.currency} from {price.date} and in {other.currency} from "
             f"{other.date}: keep to one currency, or give one of them another priceClass"
         )
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"price file {path}: {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"price file {path}: {error.strerror or error}; check FATHOM_PRICES") from error
-    # ValueError: PyYAML lets that of a date such as 2026-13-45 through; text that is not UTF-8 is one, too.
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"price file {path}: not valid YAML: {error}") from error
-    if not isinstance(data, list):
-        raise UsageError(f"price file {path}: must be a list of rows, got {type(data).__name__}")
-    return data
-
-
-def _parse(path: Path, number: int, row: object) -> Price:
-    try:
-        return Price.model_validate(row)
-    except ValidationError as error:
-        problems = "\n".join(
-            f"price file {path}: row {number}: {'.'.join(map(str, found['loc'])) or 'row'}: {found['msg']}"
-            for found in error.errors(include_url=False)
-        )
-        raise UsageError(problems) from error

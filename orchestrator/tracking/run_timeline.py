@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.plan.bins import Bins, bins
+from orchestrator.plan.policy import in_words
 from orchestrator.plan.simulate import CLASSES, Run, TimeClass
 from orchestrator.tracking.plots import DPI, GRID, INK, MUTED, plain
 
@@ -61,6 +62,7 @@ def draw_html(run: Run, subtitle: str) -> bytes:
     hours = {LABELS[name]: run.times[name] for name in CLASSES}
     page = _PAGE.format(
         title=html.escape(subtitle),
+        piece=_length(bins(run).width),
         picture=picture,
         classes=_rows(hours, run.wall),
         causes=_rows(run.lost_by_cause(), run.wall, run.counts()),
@@ -75,12 +77,16 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1f2933; background: white; max-width: 980px; margin: 2em auto;
   padding: 0 1em }}
 svg {{ width: 100%; height: auto }}
+p {{ max-width: 44em; color: #66727f }}
 table {{ border-collapse: collapse; margin: 1.5em 0 }}
 th {{ text-align: left; color: #66727f; font-weight: 600 }}
 td, th {{ padding: .2em 1.2em .2em 0 }}
 td + td, th + th {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style></head><body>
 {picture}
+<p>The bars show, per {piece}, the share of the time that brought no progress. Their colours say what it went into;
+the figures beside the colours are shares of the whole run. All that is above the bars is training that counts. Below,
+each mark is one failure at the moment when it struck.</p>
 <table><thead><tr><th>where the time went</th><th>hours</th><th>share</th></tr></thead><tbody>{classes}</tbody></table>
 <table><thead><tr><th>lost by cause</th><th>hours</th><th>share</th><th>failures</th></tr></thead>
 <tbody>{causes}</tbody></table>
@@ -115,7 +121,8 @@ def _figure(run: Run, subtitle: str) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[10, max(2, 1.05 * len(rows))])
     unit, name = _unit(run.wall)
     lines = -(-sum(1 for lost in CLASSES[1:] if run.times[lost]) // 3)
-    figure.suptitle("What failures take", x=0.015, ha="left", color=INK, fontsize=14, fontweight="bold")
+    title = f"What failures take: {1 - run.goodput:.1%} of {in_words(run.wall / 1e6)}"
+    figure.suptitle(title, x=0.015, ha="left", color=INK, fontsize=14, fontweight="bold")
     upper.set_title(subtitle, loc="left", color=MUTED, fontsize=10, pad=12 + 17 * lines, parse_math=False)
     _draw_lost(upper, run, found, unit)
     _draw_failures(lower, run, rows, unit)
@@ -200,4 +207,5 @@ def _draw_failures(axes: Axes, run: Run, rows: list[tuple[str, list[str]]], unit
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no failure", transform=axes.transAxes, ha="center", va="center", color=MUTED)
     axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
-    axes.set_title("Failures by cause", loc="left", color=INK, fontsize=10, fontweight="bold")
+    title = "Failures by cause: a mark for each, their number beside the name"
+    axes.set_title(title, loc="left", color=INK, fontsize=10, fontweight="bold")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert only(tmp_path / "none.yaml") == Problem(
         str(tmp_path / "none.yaml"), "cannot be read: No such file or directory"
     )
-    assert "Is a directory" in only(tmp_path).message
+    assert "is a folder, not a file" in only(tmp_path).message
 
 
 @pytest.mark.parametrize(
@@ -253,3 +255,17 @@ def test_bad_assignments_say_what_was_meant(job: Path, text: str, words: str) ->
 def test_an_assignment_into_something_that_is_no_group(job: Path) -> None:
     rewritten(job, "{preset: mini}", "mini")
     assert any("the file has 'mini' at spec.model" in problem.message for problem in problems(job, "model.preset=x"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "job.yaml")
+    with pytest.raises(InvalidJob, match=r"job\.yaml: is a device or pipe, not a file"):
+        load_job(tmp_path / "job.yaml")
+
+
+def test_accelerators_of_ones_own_are_for_plans(tmp_path: Path) -> None:
+    for name in ("MYGPU", "GB200"):
+        (tmp_path / "job.yaml").write_text(f"spec: {{compute: {{accelerator: {name}, gpus: 8}}}}")
+        with pytest.raises(InvalidJob, match=f"'B200', got '{name}'; to plan .*fathom plan FILE --accelerator NAME.*"):
+            load_job(tmp_path / "job.yaml")

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from orchestrator.plan.failures import NEVER, Cause, Failures, node_count
-from orchestrator.plan.goodput import LEMONS
+from orchestrator.errors import UsageError
+from orchestrator.plan.failures import LEMONS, NEVER, Cause, Failures, node_count
 
 MICRO = 1_000_000
 """Microseconds in a second: times are whole microseconds, so that they add up exactly."""
+MOST_LEMONS = 10_000
+"""Each has random numbers of its own."""
 
 
 class Arrival(NamedTuple):
@@ -36,8 +38,13 @@ def arrivals(failures: Failures, gpus: int, gpus_per_node: int, seed: int) -> It
         (cause, cause.per_hour(gpus, nodes), None) for cause in failures.causes
     ]
     if failures.lemons is not None:
-        lemon, rate = Cause(LEMONS, cure="process"), failures.lemons.per_hour
-        sources += [(lemon, rate, number) for number in range(failures.lemons.count(nodes))]
+        lemon, rate, count = Cause(LEMONS, cure="process"), failures.lemons.per_hour, failures.lemons.count(nodes)
+        if count > MOST_LEMONS:
+            raise UsageError(
+                f"{count:,} of {nodes:,} nodes fail again and again, at most {MOST_LEMONS:,} can be simulated: "
+                "make their share smaller, or give the rate to all nodes as a cause"
+            )
+        sources += [(lemon, rate, number) for number in range(count)]
     streams = [
         _stream(cause, rate, number, order, Random(f"{seed}/{cause.name}/{number}"))
         for order, (cause, rate, number) in enumerate(sources)

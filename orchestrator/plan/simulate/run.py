@@ -2,9 +2,10 @@
 
     train ──failure──► detect ─► wait for a machine ─► replace ─► restart ──► train, from the newest checkpoint
 
-A failure during detection, replacement or restart begins all of it again; one while the job waits for a machine finds
-nothing that runs. Called by `plan.policy`, the command line and the benchmark. Invariant: the classes add up to the
-wall time exactly. The same scenario and seed give the same run.
+A failure during detection, replacement or restart begins all of it again, and a machine that is not there yet is still
+due; one while the job waits for a machine finds nothing that runs. Called by `plan.policy`, `plan.cases`, the command
+line and the benchmark. Invariant: the classes add up to the wall time exactly. The same scenario and seed give the same
+run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TimeClass = Literal[
     "productive", "checkpoint", "lost", "slow", "detecting", "waiting", "replacing", "restarting"
 ]  # fmt: skip
 CLASSES: tuple[TimeClass, ...] = get_args(TimeClass)
-MOST_FAILURES = 500_000
+MOST_FAILURES = 200_000
 _NEVER = 10**18
 
 
@@ -123,6 +124,8 @@ class _Simulation:
         self._phases: list[tuple[TimeClass, int]] = []
         """What is left of a recovery, the next last: class and the time at which it ends."""
         self._free, self._repairs = self._recovery.spares, list[int]()
+        self._whole = 0
+        """When all machines are there that the recovery needs."""
         self._lemon_failures: Counter[int] = Counter()
         self._now = 0
         self._incidents: list[Incident] = []
@@ -186,8 +189,12 @@ class _Simulation:
         self._lost += lost
         self._incidents.append(Incident(now, cause.name, lost))
         detect, swap, restart = (round(seconds * MICRO) for seconds in recovery.seconds(cause))
-        found = now + detect
-        here = max(found, self._machine(now)) if cause.cure == "node" else found
+        found = here = now + detect
+        if any(name in ("waiting", "replacing") for name, _ in self._phases):  # for an earlier failure
+            here, swap = max(found, self._whole), round(recovery.replace_seconds * MICRO)
+        if cause.cure == "node":
+            here = max(here, self._machine(now))
+        self._whole = here
         steps: Iterable[tuple[TimeClass, int]] = (
             ("detecting", found), ("waiting", here), ("replacing", here + swap), ("restarting", here + swap + restart)
         )  # fmt: skip
@@ -240,17 +247,26 @@ def _ends(scenario: Scenario) -> tuple[int, int]:
     micro = max(1, round(given[0] * MICRO))
     if scenario.seconds is None:
         return _NEVER, micro
+    refuse_too_many(scenario, 1)
+    return micro, _NEVER
+
+
+def refuse_too_many(scenario: Scenario, runs: int) -> None:
+    """UsageError if so many runs of a given time have more failures and stragglers than can be played out."""
     nodes = node_count(scenario.gpus, scenario.gpus_per_node)
-    failures = scenario.failures
+    failures, days = scenario.failures, (scenario.seconds or 0.0) / 86400
     slow = failures.stragglers.per_node_hour * nodes if failures.stragglers else 0.0
     lemons = failures.lemons.per_hour * failures.lemons.count(nodes) if failures.lemons else 0.0
-    rate = failures.per_hour(scenario.gpus, scenario.gpus_per_node) + lemons + slow
-    if rate * given[0] / 3600 > MOST_FAILURES:
+    each = 24 * days * (failures.per_hour(scenario.gpus, scenario.gpus_per_node) + lemons + slow)
+    if each * runs > MOST_FAILURES:
+        possible = days * MOST_FAILURES / (each * runs)
+        fewer = f"simulate {possible:.3g} days" if possible < 1000 else f"simulate {possible:,.0f} days"
+        if runs > 1 and each <= MOST_FAILURES:
+            fewer += f", or not {runs:,} but {math.floor(MOST_FAILURES / each):,}"
+        times = f"{runs:,} times " if runs > 1 else ""
         raise UsageError(
-            f"{rate * given[0] / 3600:,.0f} failures in {given[0] / 86400:,.1f} days are too many to play out, at most "
-            f"{MOST_FAILURES:,}: simulate {given[0] / 86400 * MOST_FAILURES / (rate * given[0] / 3600):,.2f} days"
+            f"{times}{each:,.0f} failures in {days:g} days are too many to play out, at most {MOST_FAILURES:,}: {fewer}"
         )
-    return micro, _NEVER
 
 
 def _saving(scenario: Scenario) -> tuple[Saving, float]:
@@ -265,7 +281,7 @@ def _saving(scenario: Scenario) -> tuple[Saving, float]:
     saving = Saving(
         interval=near * copies,
         save=round(recovery.save_seconds * MICRO),
-        upload=round(recovery.upload_seconds * MICRO),
+        upload=min(round(recovery.upload_seconds * MICRO), near * copies),  # rounding may have made it longer
         near_interval=near,
         near_save=round((recovery.local_save_seconds or 0) * MICRO),
     )

@@ -1,6 +1,7 @@
 """`fathom calibrate`: what is printed and written, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.recipes import tiny_recipe
 
 from benchmarks import calibrate as benchmark
 from orchestrator.plan.cpu import cpu_rates
+from orchestrator.plan.efficiency import efficiencies
 
 MEASURED = json.loads((Path(__file__).parents[3] / "tests/golden/cpu_seconds.json").read_text())[0]["seconds"]
 
@@ -60,11 +62,20 @@ def test_what_json_says_can_be_given_again(cli: Cli, runs: Path, tmp_path: Path)
         ((), 2, "no runs: give folders of runs, a JSON file, or --experiment NAME"),
         (("--mlflow", "http://x"), 2, "--mlflow needs --experiment"),
         (("nowhere",), 3, "nowhere is not the folder of a run"),
-        (("RUNS", "--write", "RUNS/below-a-file"), 2, "cannot be "),
+        (("RUNS", "--write", "RUNS/below-a-file"), 2, "cannot be written: File exists"),
+        (("RUNS", "--write", "/proc/none"), 2, "/proc/none cannot be written"),
+        (("RUNS", "--write", "/dev/full"), 2, "/dev/full is a device or pipe"),
+        (("RUNS", "--write", "FOLDER"), 2, "is a folder, not a file"),
+        (("PIPE",), 2, "pipe is a device or pipe, not a file"),
+        (("/dev/zero",), 2, "/dev/zero is a device or pipe, not a file"),
+        (("FOLDER",), 3, "is not the folder of a run"),
+        (("a" * 300,), 2, "File name too long"),
     ],
 )
 def test_what_is_refused(cli: Cli, runs: Path, arguments: tuple[str, ...], code: int, words: str) -> None:
-    given = [text.replace("RUNS", str(runs)) for text in arguments]
+    os.mkfifo(runs.parent / "pipe")
+    places = {"RUNS": str(runs), "FOLDER": str(runs.parent), "PIPE": str(runs.parent / "pipe")}
+    given = [places.get(text, text.replace("RUNS", str(runs))) for text in arguments]
     ended, out, err = cli(*given)
     assert (ended, out) == (code, "")
     assert words in err
@@ -77,6 +88,30 @@ def test_a_job_file_is_not_replaced(cli: Cli, runs: Path, tmp_path: Path) -> Non
     assert code == 2
     assert "must be a list of rows" in err
     assert job.read_text() == "metadata: {name: a}\n"
+
+
+def test_rows_of_the_users_own_stay_and_a_link_stays_a_link(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    own, link = tmp_path / "own.yaml", tmp_path / "link.yaml"
+    own.write_text("- {name: attention, value: 0.5, origin: mine}\n")
+    link.symlink_to(own)
+    assert cli(runs, "--write", link)[0] == 0
+    assert link.is_symlink()
+    assert efficiencies(own).attention == 0.5
+    assert cpu_rates(own) is not None
+    own.write_text("- {name: magic, value: 0.5, origin: mine}\n")
+    code, _, err = cli(runs, "--write", own)
+    assert (code, own.read_text()) == (2, "- {name: magic, value: 0.5, origin: mine}\n")
+    assert "unknown magic" in err
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_name_cannot_steer_the_terminal(cli: Cli, runs: Path) -> None:
+    rows = json.loads(runs.read_text())
+    rows["runs"][0]["name"] = "\x1b[31mred\n"
+    runs.write_text(json.dumps(rows))
+    code, out, _ = cli(runs)
+    assert (code, "\x1b" in out) == (0, False)
+    assert "\ufffd[31mred\ufffd" in out
 
 
 def test_one_run_is_enough(cli: Cli, tmp_path: Path) -> None:

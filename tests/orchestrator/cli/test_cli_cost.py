@@ -20,7 +20,7 @@ from support.runs import RATE, event, resolved, tiny_job
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.report import training_flops
-from orchestrator.cost.focus import COLUMNS, UNKNOWN
+from orchestrator.cost.focus import COLUMNS, UNKNOWN, as_text
 from orchestrator.cost.ledger import Ledger
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import EventLog
@@ -158,6 +158,49 @@ def test_parquet_keeps_money_exact(made: Callable[..., Path], cli: Cli, tmp_path
     assert table.schema.field("ChargePeriodStart").type == pa.timestamp("us", tz="UTC")
     assert sum(table["BilledCost"].to_pylist()) == 39
     assert table["ChargePeriodStart"][0].as_py() == datetime.datetime(2026, 6, 1, 23, 59, 40, tzinfo=datetime.UTC)
+
+
+def test_the_three_files_say_the_same(made: Callable[..., Path], cli: Cli, tmp_path: Path) -> None:
+    run, found = made(), {}
+    for kind in ("csv", "json", "parquet"):
+        assert cli(run, "--output-file", tmp_path / f"cost.{kind}")[0] == 0
+    with (tmp_path / "cost.csv").open(newline="") as file:
+        found["csv"] = list(csv.DictReader(file))
+    rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    found["json"] = [{name: text(value) for name, value in row.items()} for row in rows]
+    table = pq.read_table(tmp_path / "cost.parquet").to_pylist()
+    found["parquet"] = [{name: text(value) for name, value in row.items()} for row in table]
+    numbers = {field.name for field in pq.read_schema(tmp_path / "cost.parquet") if pa.types.is_decimal(field.type)}
+    assert len(numbers) == 8
+    for kind in ("json", "parquet"):
+        for one, other in zip(found["csv"], found[kind], strict=True):
+            assert one.keys() == other.keys()
+            for name in one:
+                assert (Decimal(one[name]) == Decimal(other[name])) if name in numbers else (one[name] == other[name])
+
+
+def text(value: object) -> str:
+    return as_text(value)  # type: ignore[arg-type]
+
+
+def test_what_focus_forbids_to_be_empty_or_full(cli: Cli, made: Callable[..., Path]) -> None:
+    """Version 1.2: of usage the pricing category must be there; a resource's type only with the resource."""
+    for run in (OLD, made()):
+        code, out, _ = cli(run, "-o", "csv")
+        assert code == 0
+        for row in csv.DictReader(io.StringIO(out)):
+            assert row["PricingCategory"] in {"Standard", "Dynamic", "Committed", "Other"}
+            assert bool(row["ResourceId"]) == bool(row["ResourceType"])
+            never = ("BilledCost", "BillingCurrency", "ChargeCategory", "ContractedCost", "EffectiveCost", "ListCost")
+            assert all(row[name] for name in (*never, "PricingQuantity", "PricingUnit", "ServiceCategory"))
+
+
+def test_a_link_to_itself_is_no_run(cli: Cli, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    code, _, err = cli(loop)
+    assert code == 2
+    assert "Too many levels of symbolic links" in err
 
 
 def test_a_page_that_needs_no_other_file(made: Callable[..., Path], cli: Cli, tmp_path: Path) -> None:

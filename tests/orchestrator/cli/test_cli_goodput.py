@@ -41,6 +41,22 @@ def test_a_person_reads_it_without_a_manual(fathom: Cli) -> None:
         assert text in out, text
 
 
+def test_the_document_shows_what_is_printed(fathom: Cli) -> None:
+    """After a change: run the command, and look at what has become worse."""
+    document = (Path(__file__).parents[3] / "docs" / "goodput.md").read_text(encoding="utf-8")
+    _, out, _ = fathom("--gpus", 16384, "--days", 54)
+    shown = "\n".join(line.rstrip() for line in out.splitlines())
+    assert f"$ fathom goodput --gpus 16384 --days 54\n{shown}\n```" in document
+
+
+def test_a_moment_in_which_nothing_happens(fathom: Cli) -> None:
+    code, out, _ = fathom("--gpus", 1, "--days", "1e-6")
+    assert code == 0
+    assert "one every 2,112 days, 0 in a run" in out
+    assert "goodput 100.0%" in out
+    assert "LOST BY CAUSE" not in out, "a table without rows"
+
+
 def test_programs_get_all_of_it(fathom: Cli) -> None:
     code, out, err = fathom("--gpus", 16384, "--days", 54, "--runs", 5, "--spares", 6, "-o", "json")
     found = json.loads(out)
@@ -77,7 +93,9 @@ def test_what_never_fails_is_null_not_infinity(fathom: Cli, tmp_path: Path) -> N
     found = json.loads(out)
     assert (code, found["interval"]["recommendedSeconds"], found["failures"]["mtbfHours"]) == (0, None, None)
     assert found["goodput"]["simulated"] == 1
-    assert "no failures" in fathom(*FEW, "--failures", path)[1]
+    table = fathom(*FEW, "--failures", path)[1]
+    assert "no failures" in table
+    assert "no checkpoints, since nothing fails" in table
 
 
 def test_names_of_causes_are_no_markup(fathom: Cli, tmp_path: Path) -> None:
@@ -107,6 +125,15 @@ def test_a_timeline(fathom: Cli, tmp_path: Path) -> None:
     for name, start in (("a.html", b"<!doctype html>"), ("a.png", b"\x89PNG")):
         assert fathom(*FEW, "--timeline", tmp_path / name)[0] == 0
         assert (tmp_path / name).read_bytes().startswith(start)
+    before = (tmp_path / "a.html").read_bytes()
+    code, out, err = fathom(*FEW, "--seed", 7, "--timeline", tmp_path / "a.html")
+    assert code != 0
+    assert (out, "a.html exists already: give --force to replace it" in err) == ("", True)
+    assert (tmp_path / "a.html").read_bytes() == before
+    assert fathom(*FEW, "--seed", 7, "--timeline", tmp_path / "a.html", "--force")[0] == 0
+    assert (tmp_path / "a.html").read_bytes() != before
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png is a folder: name a file in it" in fathom(*FEW, "--timeline", tmp_path / "folder.png")[2]
 
 
 def test_a_timeline_without_matplotlib(fathom: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,26 +156,31 @@ def test_a_timeline_without_matplotlib(fathom: Cli, tmp_path: Path, monkeypatch:
         (("--gpus", -8), "got -8"),
         (("--gpus", 10**9), "got 1000000000"),
         (("--gpus", 8, "--gpus-per-node", 0), "GPUs per node must be between 1 and 10,000,000, got 0"),
-        (("--gpus", 8, "--days", "nan"), "time must be more than 0 and at most 3,000,000,000 s, got nan"),
-        (("--gpus", 8, "--days", "-3"), "got -259200.0"),
-        (("--gpus", 8, "--days", "1e300"), "got 8.64e+304"),
+        (("--gpus", 8, "--days", "nan"), "--days must be more than 0 and at most 34,000, got nan"),
+        (("--gpus", 8, "--days", "-3"), "at most 34,000, got -3"),
+        (("--gpus", 8, "--days", "1e300"), "got 1e+300"),
         (("--gpus", 8, "--interval", 30), "the interval must be at least 60 s"),
         (("--gpus", 8, "--interval", "inf"), "interval must be more than 0 and at most 1,000,000,000 s, got inf"),
         (("--gpus", 8, "--save-seconds", 0), "save seconds must be more than 0, got 0"),
-        (("--gpus", 8, "--restart-minutes", "nan"), "restart seconds must be between 0 and 1,000,000,000, got nan"),
+        (("--gpus", 8, "--restart-minutes", "nan"), "--restart-minutes must be between 0 and 16,000,000, got nan"),
+        (("--gpus", 8, "--days", "100000"), "--days must be more than 0 and at most 34,000, got 100000"),
+        (("--gpus", 8, "--replace-minutes", -1), "--replace-minutes must be between 0 and 16,000,000, got -1"),
+        (("--gpus", 8, "--hang-minutes", "inf"), "--hang-minutes must be between 0 and 16,000,000, got inf"),
         (("--gpus", 8, "--spares", -1), "spares must be between 0 and 1,000,000,000, got -1"),
-        (("--gpus", 8, "--exclude-after", -1), "exclude after must be between 1 and 1,000,000,000, got -1"),
+        (("--gpus", 8, "--exclude-after", -1), "--exclude-after must be 0 (never) or more, got -1"),
+        (("--gpus", 8, "--peer-copies"), "--peer-copies needs --local-save-seconds"),
         (("--gpus", 8, "--runs", 0), "number of runs must be between 1 and 1,000, got 0"),
         (("--gpus", 8, "--failures", "lama"), "unknown failure model 'lama'; known: llama-3, rsc-1"),
         (("--gpus", 8, "--accelerator", "TPU"), "no price for accelerator 'TPU'; known: A100"),
         (("--gpus", 8, "--price", "cheap"), "--price must be a number of USD per GPU-hour, got 'cheap'"),
         (("--gpus", 8, "--price", "nan"), "--price must be between 0 and 1,000,000 USD per GPU-hour, got nan"),
         (("--gpus", 8, "--price", "-1"), "got -1"),
-        (("--gpus", 8, "--timeline", "a.pdf"), "--timeline must end in .html or .png, got a.pdf"),
-        (("--gpus", 8, "--timeline", "/nowhere/a.png"), "cannot write /nowhere/a.png: No such file or directory"),
+        (("--gpus", 8, "--timeline", "a.pdf"), "--timeline must end in .html or .png, got 'a.pdf'"),
+        (("--gpus", 8, "--timeline", ""), "--timeline must end in .html or .png, got '.'"),
+        (("--gpus", 8, "--timeline", "/nowhere/a.png"), "/nowhere/a.png cannot be written: No such file or directory"),
         (
             ("--gpus", 10**7, "--days", 3650, "--failures", "ant"),
-            "too many to play out, at most 500,000: simulate 18.52",
+            "too many to play out, at most 200,000: simulate 0.37 days",
         ),
     ],
 )

@@ -125,3 +125,13 @@ def test_forecast_and_actual_stand_side_by_side(tmp_path: Path, data: tuple[Path
     assert "CPU second" not in screen(shown)
     text = screen(shown | {"speed": {"forecast": 4500.0, "actual": 5000.0, "per": "CPU second"}})
     assert "4,500 tokens per CPU second, actual 5,000 (-10.0%)" in text
+
+
+def test_the_forecast_of_money_beside_the_actual(tmp_path: Path, data: tuple[Path, DatasetManifest]) -> None:
+    shown = content(tmp_path, data[0])
+    assert shown["forecast"] is None, "none was made before this run"
+    assert "cost forecast" not in screen(shown)
+    found = {"low": "8.5", "expected": "10", "high": "12", "actual": "11", "currency": "USD", "what": "all held time"}
+    text = screen(shown | {"forecast": found})
+    assert "$10.00 ($8.50 to $12.00) for all held time; actual $11.00 (+10%)" in text
+    assert "for all held time; actual $11.00" in screen(shown | {"forecast": found | {"expected": "0"}})

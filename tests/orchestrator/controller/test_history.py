@@ -68,7 +68,7 @@ def test_a_driver_is_paid_while_it_tells_the_load_of_its_machine(record: Record)
     history = History(record)
     assert history.held == [Held(1, 0.0, 55.0)]
     classes = history.ledger(history.resolved(1)).totals.seconds_by_class
-    assert (classes["starting"], classes["idle"]) == (50, 5), "it held its devices, and trained nothing"
+    assert (classes["starting"], classes["productive"]) == (50, 5), "nobody has said that it ended"
 
 
 @pytest.mark.parametrize("incarnation", ["i1", "later"])

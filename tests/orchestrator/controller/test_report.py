@@ -1,10 +1,11 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from support.recipes import tiny_recipe
-from support.runs import RATE, event, resolved
+from support.runs import RATE, event, resolved, tiny_job
 
 from model.flops import count
 from orchestrator.controller.observe import Observation
@@ -13,21 +14,33 @@ from orchestrator.cost.ledger import build_ledger
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.choices import Choice
 from orchestrator.launch.events import Event
+from orchestrator.plan.basis import Basis
+from orchestrator.plan.cpu import CpuRates
+from orchestrator.plan.estimate import estimate
+from orchestrator.plan.forecast import Plan, Range
+from orchestrator.plan.request import request_of
+from orchestrator.settings import Settings
 from orchestrator.status import ConditionType, JobStatus, Phase
 from orchestrator.tracking.mlflow import Reference
 
+SETTINGS = Settings.load({"FATHOM_HOME": "/nowhere"})
 UP = event("started", 10.0, step=0, tokens=0, world_size=2)
 STEP = event("progress", 12.0, step=2, tokens=128, metrics={"train/loss": 2.5, "train/tokens_per_second": 64.0})
 SAVED = event("checkpoint-committed", 13.0, step=2, uri="x", size_bytes=1, seconds=0.5)
 
 
-def status(events: Sequence[Event], held: Sequence[Held], **changes: Any) -> JobStatus:  # noqa: ANN401 - fields
+def status(
+    events: Sequence[Event],
+    held: Sequence[Held],
+    forecast: Plan | None = None,
+    **changes: Any,  # noqa: ANN401 - fields
+) -> JobStatus:
     plan = resolved(attempt=held[-1].attempt, **changes)
     seen = Observation(steps=8, total_tokens=8 * 64)
     for one in events:
         seen.add(one)
     run = Reference("3", "abc", None)
-    return job_status(plan, seen, events, build_ledger(events, held, plan.rate), held, run)
+    return job_status(plan, seen, events, build_ledger(events, held, plan.rate), held, run, None, forecast)
 
 
 def answers(found: JobStatus) -> dict[ConditionType, tuple[str, str, float]]:
@@ -94,8 +107,8 @@ def test_a_second_attempt_and_what_the_first_one_wasted() -> None:
     assert found.attempts[0].reason == "driver-lost: gone"
     assert found.cost is not None
     assert found.cost.spent == "24.000000", "the four seconds between the attempts cost nothing"
-    # 3.5 s of the first attempt after its step, 7 s until the second one has made a step, its last second
-    assert found.cost.wasted == "11.500000"
+    # 3.5 s of the first attempt after its step, 7 s until the second one has made a step; it is in its next one now
+    assert found.cost.wasted == "10.500000"
 
 
 def test_many_attempts_are_counted_but_the_last_twenty_shown() -> None:
@@ -161,6 +174,47 @@ def test_texts_of_any_length_fit() -> None:
     found = status([], [Held(1, 0.0, 5.0)], chosen=long, rate=RATE.model_copy(update={"source": "s" * 500}))
     assert found.plan is not None
     assert (found.plan.price_source or "").endswith("s (2026-06-01)"), "the date is not cut off"
+
+
+def forecast() -> Plan:
+    basis = replace(Basis.load(SETTINGS), cpu=CpuRates(5e10, 2e10, 2e10, 1e10, 2e5, 1e9))
+    return estimate(request_of(tiny_job()), basis)
+
+
+def test_the_forecast_stands_in_the_status() -> None:
+    plan = forecast()
+    assert plan.cost is not None
+    assert plan.hours is not None
+    found = status([], [Held(1, 0.0, 5.0)], plan)
+    assert found.plan is not None
+    assert found.cost is not None
+    assert float(found.plan.hours_low or 0) == pytest.approx(plan.hours.low, abs=1e-6)
+    assert float(found.plan.hours_high or 0) == pytest.approx(plan.hours.high, abs=1e-6)
+    low, high = (format(amount.quantize(Decimal("0.000001")), "f") for amount in (plan.cost.low, plan.cost.high))
+    assert (found.plan.cost_low, found.plan.cost_high) == (low, high)
+    assert (found.cost.forecast_low, found.cost.forecast_high) == (low, high)
+
+
+def test_a_forecast_that_a_status_cannot_hold_is_left_out() -> None:
+    plan, rate = forecast(), RATE.model_copy(update={"currency": "CHF"})
+    foreign = status([], [Held(1, 0.0, 5.0)], plan, rate=rate)
+    assert foreign.plan is not None
+    assert (foreign.plan.cost_low, foreign.plan.hours_low is None) == (None, False), "in another currency"
+    huge = plan.model_copy(update={"hours": Range(low=1.0, expected=1e17, high=1e18)})
+    found = status([], [Held(1, 0.0, 5.0)], huge)
+    assert found.plan is not None
+    assert (found.plan.hours_low, found.plan.hours_high, found.plan.cost_low is None) == (None, None, False)
+
+
+def test_the_forecast_is_a_parameter_too() -> None:
+    plan = forecast()
+    flat = run_parameters(resolved(), plan)
+    assert plan.cost is not None
+    assert plan.hours is not None
+    assert float(flat["forecast.cost"]) == pytest.approx(float(plan.cost.expected), rel=1e-5)
+    assert float(flat["forecast.hours"]) == pytest.approx(plan.hours.expected, rel=1e-5)
+    assert flat["forecast.cost_range"].endswith(" USD")
+    assert "forecast.cost" not in run_parameters(resolved(), plan.model_copy(update={"cost": None}))
 
 
 def test_parameters_are_flat_text_and_counted() -> None:

@@ -103,10 +103,33 @@ def test_of_a_tiny_budget_half_is_for_training() -> None:
     reserve = Reserve(heartbeat=5, save=100, grace=15, teardown=10)
     found = deadlines(Decimal(100), FLAT, NOON, reserve)
     times = [t - NOON for t in (found.stop, found.end, found.limit)]
-    assert times == pytest.approx([50, 100 - 10 * 50 / 130, 100], abs=1e-3)
+    assert times == pytest.approx([50, 90, 100], abs=1e-3)
     assert kept(-5, reserve) == 0
     nothing = deadlines(Decimal(100), FLAT, NOON, NONE)
     assert nothing.stop == nothing.end == nothing.limit
+
+
+LENGTHS = st.floats(0, 1000)
+
+
+@given(
+    tariffs(),
+    TIMES,
+    st.decimals("0.01", 10**5, places=2),
+    st.builds(Reserve, heartbeat=LENGTHS, save=LENGTHS, grace=LENGTHS, teardown=LENGTHS),
+    st.floats(0, 1),
+)
+def test_machines_that_are_given_back_within_the_teardown_are_paid_for(
+    prices: Tariff, start: float, left: Decimal, reserve: Reserve, taken: float
+) -> None:
+    """However little money there is: the teardown cannot be made shorter."""
+    found = deadlines(left, prices, start, reserve)
+    assume(found.limit - start < 1e8)
+    assert found.stop <= found.end <= found.limit
+    gone = max(start, found.end) + taken * min(reserve.teardown, found.limit - start)
+    assert to_hold(prices, start, gone - start) <= left + Decimal("1e-4")  # a float of a time is a microsecond off
+    whole = lasts_until(left, prices, start) - start >= 2 * reserve.seconds
+    assert not whole or found.limit - found.stop == pytest.approx(reserve.seconds, abs=1e-3)
 
 
 @given(tariffs(), TIMES, st.decimals("0.01", 10**5, places=2), st.floats(0, 2))

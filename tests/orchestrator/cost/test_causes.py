@@ -3,6 +3,7 @@
 import datetime
 import json
 import random
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -219,6 +220,38 @@ def test_what_is_no_ledger_is_refused() -> None:
     for text in [*wrong, OLD.read_text().replace("cpu-second", "second"), OLD.read_text()[:900]]:
         with pytest.raises(ValueError, match="not a valid ledger"):
             Ledger.from_json(text)
+
+
+def test_a_ledger_of_a_newer_version_says_so() -> None:
+    with pytest.raises(ValueError, match="it is of version 3, written by a newer Fathom; this one reads 1 and 2"):
+        Ledger.from_json(OLD.read_text().replace('"version": 1', '"version": 3'))
+
+
+CHANGES: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
+    "less than nothing": ({"BilledCost": "-5"}, {"cost": "-5"}, "greater than or equal to 0"),
+    "no number": ({"BilledCost": "NaN"}, {"cost": "NaN"}, "finite"),
+    "digits that Parquet cannot hold": ({"BilledCost": "1E-13"}, {"cost": "1E-13"}, "12 decimal places"),
+    "an amount beyond all bounds": ({"BilledCost": "1E+40"}, {"cost": "1E+40"}, "38 digits"),
+    "backwards": ({"ChargePeriodEnd": "1969-12-31T23:59:00Z"}, {"heldSeconds": "-60"}, "before its start"),
+    "a time of nowhere": ({"ChargePeriodStart": "1970-01-01T00:00:00"}, {}, "timezone"),
+    "a formula": ({"x_Cause": '=HYPERLINK("x")'}, {}, "a spreadsheet or a terminal would obey"),
+    "wasted": ({}, {"wasted": "7.77"}, "wasted: 0 and 7.77"),
+    "by class": ({}, {"costByClass": {"idle": "10"}}, "costByClass: starting 10.000000000000 and idle 10"),
+    "seconds by class": ({}, {"secondsByClass": {}}, "secondsByClass: starting 10 and nothing"),
+    "hours": ({}, {"hours": "9999"}, "hours: 0.022222222222 and 9999"),
+    "per token": ({}, {"costPerBillionTokens": "1", "tokens": 5}, "costPerBillionTokens: 2000000000.0"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_ledger_that_does_not_add_up_is_refused(what: str) -> None:
+    row, totals, why = CHANGES[what]
+    found = json.loads(build_ledger([], [Held(1, 0, 10)], RATE).to_json())
+    assert Ledger.from_json(json.dumps(found)).totals.cost == 10
+    found["rows"][0] |= row
+    found["totals"] |= totals
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Ledger.from_json(json.dumps(found))
 
 
 def test_rows_in_another_currency_are_refused() -> None:

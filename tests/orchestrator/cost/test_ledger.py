@@ -265,6 +265,7 @@ def test_a_checkpoint_longer_than_all_training_takes_no_more_than_there_is() -> 
     story.progress(10, 1)
     story.progress(12, 2)
     story.saved(13, 2, 100)
+    story.ended(13, "stopped")
     assert seconds(build_ledger(story.events, [Held(1, 0, 14)], RATE)) == {"starting": 10, "checkpoint": 3, "idle": 1}
 
 
@@ -274,7 +275,58 @@ def test_two_checkpoints_told_in_one_stretch_share_it() -> None:
     story.progress(10, 1)
     story.saved(15, 1, 2)
     story.saved(16, 1, 3)
+    story.ended(16, "stopped")
     assert seconds(build_ledger(story.events, [Held(1, 0, 20)], RATE)) == {"starting": 10, "checkpoint": 5, "idle": 5}
+
+
+def test_the_step_that_an_attempt_is_in_is_not_wasted_while_it_goes_on() -> None:
+    story = Story()
+    story.started(5, 0)
+    story.progress(6, 1)
+    story.progress(26, 2)
+    going = build_ledger(story.events, [Held(1, 0, 40)], RATE)
+    assert seconds(going) == {"starting": 6, "productive": 34}
+    assert (going.totals.wasted, going.totals.wasted_by_cause) == (0, {})
+    story.add("workers-lost", 30, message="gone")
+    assert seconds(build_ledger(story.events, [Held(1, 0, 40)], RATE)) == {
+        "starting": 6,
+        "productive": 20,
+        "recovering": 14,
+    }
+    story.ended(38, "failed")
+    assert seconds(build_ledger(story.events, [Held(1, 0, 40)], RATE)) == {"starting": 6, "productive": 20, "idle": 14}
+
+
+@pytest.mark.parametrize(("attempt", "lost"), [(2, "unknown"), (1, "worker-lost")])
+def test_a_restart_whose_word_was_lost_still_loses_what_it_repeats(attempt: int, lost: str) -> None:
+    """No `started` arrived: a step behind the last one tells that the workers went back, and how far at least."""
+    story = Story()
+    story.started(5, 0)
+    for step in range(1, 11):
+        story.progress(5 + step, step)
+    if attempt == 1:
+        story.add("workers-lost", 16, message="gone")
+    else:
+        story.ended(16, "failed")
+    for step in range(5, 8):
+        story.progress(101 + step, step, attempt)
+    story.progress(108.5, 6, attempt)  # a straggler
+    held = [Held(1, 0, 17), Held(2, 100, 109)] if attempt == 2 else [Held(1, 0, 109)]
+    ledger = build_ledger(story.events, held, RATE)
+    recovering = 2 + 6 if attempt == 2 else 91
+    assert seconds(ledger) == {"starting": 6, "productive": 3 + 3, "lost": 6, "recovering": recovering}
+    assert set(ledger.totals.wasted_by_cause) == {lost}
+    assert (ledger.totals.step, ledger.totals.tokens) == (7, 700)
+
+
+def test_a_restart_is_one_though_the_first_start_was_not_told() -> None:
+    story = Story()
+    story.progress(6, 1)
+    story.progress(7, 2)
+    story.started(20, 2)
+    story.progress(22, 3)
+    found = seconds(build_ledger(story.events, [Held(1, 0, 22)], RATE))
+    assert found == {"starting": 6, "productive": 1, "recovering": 15}
 
 
 def test_each_attempt_is_priced_at_its_own_rate() -> None:
@@ -351,6 +403,49 @@ def test_commits_at_any_time_take_only_from_training(steps: list[tuple[float, bo
     assert found.get("checkpoint", 0) <= min(saving, trained) + 1e-3
     if len(steps) == 1:
         assert found.get("checkpoint", 0) == pytest.approx(min(saving, trained), abs=1e-3)
+
+
+LIVES = st.lists(
+    st.tuples(st.booleans(), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=6)),
+    min_size=1,
+    max_size=5,
+)
+"""Of the workers: whether they are a new attempt; of each step its seconds and those of a checkpoint after it."""
+
+
+@given(LIVES)
+def test_a_step_is_lost_once_if_any_later_life_repeats_it(lives: list[tuple[bool, list[tuple[int, int]]]]) -> None:
+    """Against a list of all steps that were done, from which each restart strikes those that it goes back behind."""
+    story, now, attempt, step, saved = Story(), 0, 1, 0, 0
+    begins, ends = {1: 0}, {1: 0}
+    done: list[tuple[int, int]] = []
+    lost, checkpoint = 0, 0
+    for new, steps in lives:
+        if new and now:
+            story.ended(now, "failed", attempt=attempt)
+            attempt, now = attempt + 1, now + 10
+            begins[attempt] = now
+        now += 7
+        story.started(now, saved, attempt=attempt)
+        lost += sum(length for at, length in done if at > saved)
+        done, step = [(at, length) for at, length in done if at <= saved], saved
+        for index, (length, save) in enumerate(steps):
+            step, now = step + 1, now + length
+            story.progress(now, step, attempt=attempt)
+            if index:  # what leads to the first one is starting or recovering
+                done.append((step, length))
+            if save:
+                now, saved, checkpoint = now + save, step, checkpoint + save
+                story.saved(now, step, save, attempt=attempt)
+        ends[attempt] = now
+    story.ended(now, "succeeded", attempt=attempt)
+    kept = sum(length for _, length in done)
+    held = [Held(one, begins[one], ends[one]) for one in begins]
+    ledger = build_ledger(story.events, held, RATE)
+    found = seconds(ledger)
+    assert (found.get("productive", 0), found.get("lost", 0), found.get("checkpoint", 0)) == (kept, lost, checkpoint)
+    assert ledger.totals.step == step
+    assert sum(ledger.totals.wasted_by_cause.values()) == ledger.totals.wasted
 
 
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=20), st.integers(0, 19))

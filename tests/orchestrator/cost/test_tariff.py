@@ -41,6 +41,15 @@ def test_spent_is_cut_where_the_price_changes() -> None:
     assert RISING.spent(NOON, NOON - 5).amount == 0
 
 
+@given(st.floats(1e9, 2e9), st.floats(0, 1e6))
+def test_what_is_shown_as_spent_is_what_the_ledger_counts(start: float, length: float) -> None:
+    """To the microsecond, though a difference of floats is none."""
+    flat = Tariff(rates=(rate("36"),))
+    used, ledger = flat.spent(start, start + length), build_ledger([], [Held(1, start, start + length)], flat)
+    assert used.seconds == ledger.totals.held_seconds
+    assert abs(used.amount - ledger.totals.cost) <= Decimal("5e-13")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -104,7 +113,9 @@ def test_a_price_file_may_hold_a_history_in_any_order(tmp_path: Path) -> None:
     found = book(tmp_path, ("2", "USD", "2026-06-02"), ("1", "USD", "2026-06-01"), ("3", "USD", "2026-06-10"))
     history = found.history("H100", "spot")
     assert [price.amount for price in history] == [1, 2, 3]
-    assert found.price("H100", "spot").amount == 3, "the newest"
+    assert found.price("H100", "spot").amount == 3
+    today = datetime.date(2026, 6, 5)
+    assert found.price("H100", "spot", today).amount == 2, "not that of a day to come"
     assert [valid_at(history, datetime.date(2026, 6, day)).amount for day in (1, 2, 9, 10, 30)] == [1, 2, 2, 3, 3]
     assert valid_at(history, datetime.date(2020, 1, 1)).amount == 1, "nothing nearer is known"
     now = datetime.datetime(2026, 6, 5, tzinfo=datetime.UTC)
@@ -116,6 +127,22 @@ def test_the_day_is_that_of_utc(tmp_path: Path) -> None:
     west = datetime.timezone(datetime.timedelta(hours=-5))
     evening = datetime.datetime(2026, 6, 1, 20, tzinfo=west)  # 01:00 UTC of the second
     assert [known.per_hour for known in tariff_from(history, 1, evening).rates] == [2]
+
+
+@pytest.mark.parametrize(
+    "day", ["2026-07-01T00:00:00+05:00", '"2026-07-01T00:00:00+05:00"', "2026-07-01 00:00:00", "86400", '"0"']
+)
+def test_a_price_begins_with_a_day_not_at_a_time(day: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"row 1: date: .*must be a day such as 2026-07-01, from 00:00 UTC"):
+        book(tmp_path, ("1", "USD", day))
+
+
+@pytest.mark.parametrize("source", ["'=1+1'", "'@SUM(1)'", "'-1'", "'+1'", '"a\\u001b[31m"'])
+def test_a_source_is_text_and_no_formula(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text((ROW % ("1", "USD", "2026-06-01")).replace("source: s", f"source: {source}"))
+    with pytest.raises(UsageError, match=r"row 1: source: .*a spreadsheet or a terminal would obey"):
+        PriceBook.load(path)
 
 
 def test_own_rows_replace_the_whole_packaged_history(tmp_path: Path) -> None:

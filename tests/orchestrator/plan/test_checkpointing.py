@@ -35,6 +35,24 @@ def test_exact_goodput_at_the_reference_points(
         assert c.young(save, mtbf * HOUR) == pytest.approx(interval, rel=0.001)
 
 
+def test_exact_goodput_is_the_mean_of_what_can_happen() -> None:
+    """From the definition, by numerical integration: a stretch of work and its save, or a failure and a recovery that
+    failures begin again."""
+    tau, save, mtbf, restart, pieces = 1635.0, 120.0, 3.09 * HOUR, 1800.0, 20_000
+
+    def until_failure(length: float) -> float:
+        """Integral of t exp(-t/M)/M from 0 to length: Simpson's rule."""
+        h = length / pieces
+        values = [t * h * math.exp(-t * h / mtbf) / mtbf for t in range(pieces + 1)]
+        return h / 3 * (values[0] + values[-1] + 4 * sum(values[1:-1:2]) + 2 * sum(values[2:-1:2]))
+
+    # recovery = integral + P(failure) recovery + P(none) restart; segment likewise, with a recovery after the failure
+    none, survives = math.exp(-restart / mtbf), math.exp(-(tau + save) / mtbf)
+    recovery = (until_failure(restart) + none * restart) / none
+    segment = (until_failure(tau + save) + (1 - survives) * recovery + survives * (tau + save)) / survives
+    assert c.exact_goodput(tau, save, mtbf, restart) == pytest.approx(tau / segment, rel=1e-9)
+
+
 def test_first_order_is_too_low_where_much_is_lost() -> None:
     assert c.first_order_goodput(1635, 120, 3.09 * HOUR, 1800) == pytest.approx(0.692, abs=0.001)
 

@@ -60,6 +60,14 @@ def test_own_file(tmp_path: Path) -> None:
     assert [cause.hangs for cause in model.causes] == [False, True]
 
 
+def test_the_example_of_the_document_can_be_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "goodput.md").read_text(encoding="utf-8")
+    model = find_failures(write(tmp_path, text.partition("```yaml\n")[2].partition("```")[0]))
+    assert [cause.name for cause in model.causes] == ["GPU", "program"]
+    assert model.lemons is not None
+    assert model.stragglers is not None
+
+
 def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
     more = "lemons: {share: 0.05, perNodeDay: 2.4}\nstragglers: {perNodeDay: 0.24, slowdown: 1.5, minutes: 10}\n"
     model = find_failures(write(tmp_path, OWN + more))
@@ -74,7 +82,7 @@ def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
     [
         ("", "must hold one mapping with `name` and `causes`, got NoneType"),
         ("- {a: 1}\n- {b: 1}", "got a list of 2"),
-        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"\xff\xfe\x00", "not UTF-8"),
         ("[" * 5000, "not valid YAML"),
         ("a: [", "not valid YAML"),
         (OWN.replace("count: 3", "count: -3"), "causes.0.count: Input should be greater than or equal to 0"),
@@ -85,10 +93,12 @@ def test_lemons_and_stragglers_in_a_file(tmp_path: Path) -> None:
         (OWN.replace("observed: {gpus: 64, hours: 1000}", ""), "`count` of GPU says nothing without `observed"),
         (OWN.replace("hours: 1000", "hours: 0"), "observed.hours: Input should be greater than 0"),
         (OWN.replace("name: program", "name: GPU"), "2 causes, but only 1 different names"),
+        (OWN.replace("name: program", "name: productive"), "a cause cannot be called 'productive'"),
+        (OWN.replace("name: program", "name: lemon nodes"), "a cause cannot be called 'lemon nodes'"),
         (OWN.replace("perJobDay: 0.5", "everySeconds: [9, 3]"), r"everySeconds must be \[least, most\], got"),
         (OWN.replace("cure: node", "cure: prayer"), "causes.0.cure: Input should be 'process' or 'node'"),
-        (OWN.replace("2026-10-01", "2026-13-45"), "not valid YAML: month must be in 1..12"),
-        ("#" * 1_000_001, "1000001 bytes, at most 1000000"),
+        (OWN.replace("2026-10-01", "2026-13-45"), "date: Input should be a valid date"),
+        ("#" * 1_000_001, "larger than 1000000 bytes"),
     ],
 )
 def test_bad_files_are_refused_with_their_place(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -101,7 +111,9 @@ def test_what_is_no_model_and_no_file(tmp_path: Path) -> None:
         find_failures("llama")
     with pytest.raises(UsageError, match="No such file or directory; packaged models: llama-3"):
         find_failures(str(tmp_path / "none.yaml"))
-    with pytest.raises(UsageError, match="Is a directory"):
+    with pytest.raises(UsageError, match="is a device or pipe, not a file"):
+        find_failures("/dev/zero")
+    with pytest.raises(UsageError, match="is a folder, not a file"):
         find_failures(str(tmp_path))
 
 

@@ -143,7 +143,7 @@ def test_dense_figures_of_others_pass(
         ("- [1\n", "not valid YAML"),
         ("- 5\n", "row 1"),
         (OWN + OWN, "row 2: X: a second row"),
-        ("#" * 1_000_001, "at most 1000000"),
+        ("#" * 1_000_001, "larger than 1000000 bytes"),
         ("[" * 5000, "not valid YAML"),
     ],
 )
@@ -157,5 +157,13 @@ def test_missing_folder_and_binary_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="FATHOM_HARDWARE"):
             read_accelerators(path)
     (tmp_path / "x").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match="not valid YAML"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         read_accelerators(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("h100", "write H100"), ("cpu", "fathom calibrate"), ("'H200 '", "write H200")]
+)
+def test_a_name_that_would_never_be_found_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=f"row 1: .*{says}"):
+        read_accelerators(own(tmp_path, OWN.replace("name: X", f"name: {name}")))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.recipes import tiny_recipe
 
 from orchestrator.errors import UsageError
-from orchestrator.plan.observed import MAX_FILE_BYTES, Observed, read_observations, step_seconds
+from orchestrator.plan.observed import Observed, read_observations, step_seconds
 
 RECIPE = tiny_recipe()
 GOOD: dict[str, Any] = {
@@ -47,6 +47,8 @@ def test_a_file_of_runs(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"seconds": -1}, "run 2: seconds: Input should be greater than"),
+        ({"seconds": True}, "run 2: seconds: Value error, must be a number, got true"),
+        ({"seconds": float("nan")}, "run 2: seconds: Input should be a finite number"),
         ({"seconds": 1e300}, "run 2: seconds: Input should be less than"),
         ({"seconds": None}, "give seconds or tokens_per_second, got None and None"),
         ({"tokens_per_second": 5.0}, "got 0.5 and 5.0"),
@@ -73,7 +75,7 @@ def test_rows_that_are_wrong(tmp_path: Path, changes: dict[str, Any], words: str
         ("[]", 'must hold {"runs": [...]}'),
         ('{"runs": 5}', 'must hold {"runs": [...]}'),
         ('{"runs": [5]}', "run 1: row"),
-        (" " * (MAX_FILE_BYTES + 1), f"{MAX_FILE_BYTES + 1} bytes, at most {MAX_FILE_BYTES}"),
+        (" " * 1_000_001, "larger than 1000000 bytes"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, content: str, words: str) -> None:
@@ -89,10 +91,10 @@ def test_nan_is_not_a_time(tmp_path: Path) -> None:
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read: No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         read_observations(tmp_path / "none")
     (tmp_path / "binary").write_bytes(bytes(range(256)))
-    with pytest.raises(UsageError, match="not valid JSON"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         read_observations(tmp_path / "binary")
 
 

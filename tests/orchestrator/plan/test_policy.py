@@ -1,6 +1,7 @@
 """Hours and money by class and cause, and what single changes are worth."""
 
 import statistics
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -35,6 +36,18 @@ def test_money_adds_up_to_the_last_digit() -> None:
     assert sum(one.share for one in classes.values()) == pytest.approx(1)
     assert sum(one.hours for one in classes.values()) == pytest.approx(20 * 24)
     assert now.cost == pytest.approx(Decimal("48333.333333") * 480)
+
+
+def test_the_dollars_of_a_cause_are_its_hours_times_gpus_times_the_price() -> None:
+    now = simulate_all(scenario(Recovery(spares=5)), RATE, 3, 4)
+    for name, one in (now.by_cause() | now.by_class()).items():
+        micro = sum(
+            run.lost_by_cause().get(name, 0) if name in now.by_cause() else run.times[name]  # type: ignore[call-overload]
+            for run in now.runs
+        )
+        assert one.hours == pytest.approx(micro / 4 / 3.6e9)
+        assert float(one.cost) == pytest.approx(one.hours * 16384 * 2.95, rel=1e-9, abs=1e-5), name
+        assert one.share == pytest.approx(one.hours / 480), name
 
 
 def test_causes_are_the_largest_first_and_have_their_failures() -> None:
@@ -89,6 +102,27 @@ def test_spares_are_paid_for() -> None:
     assert "more spares" not in worth(Recovery(), runs=1)[1]
 
 
+def test_what_a_reserve_is_worth_when_there_is_always_one() -> None:
+    now, found = worth(Recovery(), runs=3)
+    reserve = found["spares"]
+    assert reserve.used
+    assert "0 -> 13 nodes, paid for" in reserve.change
+    without, with_it = (goodput(16384, 8, LLAMA, Recovery(spares=spares)).fraction for spares in (0, 13))
+    nodes = float(13 * RATE / 2048 * 480)
+    assert reserve.goodput == pytest.approx(with_it, abs=0.02)
+    assert float(reserve.worth) == pytest.approx(float(now.cost) * (1 - without / with_it) - nodes, rel=0.05)
+    never = Failures("never", ())
+    quiet = Scenario(8, 8, never, Recovery(), seconds=DAY)
+    assert "spares" not in {one.name for one in better_policies(quiet, simulate_all(quiet, RATE, 0, 1))}
+    long = replace(scenario(Recovery(repair_hours=1e9)), seconds=60)
+    assert "spares" not in {one.name for one in better_policies(long, simulate_all(long, RATE, 0, 1))}
+
+
+def test_no_more_runs_than_can_be_played_out() -> None:
+    with pytest.raises(UsageError, match=r"1,000 times 1,552 failures in 200 days .* or not 1,000 but 128"):
+        simulate_all(scenario(Recovery(), days=200), RATE, 0, 1000)
+
+
 def test_a_given_interval_is_compared_with_the_best() -> None:
     _, found = worth(Recovery(), interval=3600)
     assert found["the best interval"].gain > 0.05
@@ -101,6 +135,14 @@ def test_excluding_bad_nodes_is_offered_where_there_are_some() -> None:
     one = Scenario(1024, 8, model, Recovery(exclude_after=None), seconds=10 * DAY)
     found = {better.name: better for better in better_policies(one, simulate_all(one, RATE, 0, 3))}
     assert found["exclude bad nodes"].gain > 0.01
+
+
+def test_a_hopeless_job_saves_nothing() -> None:
+    hopeless = Scenario(8, 8, Failures("hot", (Cause("it", per_job_hour=100, cure="process"),)), Recovery(), DAY)
+    now = simulate_all(hopeless, RATE, 0, 2)
+    assert max(now.goodputs) < 0.001
+    for one in better_policies(hopeless, now):
+        assert one.worth <= 0, f"{one.name}: {one.goodput} of the time counts, worth {one.worth}"
 
 
 def test_a_single_run_has_no_error() -> None:
@@ -128,6 +170,7 @@ def test_absurd_prices(rate: str) -> None:
         (570, "9.5 min"),
         (7560, "2.1 h"),
         (457920, "5.3 days"),
+        (182_390_400, "2,111 days"),
         (1e400, "never"),
     ],
 )

@@ -94,11 +94,11 @@ def test_bad_rows_name_file_row_and_field(tmp_path: Path, old: str, new: str, fi
         ("a: 1\n", "list of rows"),
         ("", "list of rows"),
         ("- [1\n", "not valid YAML"),
-        ("- {date: 2026-13-45}\n", "not valid YAML"),
+        ("- {date: 2026-13-45}\n", "row 1: date: "),
         ("- 5\n", "row 1"),
         ("- !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         (ROW + ROW, "a second price for H100 on-demand"),
-        ("#" * 1_000_001, "at most 1000000"),
+        ("#" * 1_000_001, "larger than 1000000 bytes"),
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str, says: str) -> None:
@@ -112,7 +112,7 @@ def test_missing_folder_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="FATHOM_PRICES"):
         PriceBook.load(tmp_path)
     (tmp_path / "x").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(UsageError, match="not valid YAML"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         PriceBook.load(tmp_path / "x")
 
 
@@ -130,3 +130,8 @@ def test_a_range_holds_its_price(tmp_path: Path) -> None:
         path.write_text(ROW.replace("amount: '2.10'", f"amount: '2.10', {text}"))
         with pytest.raises(UsageError, match=message):
             PriceBook.load(path)
+
+
+def test_a_price_that_is_announced_is_not_paid_yet(tmp_path: Path) -> None:
+    rows = ROW + ROW.replace("2026-09-01", "2999-01-01").replace("2.10", "9.00")
+    assert PriceBook.load(write(tmp_path, rows)).price("H100", "on-demand").amount == Decimal("2.10")

@@ -45,6 +45,8 @@ def test_the_page_holds_everything_in_itself() -> None:
     page = Page(text)
     assert "script" not in page.tags
     assert {"svg", "table"} <= set(page.tags)
+    assert "The bars show, per day, the share" in text
+    assert f"What failures take: {1 - run.goodput:.1%} of 54 days" in text, "the title, beside its letters' shapes"
     assert page.links, "the picture uses what it defines"
     assert all(link.startswith("#") for link in page.links)
     assert not re.search(r"@import|url\((?!#)", text)
