@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from decimal import ROUND_DOWN, Decimal
 
 from orchestrator.controller.observe import Observation
@@ -69,15 +70,15 @@ class History:
         self.events += news
         return news
 
-    def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, time: float | None) -> None:
-        """Write an attempt's last event, which its driver has not written; `time` None: now."""
+    def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, at: float | None) -> None:
+        """Write an attempt's last event, which its driver has not written; `at` None: now."""
         steps = [e.step for e in self._of(resolved.attempt) if isinstance(e, Started | Progress)]
         self._log.append(
             "ended",
             job=self._record.uid,
             attempt=resolved.attempt,
             incarnation=resolved.incarnation,
-            time=time,
+            time=at,
             outcome=outcome,
             failure_class=failure,
             message=message,
@@ -117,10 +118,12 @@ class History:
         self.held[-1] = Held(last.attempt, last.start, max(last.end, now))
 
     def _close_held(self) -> None:
-        """Up to the last word of its driver, if that went on after an earlier launcher had died."""
+        """Up to the last word of its driver, if that went on after an earlier launcher had died; but a word from the
+        future holds nothing: it is a clock that was wrong."""
         if self.held:
             last = self.held[-1]
-            self.held[-1] = Held(last.attempt, last.start, self.last_word(last.attempt) or last.end)
+            word = self.last_word(last.attempt) or last.end
+            self.held[-1] = Held(last.attempt, last.start, max(last.end, min(word, time.time())))
 
     def resolved(self, attempt: int) -> Resolved:
         """What was decided for an attempt; UsageError if that cannot be read."""

@@ -36,6 +36,8 @@ from orchestrator.settings import Settings
 
 POLL_SECONDS = 0.2
 TRACK_SECONDS = 5.0
+SAVE_PAUSES = 20.0
+"""Times as long as saving the record took, before it is saved again."""
 GRACE_SECONDS = 120.0
 """From the order to stop until the process group is ended without a checkpoint."""
 
@@ -125,7 +127,7 @@ class LocalRun:
         message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
         then = self.history.last_word(last)  # not now: nothing was held in between
         resolved = read_resolved(self.folder.resolved(last))
-        self.history.end(resolved, "failed", FailureClass.DRIVER_LOST, message, time=then)
+        self.history.end(resolved, "failed", FailureClass.DRIVER_LOST, message, at=then)
         self.say(f"attempt {last}: {message}")
 
     def _abandon(self) -> None:
@@ -169,7 +171,7 @@ class LocalRun:
 
     def _follow(self, driver: local.Driver, show: Callable[[Snapshot], None]) -> str | None:
         """Until the driver is gone, or hangs; -> then what was seen of it."""
-        ordered_at, tracked_at = 0.0, time.monotonic()
+        ordered_at, save_at = 0.0, time.monotonic() + TRACK_SECONDS
         watch = Watch.of(self.resolved)
         for event in self.history.events:
             watch.add(event)
@@ -187,15 +189,21 @@ class LocalRun:
                 ordered_at = time.monotonic()
             if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
                 driver.kill()
-            if time.monotonic() - tracked_at > TRACK_SECONDS:
-                try:
-                    self._save()
-                except OSError as error:  # a disk that is full for a while must not end the watch over a run
-                    self.say(f"the run's record could not be written, it is tried again: {error}")
-                self.tracking.tick()
-                tracked_at = time.monotonic()
+            if time.monotonic() > save_at:
+                save_at = self._save_for_now()
             time.sleep(POLL_SECONDS)
         return None
+
+    def _save_for_now(self) -> float:
+        """-> when to do so again: the record of a long run takes long, and nobody watches meanwhile."""
+        began = time.monotonic()
+        try:
+            self._save()
+        except OSError as error:  # a disk that is full for a while must not end the watch over a run
+            self.say(f"the run's record could not be written, it is tried again: {error}")
+        self.tracking.tick()
+        now = time.monotonic()
+        return now + max(TRACK_SECONDS, SAVE_PAUSES * (now - began))
 
     def _keep_to_budget(self, driver: local.Driver) -> None:
         """Order the stop, or end what should have stopped by itself."""
@@ -206,19 +214,22 @@ class LocalRun:
             driver.kill()
 
     def _begin(self) -> local.Driver:
-        """The driver of this attempt, found or started. That it holds its devices is written down first of all."""
+        """The driver of this attempt, found or started. That it holds its devices is written down first of all: what
+        was started by a launcher that died at once is paid for, too."""
         driver, self._driver, now = self._driver, None, time.time()
         began = now if driver is None else min(now, driver.process.create_time())
         if driver is None:
-            driver = local.start(self.folder, self.resolved)
-            self.observation.ended = None
+            local.prepare(self.folder, self.resolved)
         self.history.hold(self.resolved.attempt, began, now)
         self.record.save_held(self.history.held)
+        if driver is None:
+            driver = local.start(self.folder, self.resolved)
+            self.observation.ended = None
         return driver
 
     def _write_end(self, hangs: str | None) -> Ended:
         """The driver ended without a word, or was ended: the launcher writes the attempt's last event."""
-        end = partial(self.history.end, self.resolved, time=time.time())
+        end = partial(self.history.end, self.resolved, at=time.time())
         if hangs is not None:
             end("failed", FailureClass.STALLED, hangs)
         elif self._stop == OVER_BUDGET:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
-
-MAX_FILE_BYTES = 1_000_000
+from orchestrator.plan.files import read_rows
 
 
 class TeamLimit(Frozen):
@@ -39,37 +36,10 @@ class TeamLimit(Frozen):
 def read_teams(path: Path) -> dict[str, TeamLimit]:
     """By team; UsageError says which row is wrong, and what is wrong with it."""
     found: dict[str, TeamLimit] = {}
-    for number, row in enumerate(_rows(path), start=1):
-        one = _parse(path, number, row)
+    for number, one in enumerate(read_rows(path, "budgets", "check FATHOM_BUDGETS", TeamLimit), start=1):
         if (same := found.get(one.team)) is not None:
             raise UsageError(
                 f"budgets {path}: row {number}: a second limit for {one.team}: {same.limit} and {one.limit}; keep one"
             )
         found[one.team] = one
     return found
-
-
-def _rows(path: Path) -> list[Any]:
-    try:
-        if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise UsageError(f"budgets {path}: {size} bytes, at most {MAX_FILE_BYTES}")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"budgets {path}: {error.strerror or error}; check FATHOM_BUDGETS") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"budgets {path}: not valid YAML: {error}") from None
-    if not isinstance(data, list):
-        raise UsageError(f"budgets {path}: must be a list of rows, got {type(data).__name__}")
-    return data
-
-
-def _parse(path: Path, number: int, row: object) -> TeamLimit:
-    try:
-        return TeamLimit.model_validate(row)
-    except ValidationError as error:
-        raise UsageError(
-            "\n".join(
-                f"budgets {path}: row {number}: {'.'.join(map(str, one['loc'])) or 'row'}: {one['msg']}"
-                for one in error.errors(include_url=False)
-            )
-        ) from None

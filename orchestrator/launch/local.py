@@ -86,12 +86,16 @@ class Driver:
         return psutil.pid_exists(self.process.pid) and not self.process.is_running()
 
 
-def start(folder: RunFolder, resolved: Resolved) -> Driver:
-    """Write the resolved configuration and start the driver of this attempt in a session of its own."""
+def prepare(folder: RunFolder, resolved: Resolved) -> None:
+    """Write the resolved configuration of an attempt, by which it is priced, too."""
     target = folder.resolved(resolved.attempt)
     draft = target.with_name(f".{target.name}.tmp")
     draft.write_text(resolved.model_dump_json(indent=1))
     draft.replace(target)  # half of one could never be read again
+
+
+def start(folder: RunFolder, resolved: Resolved) -> Driver:
+    """Start the driver of an attempt that is prepared, in a session of its own."""
     folder.control.unlink(missing_ok=True)
     log = folder.log(resolved.attempt)
     log.parent.mkdir(parents=True, exist_ok=True)
