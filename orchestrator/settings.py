@@ -31,6 +31,8 @@ class Settings(Frozen):
     efficiencies_file: Path | None
     """The user's own constants of the planner (FATHOM_EFFICIENCIES), as `fathom calibrate --write` makes them; their
     rows replace those that ship with Fathom."""
+    budgets_file: Path | None = None
+    """What teams may spend (FATHOM_BUDGETS); without it only a job's own budget holds it."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
 
@@ -50,6 +52,7 @@ class Settings(Frozen):
             price_file=path("FATHOM_PRICES"),
             hardware_file=path("FATHOM_HARDWARE"),
             efficiencies_file=path("FATHOM_EFFICIENCIES"),
+            budgets_file=path("FATHOM_BUDGETS"),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
         )
 

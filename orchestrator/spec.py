@@ -7,6 +7,7 @@ server is too; enumerations hold exactly what runs today. Fields marked "Kuberne
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
@@ -303,11 +304,16 @@ class Budget(SpecPart):
     """Amount at which the job stops, all attempts together, as text: "5000.00"."""
     currency: Currency = "USD"
     """ISO 4217 code; must be that of the price list."""
+    warn_at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.5, 0.8, 0.95], max_length=10)
+    """Shares of the limit that a person is told of when they are spent, each once; in rising order."""
 
     @model_validator(mode="after")
-    def _positive(self) -> Self:
+    def _consistent(self) -> Self:
         if self.amount == 0:
             wrong("limit", f"{self.limit} allows nothing to run: give an amount above 0, or no budget")
+        for before, after in itertools.pairwise(self.warn_at):
+            if after <= before:
+                wrong("warnAt", f"{after} follows {before}: give each share once, in rising order")
         return self
 
     @property

@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.cost import cost_command
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("plan")(plan_command)
 app.command("cost")(cost_command)
+app.command("budget")(budget_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("generate")(generate_command)

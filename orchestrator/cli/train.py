@@ -59,13 +59,14 @@ def train_command(
     say(_before(run.plan))
     with _stop_on_signals(run), Display(record) as display:
         result = run.run(display.show)
-    _print(record, result, output)
-    _exit(record, result)
+    _print(run.record, result, output)
+    _exit(run.record, result)
 
 
 def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Record:
     """The job as a run of its own; everything that can be wrong with it is found here, in seconds."""
     from orchestrator.controller.record import Record
+    from orchestrator.controller.teams import require_leave
     from orchestrator.jobfile import load_job
     from orchestrator.launch.resolve import resolve
     from orchestrator.settings import Settings
@@ -77,6 +78,7 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
     loaded, settings = load_job(job, assignments), Settings.load()
     if loaded.spec.suspend:
         raise InvalidJob([Problem("spec.suspend", "is true, so the job must wait: run it with --set suspend=false")])
+    require_leave(loaded, settings)
     _require_reachable(
         resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
     )

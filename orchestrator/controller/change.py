@@ -14,16 +14,18 @@ from typing import Any
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.spending import Pace
+from orchestrator.cost.meter import money
 from orchestrator.errors import UsageError
 from orchestrator.jobfile import load_job
 from orchestrator.launch.resolve import Resolved, read_resolved, resolve
+from orchestrator.plan.prices import PriceBook
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 CHANGEABLE = (
-    "budget.limit", "retry.*", "tracking.tags.*", "checkpoint.intervalMinutes", "checkpoint.keep", "parallelism.*",
-    "compute.workers", "compute.gpus", "compute.gpusPerNode", "compute.priceClass", "compute.cpuPerWorker",
-    "compute.memoryPerWorker", "training.precision", "training.optimizer.momentsPrecision",
+    "budget.limit", "retry.*", "budget.warnAt", "tracking.tags.*", "checkpoint.intervalMinutes", "checkpoint.keep",
+    "parallelism.*", "compute.workers", "compute.gpus", "compute.gpusPerNode", "compute.priceClass",
+    "compute.cpuPerWorker", "compute.memoryPerWorker", "training.precision", "training.optimizer.momentsPrecision",
 )  # fmt: skip
 """All else is what the run is: its model, data, mathematics and name. Precision is how it is computed."""
 
@@ -33,16 +35,30 @@ def change(record: Record, assignments: Sequence[str], settings: Settings) -> Re
 
     Conflict while a driver lives. Nothing is written unless the next attempt can be resolved.
     """
-    job = _assigned(record.job, assignments)
+    job = assigned(record.job, assignments)
     _require_changeable(record.job, job)
     history = History(record)
     _require_budget(job, history.charged())
     changed = Record(record.folder, record.uid, job)
     resolve_next(changed, history, settings, record.folder.last_attempt() + 1)
-    return record.change(job)
+    changed = record.change(job)
+    note_change(changed, record.job, history)
+    return changed
 
 
-def resolve_next(record: Record, history: History, settings: Settings, attempt: int) -> Resolved:
+def note_change(changed: Record, before: TrainingJob, history: History) -> None:
+    """Among the events, if the limit is another one and an attempt was ever started."""
+    old, new = before.spec.budget, changed.job.spec.budget
+    if new is None or not changed.folder.last_attempt() or (old is not None and old.amount == new.amount):
+        return
+    was = "there was none" if old is None else f"it was {money(old.amount, old.currency)}"
+    message = f"the limit of the budget is {money(new.amount, new.currency)} now ({was})"
+    history.note("limit-changed", message, spent=history.charged(), limit=new.limit)
+
+
+def resolve_next(
+    record: Record, history: History, settings: Settings, attempt: int, prices: PriceBook | None = None
+) -> Resolved:
     """Decide an attempt with a new incarnation: on what is left of the money, with the recipe of the one before."""
     previous = record.folder.resolved(attempt - 1)
     return resolve(
@@ -55,10 +71,11 @@ def resolve_next(record: Record, history: History, settings: Settings, attempt: 
         spent=history.charged(),
         earlier=read_resolved(previous) if previous.exists() else None,
         reserve=Pace.of(history.events).reserve,
+        prices=prices,
     )
 
 
-def _assigned(job: TrainingJob, assignments: Sequence[str]) -> TrainingJob:
+def assigned(job: TrainingJob, assignments: Sequence[str]) -> TrainingJob:
     """As if the assignments had been given with the job's file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"

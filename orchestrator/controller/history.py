@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+import time
+from decimal import ROUND_DOWN, Decimal
 
 from orchestrator.controller.observe import Observation
-from orchestrator.controller.record import Record
+from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import training_flops
 from orchestrator.cost import budget
 from orchestrator.cost.ledger import Ledger, Owner, build_ledger
 from orchestrator.cost.meter import Rate, Spent, total
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
-from orchestrator.launch.events import Ended, Evaluated, Event, EventLog, FailureClass, Progress, Started
+from orchestrator.errors import UsageError
+from orchestrator.launch.base import RunFolder, in_short
+from orchestrator.launch.events import (
+    BudgetNote,
+    Ended,
+    Evaluated,
+    Event,
+    EventLog,
+    FailureClass,
+    Progress,
+    Started,
+)
 from orchestrator.launch.resolve import Resolved, read_resolved
+
+_NO_DRIVERS = (Evaluated, BudgetNote)
+"""Events that come from no driver, and say nothing of its life."""
 
 
 class History:
-    """Grows while the run is followed. Each attempt is priced by the tariff that it was started with."""
+    """Grows while the run is followed. Each attempt is priced by its own tariff: the one that it was started with, or
+    what became of that when prices were changed."""
 
     def __init__(self, record: Record) -> None:
         """UsageError if a file of the record is damaged."""
@@ -29,38 +45,40 @@ class History:
         self.observation = Observation(steps=0)
         self.held = record.held()
         self._resolved: dict[int, Resolved] = {}
+        self._tariffs: dict[int, Tariff] = {}
         self.read()
         self._close_held()
 
     def refresh(self) -> None:
         """Take in what another History, that of the launcher, has written since."""
         self.read()
+        self._tariffs.clear()  # after the events: what they tell of prices stands there already
         self.held = self._record.held()
         self._close_held()
 
     def read(self) -> list[Event]:
         """New events; what a driver of an earlier attempt still says is left out, since it no longer counts.
 
-        An evaluation comes from no driver: it is kept, whichever attempt wrote the state that was evaluated.
+        An evaluation comes from no driver, and no word on money: they are kept, whichever attempt they stand beside.
         """
         found, self._offset = self._log.read(self._offset)
         news = []
         for event in found:
-            if isinstance(event, Evaluated) or event.attempt >= self.observation.attempt:
+            if isinstance(event, _NO_DRIVERS) or event.attempt >= self.observation.attempt:
                 self.observation.add(event)
                 news.append(event)
         self.events += news
         return news
 
-    def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, time: float | None) -> None:
-        """Write an attempt's last event, which its driver has not written; `time` None: now."""
+    def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, at: float | None) -> None:
+        """Write an attempt's last event, which its driver has not written; `at` None: now."""
         steps = [e.step for e in self._of(resolved.attempt) if isinstance(e, Started | Progress)]
         self._log.append(
             "ended",
             job=self._record.uid,
             attempt=resolved.attempt,
             incarnation=resolved.incarnation,
-            time=time,
+            time=at,
             outcome=outcome,
             failure_class=failure,
             message=message,
@@ -86,7 +104,7 @@ class History:
         return ends[-1] if ends else None
 
     def _of(self, attempt: int) -> list[Event]:
-        return [event for event in self.events if event.attempt == attempt and not isinstance(event, Evaluated)]
+        return [event for event in self.events if event.attempt == attempt and not isinstance(event, _NO_DRIVERS)]
 
     # ------------------------------------------------------------------ time and money
     def hold(self, attempt: int, began: float, now: float) -> None:
@@ -100,10 +118,12 @@ class History:
         self.held[-1] = Held(last.attempt, last.start, max(last.end, now))
 
     def _close_held(self) -> None:
-        """Up to the last word of its driver, if that went on after an earlier launcher had died."""
+        """Up to the last word of its driver, if that went on after an earlier launcher had died; but a word from the
+        future holds nothing: it is a clock that was wrong."""
         if self.held:
             last = self.held[-1]
-            self.held[-1] = Held(last.attempt, last.start, self.last_word(last.attempt) or last.end)
+            word = self.last_word(last.attempt) or last.end
+            self.held[-1] = Held(last.attempt, last.start, max(last.end, min(word, time.time())))
 
     def resolved(self, attempt: int) -> Resolved:
         """What was decided for an attempt; UsageError if that cannot be read."""
@@ -117,7 +137,14 @@ class History:
 
     def tariff(self, attempt: int) -> Tariff:
         """What an attempt pays, as that changes with time."""
-        return self.resolved(attempt).tariff
+        if attempt not in self._tariffs:
+            self._tariffs[attempt] = changed_tariff(self._folder, attempt) or self.resolved(attempt).tariff
+        return self._tariffs[attempt]
+
+    def reprice(self, attempt: int, tariff: Tariff) -> None:
+        """An attempt pays by this tariff, which says of the past what the one before said."""
+        replace_file(self._folder.tariff(attempt), tariff.model_dump_json(indent=1))
+        self._tariffs[attempt] = tariff
 
     def spent_at(self, moment: float) -> Spent:
         """What all attempts together had used up at a moment."""
@@ -142,8 +169,52 @@ class History:
         return build_ledger(
             self.events,
             self.held,
-            resolved.tariff,
+            tariffs.get(resolved.attempt, resolved.tariff),
             tariffs,
             flops_per_token=training_flops(resolved.recipe),
             owner=Owner(job=resolved.job.name, team=resolved.job.namespace, uid=resolved.job.uid),
+        ).model_copy(update={"limit": self.limit})
+
+    # ------------------------------------------------------------------ the budget
+    @property
+    def limit(self) -> Decimal | None:
+        """Of the budget, as it was changed last."""
+        changes = (event.limit for event in reversed(self.notes()) if event.about == "limit-changed")
+        if (changed := next(changes, None)) is not None:
+            return Decimal(changed)
+        return None if (first := self._record.job.spec.budget) is None else first.amount
+
+    def notes(self) -> list[BudgetNote]:
+        """What was said of the money, in its order."""
+        return [event for event in self.events if isinstance(event, BudgetNote)]
+
+    def note(
+        self, about: str, message: str, *, spent: Decimal, limit: str | None = None, share: float | None = None
+    ) -> None:
+        """Say something of the money beside the newest attempt; OSError if it cannot be written."""
+        resolved = self.resolved(self._folder.last_attempt())
+        self._log.append(
+            "budget",
+            job=self._record.uid,
+            attempt=resolved.attempt,
+            incarnation=resolved.incarnation,
+            about=about,
+            message=message,
+            spent=format(spent.quantize(Decimal(1).scaleb(-6), ROUND_DOWN), "f"),
+            limit=limit,
+            share=share,
         )
+
+
+def changed_tariff(folder: RunFolder, attempt: int) -> Tariff | None:
+    """What an attempt pays, if the price was changed while it ran; UsageError if that cannot be read."""
+    path = folder.tariff(attempt)
+    try:
+        return Tariff.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {in_short(error)}; it says what attempt {attempt} pays: put it back from a "
+            "backup, or remove it to count with the price that the attempt was started with"
+        ) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.launch.events import (
     Anomaly,
+    BudgetNote,
     CheckpointCommitted,
     Ended,
     Evaluated,
@@ -42,8 +43,9 @@ class Observation:
 
     def add(self, event: Event) -> None:
         """Take one event into account."""
-        if isinstance(event, Evaluated):
-            return  # made at any later time: it begins no attempt and is no news of training
+        if isinstance(event, Evaluated | BudgetNote):  # begins no attempt and is no news of training
+            self.warnings += [event.message] if isinstance(event, BudgetNote) else []
+            return
         if event.attempt > self.attempt:
             self.attempt, self.running, self.ended = event.attempt, False, None
         if isinstance(event, Started):
@@ -84,4 +86,4 @@ def remark_on(event: Event) -> str | None:
         return f"workers are started again: {event.message}"
     if isinstance(event, Started) and event.arithmetic[:4] not in ("", "fp32"):
         return event.arithmetic  # asked for, so it matters what came of it
-    return event.message if isinstance(event, Anomaly | Warning_) else None
+    return event.message if isinstance(event, Anomaly | BudgetNote | Warning_) else None

@@ -6,6 +6,7 @@ Invariant: every file is replaced whole, so that a crash leaves the old or the n
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -62,22 +63,29 @@ class Record:
             raise UsageError(f"{folder.job} holds no job of this version of Fathom: {in_short(error)}") from None
 
     def change(self, job: TrainingJob) -> Record:
-        """The record with another job in it; Conflict while a driver lives, which goes by the old one."""
+        """The record with another job in it; Conflict while a driver lives, which goes by the old one, and if somebody
+        has changed the job since it was read."""
         from orchestrator.launch import local  # needs psutil, which reading a record does not
 
-        with local.hold_lock(self.folder.launcher_lock):
+        with local.hold_lock(self.folder.launcher_lock), local.hold_lock(self.folder.job_lock):
             if (driver := local.running(self.folder)) is not None:
                 raise Conflict(
                     f"{self.folder.root} is running (process {driver.process.pid}): stop it first, then resume it with "
                     "what shall change"
                 )
-            changed = replace(self, job=job)
-            changed._save_job()
+            if Record.open(self.folder.root).job != self.job:
+                raise Conflict(f"{self.folder.job} was changed by another process just now: do it again")
+            return self.with_job(job)
+
+    def with_job(self, job: TrainingJob) -> Record:
+        """The record with another job in it. Call it with `job.lock` held."""
+        changed = replace(self, job=job)
+        changed._save_job()
         return changed
 
     def _save_job(self) -> None:
         body = {"uid": self.uid, "job": self.job.model_dump(mode="json", by_alias=True, exclude_none=True)}
-        replace_file(self.folder.job, json.dumps(body, indent=1))
+        replace_file(self.folder.job, json.dumps(body, indent=1), durable=True)
 
     def held(self) -> list[Held]:
         """Intervals in which earlier attempts held their devices; UsageError if that was damaged."""
@@ -114,9 +122,23 @@ def _uid(found: object) -> str:
     return found
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file whole or not at all; `durable`: it stands even if the machine loses its power now."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text)
+    with draft.open("w") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     draft.replace(path)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

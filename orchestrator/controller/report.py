@@ -121,7 +121,7 @@ def job_status(
 ) -> JobStatus:
     """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
     `limit`: of the budget, if there is one; `forecast`: made before the run."""
-    rate, totals = resolved.rate, ledger.totals
+    rate, totals = ledger.rate, ledger.totals
     living, plan = seen.ended is None, _plan(resolved, forecast)
     return JobStatus(
         phase=_phase(seen),

@@ -19,12 +19,14 @@ from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
 from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.pictures import refresh_artifacts
+from orchestrator.controller.purse import Purse
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import job_status
-from orchestrator.controller.spending import OVER_BUDGET, Spending
+from orchestrator.controller.spending import OVER_BUDGET
 from orchestrator.controller.sync import driver_lives
+from orchestrator.controller.teams import release, reserve
 from orchestrator.cost.ledger import Ledger
-from orchestrator.errors import OverBudget
+from orchestrator.errors import FathomError, OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.evidence import describe
@@ -34,6 +36,8 @@ from orchestrator.settings import Settings
 
 POLL_SECONDS = 0.2
 TRACK_SECONDS = 5.0
+SAVE_PAUSES = 20.0
+"""Times as long as saving the record took, before it is saved again."""
 GRACE_SECONDS = 120.0
 """From the order to stop until the process group is ended without a checkpoint."""
 
@@ -63,22 +67,24 @@ class LocalRun:
     """One job in the hands of this process."""
 
     def __init__(self, record: Record, settings: Settings, say: Callable[[str], None]) -> None:
-        self.record, self.settings, self.say = record, settings, say
-        self.folder = record.folder
+        self.settings, self.say, self.folder = settings, say, record.folder
         self._stop: str | None = None
         self._asked = self._kill = False
         self._driver = local.running(self.folder)
         """One that an earlier launcher left behind."""
         self.history = History(record)
         self.observation = self.history.observation
+        self.purse = Purse(record, settings, self.history, say)
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
         self.observation.total_tokens = self.resolved.recipe.total_tokens
         self.tracking = Tracking(record, settings, say)
         self.plan = expect(record, self.resolved, settings)
-        self._spending = None if (limit := record.job.spec.budget) is None else Spending(limit)
-        if self._spending is not None:
-            self._spending.pace.add(self.history.events)
+
+    @property
+    def record(self) -> Record:
+        """With the budget that is in force now."""
+        return self.purse.record
 
     def order_stop(self, reason: str) -> None:
         """First call: checkpoint and end. Second call: end at once. Safe in a signal handler."""
@@ -92,6 +98,7 @@ class LocalRun:
             if self._driver is None and ended is not None and ended.outcome == "succeeded":
                 self.say("the run has succeeded already; its record is brought up to date")
                 return self._finish("succeed", ended)
+            self._reserve()
             try:
                 if self._driver is None:
                     self._end_earlier()
@@ -99,6 +106,18 @@ class LocalRun:
             except BaseException:
                 self._abandon()
                 raise
+            finally:
+                if not driver_lives(self.folder):
+                    release(self.record)
+
+    def _reserve(self) -> None:
+        """The team's money; what runs already is not ended for want of it."""
+        try:
+            reserve(self.record, self.settings)
+        except FathomError as error:
+            if self._driver is None:
+                raise
+            self.say(f"the run goes on without leave: {error}")
 
     def _end_earlier(self) -> None:
         """The last attempt's end, where its driver and its launcher both died before they could write it."""
@@ -108,7 +127,7 @@ class LocalRun:
         message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
         then = self.history.last_word(last)  # not now: nothing was held in between
         resolved = read_resolved(self.folder.resolved(last))
-        self.history.end(resolved, "failed", FailureClass.DRIVER_LOST, message, time=then)
+        self.history.end(resolved, "failed", FailureClass.DRIVER_LOST, message, at=then)
         self.say(f"attempt {last}: {message}")
 
     def _abandon(self) -> None:
@@ -152,7 +171,7 @@ class LocalRun:
 
     def _follow(self, driver: local.Driver, show: Callable[[Snapshot], None]) -> str | None:
         """Until the driver is gone, or hangs; -> then what was seen of it."""
-        ordered_at, tracked_at = 0.0, time.monotonic()
+        ordered_at, save_at = 0.0, time.monotonic() + TRACK_SECONDS
         watch = Watch.of(self.resolved)
         for event in self.history.events:
             watch.add(event)
@@ -170,43 +189,47 @@ class LocalRun:
                 ordered_at = time.monotonic()
             if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
                 driver.kill()
-            if time.monotonic() - tracked_at > TRACK_SECONDS:
-                try:
-                    self._save()
-                except OSError as error:  # a disk that is full for a while must not end the watch over a run
-                    self.say(f"the run's record could not be written, it is tried again: {error}")
-                self.tracking.tick()
-                tracked_at = time.monotonic()
+            if time.monotonic() > save_at:
+                save_at = self._save_for_now()
             time.sleep(POLL_SECONDS)
         return None
 
+    def _save_for_now(self) -> float:
+        """-> when to do so again: the record of a long run takes long, and nobody watches meanwhile."""
+        began = time.monotonic()
+        try:
+            self._save()
+        except OSError as error:  # a disk that is full for a while must not end the watch over a run
+            self.say(f"the run's record could not be written, it is tried again: {error}")
+        self.tracking.tick()
+        now = time.monotonic()
+        return now + max(TRACK_SECONDS, SAVE_PAUSES * (now - began))
+
     def _keep_to_budget(self, driver: local.Driver) -> None:
-        """Warn, order the stop, or end what should have stopped by itself."""
-        if self._spending is None:
-            return
-        began, now = self.history.held[-1].start, time.time()
-        look = self._spending.look(self.history.charged(), self.resolved.tariff, began, now)
-        if look.warning is not None:
-            self.say(look.warning)
+        """Order the stop, or end what should have stopped by itself."""
+        look = self.purse.look(self.resolved, time.time())
         if look.stop:
             self._stop = self._stop or OVER_BUDGET
         if look.end:
             driver.kill()
 
     def _begin(self) -> local.Driver:
-        """The driver of this attempt, found or started. That it holds its devices is written down first of all."""
+        """The driver of this attempt, found or started. That it holds its devices is written down first of all: what
+        was started by a launcher that died at once is paid for, too."""
         driver, self._driver, now = self._driver, None, time.time()
         began = now if driver is None else min(now, driver.process.create_time())
         if driver is None:
-            driver = local.start(self.folder, self.resolved)
-            self.observation.ended = None
+            local.prepare(self.folder, self.resolved)
         self.history.hold(self.resolved.attempt, began, now)
         self.record.save_held(self.history.held)
+        if driver is None:
+            driver = local.start(self.folder, self.resolved)
+            self.observation.ended = None
         return driver
 
     def _write_end(self, hangs: str | None) -> Ended:
         """The driver ended without a word, or was ended: the launcher writes the attempt's last event."""
-        end = partial(self.history.end, self.resolved, time=time.time())
+        end = partial(self.history.end, self.resolved, at=time.time())
         if hangs is not None:
             end("failed", FailureClass.STALLED, hangs)
         elif self._stop == OVER_BUDGET:
@@ -230,7 +253,8 @@ class LocalRun:
         path = self.folder.resolved(attempt)
         if path.exists():
             return read_resolved(path)
-        return resolve_next(self.record, self.history, self.settings, attempt)
+        self.purse.follow_limit()
+        return resolve_next(self.record, self.history, self.settings, attempt, self.purse.prices_now())
 
     def _observe(self) -> list[Event]:
         """What the driver has said, and that it has held its devices until now."""
@@ -238,8 +262,7 @@ class LocalRun:
         for event in news:
             if (remark := remark_on(event)) is not None:
                 self.say(remark)
-        if self._spending is not None:
-            self._spending.pace.add(news)
+        self.purse.add(news)
         self.history.extend(time.time())
         return news
 

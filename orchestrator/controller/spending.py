@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from orchestrator.cost import budget
+from orchestrator.cost.budget import Deadlines
 from orchestrator.cost.meter import money
 from orchestrator.cost.tariff import Tariff
-from orchestrator.launch.events import CheckpointCommitted, Event, Progress, Started
+from orchestrator.launch.events import BudgetNote, CheckpointCommitted, Event, Progress, Started
 from orchestrator.spec import Budget
 
 OVER_BUDGET = "over-budget"
@@ -64,35 +65,71 @@ class Pace:
 class Look:
     """What the money asks for at one moment."""
 
-    warning: str | None = None
+    share: Decimal | None = None
+    """Of the limit: a person should be told now that it is spent."""
     stop: bool = False
     """A final checkpoint now, or it would not fit any more."""
     end: bool = False
     """By force, now: the job should have done so itself."""
+    until: Deadlines | None = None
+    """When the attempt must stop, by this reckoning; None without a budget."""
 
 
 class Spending:
     """Of one job, one attempt after the other."""
 
-    def __init__(self, limit: Budget) -> None:
-        self._limit = limit
+    def __init__(self, limit: Budget, notes: Iterable[BudgetNote] = ()) -> None:
+        """`notes`: what was said of the money before, by any launcher: no share of a limit is told twice."""
+        self.budget = limit
         self._told = Decimal(0)
+        for note in notes:
+            if note.about == "share-spent" and note.share is not None:
+                self._told = _exact(note.share)
+            elif note.about == "limit-changed" and note.limit is not None and note.spent is not None:
+                self._forget(Decimal(note.spent), Decimal(note.limit))
         self.pace = Pace()
+
+    def change(self, limit: Budget, paid: Decimal) -> None:
+        """Another limit is in force, when so much is spent."""
+        self.budget = limit
+        self._forget(paid, limit.amount)
 
     def look(self, paid: Decimal, tariff: Tariff, began: float, now: float) -> Look:
         """At this moment, when all attempts together have cost `paid` and the present one has gone on since `began`."""
-        limit, reserve = self._limit.amount, self.pace.reserve
-        until = budget.deadlines(limit - paid, tariff, now, reserve, began)
+        limit, until = self.budget.amount, self.deadlines(paid, tariff, began, now)
         return Look(
-            warning=self._warning(paid),
-            stop=budget.must_stop(paid, limit, tariff, now, budget.kept(until.limit - began, reserve)),
+            share=self._share(paid),
+            until=until,
+            stop=budget.must_stop(paid, limit, tariff, now, budget.kept(until.limit - began, self.pace.reserve)),
             end=now >= (until.end + until.limit) / 2,  # the job's own deadline comes first
         )
 
-    def _warning(self, paid: Decimal) -> str | None:
-        share = budget.passed(paid, self._limit.amount, self._told)
-        if share is None:
-            return None
-        self._told = share
-        limit, currency = self._limit.amount, self._limit.currency
-        return f"{share:.0%} of the budget is spent: {money(paid, currency)} of {money(limit, currency)}"
+    def deadlines(self, paid: Decimal, tariff: Tariff, began: float, now: float) -> Deadlines:
+        """Of the present attempt, as it looks at this moment."""
+        return budget.deadlines(self.budget.amount - paid, tariff, now, self.pace.reserve, began)
+
+    def _share(self, paid: Decimal) -> Decimal | None:
+        share = budget.passed(paid, self.budget.amount, self._shares, self._told)
+        if share is not None:
+            self._told = share
+        return share
+
+    def _forget(self, paid: Decimal, limit: Decimal) -> None:
+        """Of shares that were told those stand that are spent of the new limit, too."""
+        told = [share for share in self._shares if share <= self._told and paid >= share * limit]
+        self._told = max(told, default=Decimal(0))
+
+    @property
+    def _shares(self) -> list[Decimal]:
+        return [_exact(share) for share in self.budget.warn_at]
+
+
+def words(share: Decimal, paid: Decimal, limit: Budget) -> str:
+    """How a person is told."""
+    spent, of = money(paid, limit.currency), money(limit.amount, limit.currency)
+    return f"{(share * 100).normalize():f}% of the budget is spent: {spent} of {of}"
+
+
+def _exact(share: float) -> Decimal:
+    """The shortest decimal that stands for the float: 0.95, not 0.9499999."""
+    return Decimal(str(share))

@@ -43,6 +43,7 @@ class Wanted:
             artifacts=record.folder.artifacts,
             tags=tags | newest.tracking.tags,
             datasets=datasets,
+            budget="" if history.limit is None else f"{history.limit} {newest.rate.currency}",
             outcome=None if live else attempts[-1].outcome,
             ledger=history.ledger(newest) if not live and history.has_ended(last) else None,
         )

@@ -6,9 +6,9 @@ granted; a job's own limit sees to it that it spends no more than it has reserve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from types import MappingProxyType
 
 from orchestrator.errors import OverBudget
@@ -60,12 +60,12 @@ class Book:
             raise OverBudget(f"{job} asks for {currency}, the budget of {self.team} is in {self.currency}")
         _require_amount(amount, job)
         if amount < before.spent:
-            raise OverBudget(f"{job} asks for {amount} {currency}, but has spent {before.spent} already")
+            raise OverBudget(f"{job} asks for {plain(amount)} {currency}, but has spent {plain(before.spent)} already")
         free = self.limit - (self.committed - before.committed)
         if amount > free:
             raise OverBudget(
-                f"{job} asks for {amount} {currency}, but {self.team} has {max(free, Decimal(0))} of its "
-                f"{self.limit} left: ask for no more, wait until another job ends, or raise the team's limit"
+                f"{job} asks for {plain(amount)} {currency}, but {self.team} has {plain(max(free, Decimal(0)))} of its "
+                f"{plain(self.limit)} left: ask for no more, wait until another job ends, or raise the team's limit"
             )
         return self._with(job, replace(before, amount=amount, open=True))
 
@@ -81,6 +81,41 @@ class Book:
 
     def _with(self, job: str, reservation: Reservation) -> Book:
         return replace(self, jobs=MappingProxyType({**self.jobs, job: reservation}))
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a job has of its team's money, by whoever keeps its record: a run's folder, or a store of jobs."""
+
+    name: str
+    spent: Decimal
+    currency: str
+    reserved: Decimal | None = None
+    """While it may go on; None: it has ended, or has not begun."""
+
+
+def book_of(team: str, limit: Decimal, currency: str, accounts: Iterable[Account]) -> Book:
+    """The book as the accounts of all the team's jobs say; OverBudget where one is in another currency.
+
+    Reservations are taken as they were granted, even if the limit has been lowered since.
+    """
+    jobs: dict[str, Reservation] = {}
+    for one in accounts:
+        if one.name in jobs:
+            raise ValueError(f"{one.name} has two accounts")
+        if one.currency != currency and (one.spent or one.reserved):
+            raise OverBudget(
+                f"{one.name} is paid in {one.currency}, the budget of {team} is in {currency}, and they do not add up: "
+                "give it another namespace"
+            )
+        jobs[one.name] = Reservation(one.reserved or Decimal(0), one.spent, open=one.reserved is not None)
+    return Book(team, limit, currency, MappingProxyType(jobs))
+
+
+def plain(amount: Decimal) -> str:
+    """For messages: six decimals at most, rounded down, none that say nothing."""
+    text = f"{amount.quantize(Decimal(1).scaleb(-6), ROUND_DOWN):f}"
+    return text.rstrip("0").rstrip(".")
 
 
 def _require_amount(amount: Decimal, job: str) -> None:

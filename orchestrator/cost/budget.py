@@ -11,18 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from fractions import Fraction
 
 from pydantic import Field
 
 from model.config import Frozen
+from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 
-WARN_AT = (Decimal("0.5"), Decimal("0.8"), Decimal("0.95"))
-"""Shares of the limit that a person is told of, each once."""
 FIRST_SAVE_SECONDS = 30.0
 """Assumed of a save before one was measured."""
 _SMALLEST_SHARE = 0.5
@@ -110,7 +109,7 @@ def lasts(left: Decimal, tariff: Tariff, start: float) -> Fraction:
     at, money = Fraction(start), max(Fraction(left), Fraction(0))
     for rate, follower in zip(tariff.rates, [*tariff.rates[1:], None], strict=True):
         burn = Fraction(rate.per_hour) / 3600
-        change = None if follower is None else _begins(follower.date)
+        change = None if follower is None else _begins(follower)
         if change is not None and change <= at:
             continue
         if change is None or money <= burn * (change - at):
@@ -120,9 +119,9 @@ def lasts(left: Decimal, tariff: Tariff, start: float) -> Fraction:
     raise AssertionError("the last rate of a tariff never ends")
 
 
-def passed(paid: Decimal, limit: Decimal, told: Decimal = Decimal(0)) -> Decimal | None:
-    """The highest share in WARN_AT that was reached and is above the one `told` last."""
-    reached = [share for share in WARN_AT if paid >= share * limit and share > told]
+def passed(paid: Decimal, limit: Decimal, shares: Iterable[Decimal], told: Decimal = Decimal(0)) -> Decimal | None:
+    """The highest of the `shares` of the limit that was reached and is above the one `told` last."""
+    reached = [share for share in shares if paid >= share * limit and share > told]
     return max(reached, default=None)
 
 
@@ -130,10 +129,12 @@ def _price(tariff: Tariff, start: Fraction, end: Fraction) -> Fraction:
     """The first price for all of it, and each change of the price for what comes after the change."""
     total = Fraction(tariff.rates[0].per_hour) * max(end - start, Fraction(0))
     for rate, following in zip(tariff.rates, tariff.rates[1:], strict=False):
-        after = max(end - max(start, _begins(following.date)), Fraction(0))
+        after = max(end - max(start, _begins(following)), Fraction(0))
         total += (Fraction(following.per_hour) - Fraction(rate.per_hour)) * after
     return total / 3600
 
 
-def _begins(day: date) -> Fraction:
-    return Fraction(int(datetime.combine(day, time(), UTC).timestamp()))
+def _begins(rate: Rate) -> Fraction:
+    if rate.since is not None:
+        return Fraction(rate.since)
+    return Fraction(int(datetime.combine(rate.date, time(), UTC).timestamp()))

@@ -34,6 +34,8 @@ class Rate(Frozen):
     source: Label
     date: datetime.date
     """From when it is valid."""
+    since: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Unix time from which it counts, where it became known later than at the beginning of its date."""
     accelerator: Label | None = None
     """What is paid for; None in records of earlier versions."""
     price_class: Label | None = None

@@ -171,6 +171,8 @@ class Ledger(Frozen, alias_generator=to_camel, populate_by_name=True):
     """All that rows are priced at, with their sources; empty in ledgers of version 1."""
     rows: tuple[Row, ...]
     totals: Totals
+    limit: Plain | None = None
+    """Of the budget that was in force when this was written."""
 
     @model_validator(mode="before")
     @classmethod

@@ -26,13 +26,12 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from orchestrator.launch.events import (
+    ASIDES,
     Anomaly,
     CheckpointCommitted,
     Ended,
-    Evaluated,
     Event,
     FailureClass,
-    MachineLoad,
     Progress,
     Started,
     WorkersLost,
@@ -175,7 +174,7 @@ def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
     """
     groups: dict[tuple[int, str], dict[int, Event]] = {}
     for event in events:
-        if isinstance(event, MachineLoad | Evaluated):
+        if isinstance(event, ASIDES):
             continue
         groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
     sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]

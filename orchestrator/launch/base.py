@@ -78,6 +78,20 @@ class RunFolder:
         """The resolved configuration of an attempt."""
         return self.root / f"resolved-{attempt}.json"
 
+    def tariff(self, attempt: int) -> Path:
+        """What an attempt pays, where the price was changed while it ran."""
+        return self.root / f"tariff-{attempt}.json"
+
+    @property
+    def job_lock(self) -> Path:
+        """Held while the job's budget is changed, for a moment."""
+        return self.root / "job.lock"
+
+    @property
+    def reserved(self) -> Path:
+        """What of its team's budget is kept for the run while it goes on; see `controller.teams`."""
+        return self.root / "reserved.json"
+
     def last_attempt(self) -> int:
         """Number of the newest attempt that was ever prepared; 0 if there is none."""
         numbers = (path.stem.removeprefix("resolved-") for path in self.root.glob("resolved-*.json"))

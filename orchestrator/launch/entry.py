@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import psutil
 
 from model.checkpoint import Identity
 from orchestrator.launch.base import RunFolder
+from orchestrator.launch.control import amend_control, hard_deadline
+from orchestrator.launch.deadline import DeadlineGuard
 from orchestrator.launch.ending import Ending, last_step
-from orchestrator.launch.events import CheckpointAndStop, FailureClass, write_control
+from orchestrator.launch.events import CheckpointAndStop, FailureClass
 from orchestrator.launch.guard import Guard
 from orchestrator.launch.local import hold_lock
 from orchestrator.launch.machine import LoadMeter
@@ -46,7 +47,8 @@ def main(arguments: list[str]) -> int:
 def _attempt(folder: RunFolder, resolved: Resolved, ending: Ending) -> tuple[str, FailureClass | None, str]:
     """-> outcome, failure class, message."""
     _obey_sigterm(folder)
-    reporter = _reporter(folder, resolved, ending)
+    reporter = _reporter(folder, resolved)
+    DeadlineGuard(reporter, ending).start()
     Guard(folder, resolved, reporter, ending).start()
     LoadMeter(reporter).start()
     error: Exception | None = None
@@ -76,17 +78,14 @@ def how_it_ended(
     return "stopped", FailureClass.OVER_BUDGET if over_budget else FailureClass.INTERRUPTED, stop.reason
 
 
-def _reporter(folder: RunFolder, resolved: Resolved, ending: Ending) -> FileReporter:
+def _reporter(folder: RunFolder, resolved: Resolved) -> FileReporter:
     """With the job's own deadline, which holds even if nobody watches."""
-    until = resolved.deadlines(psutil.Process().create_time())  # from when on it is paid for
-    if until is not None:
-        message = "the budget was about to be gone before the end of the last checkpoint"
-        seconds = min(max(0.0, until.end - time.time()), threading.TIMEOUT_MAX)
-        timer = threading.Timer(seconds, ending.at_once, ("stopped", FailureClass.OVER_BUDGET, message))
-        timer.daemon = True
-        timer.start()
-    stop_at = until.stop if until else None
-    return FileReporter(folder.root, resolved.job.uid, resolved.attempt, resolved.incarnation, stop_at)
+    began = psutil.Process().create_time()  # from when on it is paid for
+    until = resolved.deadlines(began)
+    deadline = None if until is None else hard_deadline(0, resolved.incarnation, until)
+    return FileReporter(
+        folder.root, resolved.job.uid, resolved.attempt, resolved.incarnation, deadline=deadline, began=began
+    )
 
 
 def _train(resolved: Resolved, reporter: FileReporter) -> None:
@@ -140,7 +139,8 @@ def _obey_sigterm(folder: RunFolder) -> None:
     """TERM asks for a checkpoint and the end, like the control file; it must not end the driver by itself."""
 
     def stop(*_: object) -> None:
-        write_control(folder.control, CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason="terminated"))
+        order = CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason="terminated")
+        amend_control(folder.control, order=order)
 
     signal.signal(signal.SIGTERM, stop)
 

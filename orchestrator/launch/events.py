@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
+from orchestrator.launch.base import in_short
+from orchestrator.schema import Money
 
 _MAX_MESSAGE = 4000
 
 Count = Annotated[int, Field(ge=0)]
+Instant = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Identifier = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -160,6 +163,20 @@ class Evaluated(_Event):
     _finite = field_validator("metrics", mode="before")(_finite_only)
 
 
+class BudgetNote(_Event):
+    """The launcher's word on the money of the run: no sign of life of the attempt that it stands beside."""
+
+    kind: Literal["budget"] = "budget"
+    about: Literal["share-spent", "limit-changed", "price-changed"]
+    limit: Money | None = None
+    """Of the budget, in force from now on."""
+    spent: Money | None = None
+    """When this was said, to six decimals."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """The one of `budget.warnAt` that is reached."""
+    message: str = Field(max_length=_MAX_MESSAGE)
+
+
 class FailureClass(StrEnum):
     """Why an attempt did not succeed; decides about the next one."""
 
@@ -199,29 +216,69 @@ Event = Annotated[
     | LogPiece
     | MachineLoad
     | Evaluated
+    | BudgetNote
     | Ended,
     Field(discriminator="kind"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
+ASIDES = (MachineLoad, Evaluated, BudgetNote)
+"""Kinds that say nothing of training: others write them, by clocks of their own and at any later time."""
 
-class Continue(_Wire):
+
+class HardDeadline(_Wire):
+    """Until when the money of a running attempt lasts; of two for one incarnation the higher number counts."""
+
+    number: int = Field(ge=0)
+    incarnation: Identifier
+    stop: Instant
+    """Unix time from which on a final checkpoint is due."""
+    end: Instant
+    """What has not ended by itself is ended by force."""
+    limit: Instant
+    """The money is gone."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.stop <= self.end <= self.limit:
+            raise ValueError(f"stop {self.stop}, end {self.end} and limit {self.limit} must follow each other")
+        return self
+
+
+class _Answer(_Wire):
+    """Nonsense in the deadline costs the deadline, not the order that it came with."""
+
+    hard_deadline: HardDeadline | None = None
+    """Newer than the one that the driver knows: the limit was changed, the price, or what stopping takes."""
+    nonsense: str = Field("", exclude=True)
+    """What was wrong with the deadline."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nonsense(cls, found: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+        offered = found.get("hardDeadline") if isinstance(found, dict) else None
+        if offered is None:
+            return found
+        try:
+            HardDeadline.model_validate(offered)
+        except ValidationError as error:
+            return {**found, "hardDeadline": None, "nonsense": f"hardDeadline {offered}: {in_short(error)}"[:1000]}
+        return found
+
+
+class Continue(_Answer):
     """Go on."""
 
     kind: Literal["continue"] = "continue"
-    hard_deadline: float | None = None
-    """Unix time at which the driver stops itself, where it is newer than the one it knows."""
 
 
-class CheckpointAndStop(_Wire):
+class CheckpointAndStop(_Answer):
     """Write a final checkpoint and end."""
 
     kind: Literal["checkpoint-and-stop"] = "checkpoint-and-stop"
     deadline: float
     """Unix time by which the process must have ended."""
     reason: str = Field("", max_length=_MAX_MESSAGE)
-    hard_deadline: float | None = None
-    """As in `Continue`."""
 
 
 Answer = Annotated[Continue | CheckpointAndStop, Field(discriminator="kind")]

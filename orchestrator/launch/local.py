@@ -18,9 +18,11 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.cost.budget import Deadlines
 from orchestrator.errors import Conflict
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointAndStop, write_control
+from orchestrator.launch.control import amend_control
+from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control
 from orchestrator.launch.processes import kill_session, session
 from orchestrator.launch.resolve import Resolved
 
@@ -84,12 +86,16 @@ class Driver:
         return psutil.pid_exists(self.process.pid) and not self.process.is_running()
 
 
-def start(folder: RunFolder, resolved: Resolved) -> Driver:
-    """Write the resolved configuration and start the driver of this attempt in a session of its own."""
+def prepare(folder: RunFolder, resolved: Resolved) -> None:
+    """Write the resolved configuration of an attempt, by which it is priced, too."""
     target = folder.resolved(resolved.attempt)
     draft = target.with_name(f".{target.name}.tmp")
     draft.write_text(resolved.model_dump_json(indent=1))
     draft.replace(target)  # half of one could never be read again
+
+
+def start(folder: RunFolder, resolved: Resolved) -> Driver:
+    """Start the driver of an attempt that is prepared, in a session of its own."""
     folder.control.unlink(missing_ok=True)
     log = folder.log(resolved.attempt)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -139,4 +145,18 @@ def _driver(holder: dict[str, float] | None) -> Driver | None:
 
 def order_stop(folder: RunFolder, reason: str, grace_seconds: float) -> None:
     """Ask the driver to write a final checkpoint and end."""
-    write_control(folder.control, CheckpointAndStop(deadline=time.time() + grace_seconds, reason=reason))
+    amend_control(folder.control, order=CheckpointAndStop(deadline=time.time() + grace_seconds, reason=reason))
+
+
+def give_deadline(folder: RunFolder, incarnation: str, until: Deadlines) -> None:
+    """Tell the driver of this incarnation until when the money lasts now; an order to stop stays one."""
+    amend_control(folder.control, until=until, incarnation=incarnation)
+
+
+def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
+    """What this incarnation was told last, by whichever launcher; None if nothing."""
+    try:
+        known = read_control(folder.control).hard_deadline
+    except ValueError:
+        return None
+    return known if known is not None and known.incarnation == incarnation else None

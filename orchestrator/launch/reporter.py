@@ -20,11 +20,24 @@ from typing import Any
 from model.anomaly import Incident
 from model.reporting import Stop
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointAndStop, FailureClass, read_control, shared_log
+from orchestrator.launch.control import newest
+from orchestrator.launch.events import (
+    Answer,
+    CheckpointAndStop,
+    Continue,
+    FailureClass,
+    HardDeadline,
+    read_control,
+    shared_log,
+)
 
 _LOCK, _MAX_WAITING = threading.Lock(), 10_000
 _WAITING: dict[Path, deque[tuple[str, dict[str, Any]]]] = {}
 """Events that could not be written yet, of this process, by event file."""
+_NEWEST: dict[tuple[Path, str], HardDeadline] = {}
+"""Newest deadline that this process has seen, by run and incarnation: what is older does not count any more."""
+_DUE: set[tuple[Path, str]] = set()
+"""Incarnations whose time to stop was there: a deadline that comes later calls nobody back."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,10 @@ class FileReporter:
     job: str
     attempt: int
     incarnation: str
-    stop_at: float | None = None
-    """Unix time at which the budget ends the run, a final checkpoint's time before the hard deadline."""
+    deadline: HardDeadline | None = None
+    """Of the budget, as it was when the attempt was started."""
+    began: float = 0.0
+    """Unix time from which on the attempt is paid for."""
 
     @property
     def _folder(self) -> RunFolder:
@@ -99,13 +114,47 @@ class FileReporter:
             self.warning(f"{path} could not be written: {error}")
 
     def stop_requested(self) -> Stop | None:
-        """See `Reporter`. The control file, or the end of the budget even if nobody writes one."""
-        answer = read_control(self._folder.control)
+        """See `Reporter`. The control file, or the end of the budget even if nobody writes one; a file that holds no
+        answer orders nothing, and `launch.deadline` says so."""
+        try:
+            answer = read_control(self._folder.control)
+        except ValueError:
+            answer = Continue()
+        deadline, _ = self._newest(answer)
         if isinstance(answer, CheckpointAndStop):
             return Stop(answer.deadline, answer.reason)
-        if self.stop_at is not None and time.time() >= self.stop_at:
-            return Stop(self.stop_at, "over-budget")
+        if deadline is not None and (self._key in _DUE or time.time() >= deadline.stop):
+            _DUE.add(self._key)
+            return Stop(deadline.end, "over-budget")
         return None
+
+    def known_deadline(self) -> HardDeadline | None:
+        """The newest that this process has seen; None without a budget."""
+        return _NEWEST.get(self._key, self.deadline)
+
+    def newest_deadline(self) -> tuple[HardDeadline | None, str]:
+        """With that of the control file, and what is wrong there. That it was time to stop is remembered: workers who
+        have stopped for it are gone, whatever the file says now."""
+        known = self.known_deadline()
+        if known is not None and time.time() >= known.stop:
+            _DUE.add(self._key)
+        try:
+            deadline, complaint = self._newest(read_control(self._folder.control))
+        except ValueError as error:
+            deadline, complaint = self.known_deadline(), str(error)
+        return deadline, complaint
+
+    def _newest(self, answer: Answer) -> tuple[HardDeadline | None, str]:
+        with _LOCK:
+            known = self.known_deadline()
+            deadline, complaint = newest(known, answer, incarnation=self.incarnation, began=self.began)
+            if deadline is not None:
+                _NEWEST[self._key] = deadline
+        return deadline, complaint
+
+    @property
+    def _key(self) -> tuple[Path, str]:
+        return self.root, self.incarnation
 
     def failed(self, kind: str, message: str) -> None:
         """See `Reporter`. The first rank to say so is believed: the others fail because of it."""

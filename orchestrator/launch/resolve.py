@@ -95,16 +95,17 @@ def resolve(
     spent: Decimal | int = 0,
     earlier: Resolved | None = None,
     reserve: Reserve | None = None,
+    prices: PriceBook | None = None,
 ) -> Resolved:
     """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder, `reserve`
-    what is known of how long this job takes to stop.
+    what is known of how long this job takes to stop, `prices` those to use (absent: read now).
 
     All that the mathematics depends on stays as the `earlier` attempt had it. InvalidJob for what cannot run,
     OverBudget where nothing is left, UsageError for a bad file of prices, hardware or efficiencies.
     """
     spec, choose = job.spec, Choices()
     now = datetime.now(UTC)
-    tariff = _tariff(job, settings, earlier, now)
+    tariff = _tariff(job, prices or PriceBook.load(settings.price_file), earlier, now)
     reserve = reserve or Reserve()
     left = _left(job, Decimal(spent))
     deadline = None if left is None else _seconds(job, left, tariff, now.timestamp(), reserve)
@@ -164,10 +165,10 @@ def read_resolved(path: Path) -> Resolved:
 # Money
 
 
-def _tariff(job: TrainingJob, settings: Settings, earlier: Resolved | None, now: datetime) -> Tariff:
+def _tariff(job: TrainingJob, book: PriceBook, earlier: Resolved | None, now: datetime) -> Tariff:
     """Price of the whole job per hour, from now on."""
     compute, budget = job.spec.compute, job.spec.budget
-    history = PriceBook.load(settings.price_file).history(compute.accelerator, compute.price_class)
+    history = book.history(compute.accelerator, compute.price_class)
     price = valid_at(history, now.date())
     units = compute.world_size * ((compute.cpu_per_worker or 1) if compute.accelerator == "cpu" else 1)
     if budget is not None and budget.currency != price.currency:

@@ -35,6 +35,7 @@ def run_tags(wanted: Desired, attempt: Attempt | None, newest: Mapping[str, floa
     found[names.TAG_FAILURE] = (of.failure or "") if outcome == "failed" else ""
     if attempt is None:
         found[names.TAG_ATTEMPTS] = str(len(wanted.attempts))
+        found[names.TAG_BUDGET] = wanted.budget
     found[names.TAG_ARITHMETIC] = _arithmetic(wanted, attempt)
     found[names.TAG_RESUMED] = str(_resumed(wanted, attempt)).lower()
     return {key: names.clipped(value, names.MAX_TAG_VALUE) for key, value in found.items()}

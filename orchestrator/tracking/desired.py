@@ -64,6 +64,8 @@ class Desired:
     datasets: tuple[DatasetRef, ...] = ()
     outcome: Outcome | None = None
     """None while the job goes on."""
+    budget: str = ""
+    """The limit that is in force, e.g. `20.00 USD`."""
     ledger: Ledger | None = None
     """At the end of an attempt that is the last for now."""
 

@@ -41,6 +41,8 @@ TAG_FAILURE = "fathom.failure"
 TAG_ATTEMPTS = "fathom.attempts"
 TAG_RESUMED = "fathom.resumed"
 TAG_ARITHMETIC = "fathom.arithmetic"
+TAG_BUDGET = "fathom.budget"
+"""Limit in force, with its currency; empty where there is none."""
 TAG_CONFIG = "fathom.config"
 """Digest of the parameters: runs that share it differ in nothing but their fate."""
 RESERVED = ("mlflow.", "fathom.")

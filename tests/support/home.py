@@ -95,6 +95,11 @@ class Home:
     def faults(self) -> Path:
         return self.root / "faults.json"
 
+    @property
+    def prices(self) -> Path:
+        """A price file of its own, where a test has written one."""
+        return self.root / "prices.yaml"
+
     def inject(self, *faults: dict[str, Any]) -> None:
         """Faults for the processes that are started from now on; see tests/support/injection."""
         self.faults.write_text(json.dumps(faults))
@@ -108,6 +113,8 @@ class Home:
         own = {"FATHOM_HOME": str(self.runs), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         if self.faults.exists():
             own["TEST_FAULTS"] = str(self.faults)
+        if self.prices.exists():
+            own["FATHOM_PRICES"] = str(self.prices)
         foreign = ("FATHOM_", "MLFLOW_", "RAY_", "TEST_FAULTS")
         return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
 

@@ -126,7 +126,7 @@ def test_an_end_that_the_driver_has_not_written(record: Record) -> None:
     write(record, progress(1.0, 4), event("started", 2.0, step=2, tokens=2, world_size=2), progress(3.0, 3))
     history.read()
     assert not history.has_ended(1)
-    history.end(resolved(), "failed", FailureClass.DRIVER_LOST, "gone", time=3.0)
+    history.end(resolved(), "failed", FailureClass.DRIVER_LOST, "gone", at=3.0)
     end = history.events[-1]
     assert isinstance(end, Ended)
     assert (end.time, end.step, end.failure_class) == (3.0, 4, "driver-lost")

@@ -54,6 +54,7 @@ def tariffs(draw: st.DrawFn) -> Tariff:
     return tariff(*((day, str(Decimal(draw(st.integers(1, 10**6))) / 100)) for day in days))
 
 
+SHARES = [Decimal("0.5"), Decimal("0.8"), Decimal("0.95")]
 TIMES = st.floats(NOON - DAY, NOON + 7 * DAY)
 
 
@@ -145,7 +146,7 @@ def test_each_share_is_told_once(amounts: list[int]) -> None:
     told, heard, paid = Decimal(0), [], Decimal(0)
     for amount in sorted(amounts):
         paid = Decimal(amount)
-        share = passed(paid, Decimal(100), told)
+        share = passed(paid, Decimal(100), SHARES, told)
         if share is not None:
             heard.append(share)
             told = share

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from orchestrator.cost.budget import spent
 from orchestrator.cost.focus import focus_rows
 from orchestrator.cost.groups import grouped
 from orchestrator.cost.ledger import Held, Ledger, build_ledger
 from orchestrator.cost.meter import Rate
-from orchestrator.cost.tariff import Tariff, tariff_from
+from orchestrator.cost.tariff import Tariff, repriced, tariff_from
 from orchestrator.errors import UsageError
-from orchestrator.plan.prices import PriceBook, valid_at
+from orchestrator.plan.prices import Price, PriceBook, valid_at
 
 DAY = 86_400
 FIRST = datetime.date(2026, 6, 1)
@@ -174,3 +175,77 @@ def test_two_currencies_or_one_day_twice_are_refused(tmp_path: Path) -> None:
         book(tmp_path, ("1", "USD", "2026-06-01"), ("1", "EUR", "2026-06-02"))
     with pytest.raises(UsageError, match=r"row 2: a second price for H100 spot from 2026-06-01: 1 and 2"):
         book(tmp_path, ("1", "USD", "2026-06-01"), ("2", "USD", "2026-06-01"))
+
+
+# Prices that are changed while they are paid
+
+
+def price(amount: str, days: int = 0) -> Price:
+    fields = {"accelerator": "H100", "price_class": "on-demand", "currency": "USD", "unit": "gpu-hour", "source": "s"}
+    return Price.model_validate(fields | {"amount": amount, "date": FIRST + datetime.timedelta(days=days)})
+
+
+def hourly(tariff: Tariff) -> list[tuple[float, int]]:
+    """(hours from noon of the first day, price of the job)."""
+    begins = [datetime.datetime.combine(r.date, datetime.time(), datetime.UTC).timestamp() for r in tariff.rates]
+    since = [begin if r.since is None else r.since for begin, r in zip(begins, tariff.rates, strict=True)]
+    return [(round((at - NOON) / 3600, 6), int(r.per_hour)) for at, r in zip(since, tariff.rates, strict=True)]
+
+
+START = tariff_from([price("1"), price("2", 1)], 8, datetime.datetime.fromtimestamp(NOON, datetime.UTC))
+
+
+def test_a_price_that_is_changed_counts_from_then_on() -> None:
+    assert hourly(START) == [(-12, 8), (12, 16)]
+    dearer = repriced(START, [price("4"), price("2", 1)], NOON, NOON + 60)
+    assert hourly(dearer) == [(-12, 8), (0.016667, 32), (12, 16)]
+    later = repriced(dearer, [price("4"), price("3", 2)], NOON + 3600, NOON + 3660)
+    assert hourly(later) == [(-12, 8), (0.016667, 32), (36, 24)], "only what was to come is another one"
+    assert repriced(later, [price("4"), price("3", 2)], NOON + 3600, NOON + 3660) is later
+    assert hourly(repriced(START, [price("1")], NOON, NOON + 60)) == [(-12, 8)]
+
+
+def test_a_change_that_has_not_begun_is_taken_back() -> None:
+    dearer = repriced(START, [price("4"), price("2", 1)], NOON, NOON + 60)
+    assert repriced(dearer, [price("1"), price("2", 1)], NOON + 30, NOON + 90) == START
+    third = repriced(dearer, [price("5"), price("2", 1)], NOON + 30, NOON + 90)
+    assert hourly(third) == [(-12, 8), (0.025, 40), (12, 16)]
+
+
+def test_the_nearest_known_price_holds_until_another_is_known() -> None:
+    early = tariff_from([price("1", 5)], 8, datetime.datetime.fromtimestamp(NOON, datetime.UTC))
+    found = repriced(early, [price("3", 5)], NOON, NOON + 60)
+    assert [found.at(NOON).per_hour, found.at(NOON + 59).per_hour] == [8, 8]
+    assert found.at(NOON + 60).per_hour == 24
+    with pytest.raises(ValueError, match="prices are in EUR now"):
+        repriced(early, [price("3").model_copy(update={"currency": "EUR"})], NOON, NOON)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(1, 40_000), st.floats(0, 7200), st.dictionaries(st.integers(0, 3), st.integers(1, 50), min_size=1)
+        ),
+        max_size=5,
+    ),
+    st.floats(0, 90_000),
+)
+def test_no_change_touches_what_is_paid_before_it(
+    changes: list[tuple[float, float, dict[int, int]]], held: float
+) -> None:
+    """And meter and budget agree on every tariff that comes of it."""
+    tariff, now = START, NOON
+    for pause, notice, amounts in changes:
+        now += pause
+        history = [price(str(amounts[day]), day) for day in sorted(amounts)]
+        changed = repriced(tariff, history, now, now + notice)
+        before, after = tariff.spent(NOON, now), changed.spent(NOON, now)
+        assert abs(before.amount - after.amount) < Decimal("1e-3")
+        expected = history[0]
+        for one in history:
+            begins = datetime.datetime.combine(one.date, datetime.time(), datetime.UTC).timestamp()
+            expected = one if begins <= now + notice else expected
+        assert changed.at(now + notice + 1e-5).per_hour == expected.amount * 8
+        tariff = changed
+    charged, metered = spent([Held(1, NOON, NOON + held)], {1: tariff}), tariff.spent(NOON, NOON + held).amount
+    assert abs(charged - metered) < Decimal("1e-3")

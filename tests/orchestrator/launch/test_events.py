@@ -16,6 +16,7 @@ from orchestrator.launch.events import (
     Ended,
     EventLog,
     FailureClass,
+    HardDeadline,
     Progress,
     Started,
     read_control,
@@ -36,6 +37,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "checkpoint-committed": {"step": 5, "uri": "file:///c/step-5", "size_bytes": 10, "seconds": 0.25},
     "warning": {"message": "Größe ≠ 0\nline two"},
     "log-piece": {"rank": 1, "name": "rank-1.log", "offset": 0, "size_bytes": 1 << 20},
+    "budget": {"about": "share-spent", "limit": "5.00", "spent": "2.512", "share": 0.5, "message": "half"},
     "ended": {"outcome": "failed", "failure_class": "not-finite", "message": "NaN", "step": 5},
 }
 
@@ -233,11 +235,12 @@ def test_started_is_typed(tmp_path: Path) -> None:
 def test_control_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "control.json"
     assert read_control(path) == Continue()
-    order = CheckpointAndStop(deadline=99.5, reason="budget", hard_deadline=120.0)
+    deadline = HardDeadline(number=1, incarnation="i1", stop=100.0, end=110.0, limit=120.0)
+    order = CheckpointAndStop(deadline=99.5, reason="budget", hard_deadline=deadline)
     write_control(path, order)
     assert read_control(path) == order
-    write_control(path, Continue(hard_deadline=130.0))
-    assert read_control(path) == Continue(hard_deadline=130.0)
+    write_control(path, Continue(hard_deadline=deadline))
+    assert read_control(path) == Continue(hard_deadline=deadline)
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -181,6 +181,7 @@ def test_a_second_driver_of_a_run_ends_and_says_who_has_it(folder: RunFolder, st
     holder = start(HOLD, str(folder.lock))
     order_stop(folder, "of an earlier attempt", 10)
     plan = resolved(attempt=3, storage=str(folder.root))
+    local.prepare(folder, plan)
     driver = local.start(folder, plan)
     assert driver.child is not None
     assert driver.child.wait(60) == 1

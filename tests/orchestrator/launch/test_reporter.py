@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from model.anomaly import Incident
 from model.reporting import Reporter, Stop
 from orchestrator.launch import events as events_module
+from orchestrator.launch import reporter as reporter_module
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
     Anomaly,
@@ -18,6 +19,7 @@ from orchestrator.launch.events import (
     CheckpointCommitted,
     Continue,
     FailureClass,
+    HardDeadline,
     Progress,
     Started,
     Warning_,
@@ -38,7 +40,10 @@ def told(folder: RunFolder) -> Path:
 
 
 def reporter(folder: RunFolder, stop_at: float | None = None) -> FileReporter:
-    return FileReporter(folder.root, "u", 2, "i", stop_at)
+    if stop_at is None:
+        return FileReporter(folder.root, "u", 2, "i")
+    deadline = HardDeadline(number=0, incarnation="i", stop=stop_at, end=stop_at + 1, limit=stop_at + 2)
+    return FileReporter(folder.root, "u", 2, "i", deadline)
 
 
 def test_what_a_worker_says_becomes_events(folder: RunFolder) -> None:
@@ -84,10 +89,13 @@ def test_the_order_to_stop_comes_from_the_control_file(folder: RunFolder) -> Non
     assert told.stop_requested() == Stop(12.5, "interrupted")
 
 
-def test_the_end_of_the_budget_stops_with_nobody_watching(folder: RunFolder) -> None:
+def test_the_end_of_the_budget_stops_with_nobody_watching(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     past, future = time.time() - 1, time.time() + 3600
-    assert reporter(folder, past).stop_requested() == Stop(past, "over-budget")
     assert reporter(folder, future).stop_requested() is None
+    restarted: FileReporter = pickle.loads(pickle.dumps(reporter(folder, past)))
+    with monkeypatch.context() as other_process:
+        other_process.setattr(reporter_module, "_NEWEST", {})
+        assert restarted.stop_requested() == Stop(past + 1, "over-budget")
     write_control(folder.control, CheckpointAndStop(deadline=12.5, reason="interrupted"))
     assert reporter(folder, past).stop_requested() == Stop(12.5, "interrupted"), "an order comes first"
 

@@ -1,0 +1,189 @@
+"""A team's money on this machine: what a run may spend is reserved before it starts.
+
+The team is the job's namespace, its account are the folders of its runs. A run keeps its reservation (`reserved.json`)
+while it goes on: while a launcher follows it or its driver lives; what it has not spent then is free again. Invariant:
+a reservation is read, granted and written under the lock of the team, so that of two launches at once only those are
+granted that fit together.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+from orchestrator.controller.history import History, changed_tariff
+from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.sync import driver_lives, is_followed
+from orchestrator.cost import budget as budgets
+from orchestrator.cost.book import Account, Book, book_of, plain
+from orchestrator.cost.tariff import Tariff
+from orchestrator.cost.teams import TeamLimit, read_teams
+from orchestrator.errors import Conflict, FathomError, NotFound, OverBudget, UsageError
+from orchestrator.launch import local
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.resolve import read_resolved
+from orchestrator.settings import Settings
+from orchestrator.spec import Budget, TrainingJob
+from orchestrator.status import Phase
+
+PATIENCE_SECONDS, _PAUSE = 60.0, 0.05
+_OVER = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SUSPENDED)
+
+
+def require_leave(job: TrainingJob, settings: Settings) -> None:
+    """OverBudget if the job could not start now. Reserves nothing: `reserve` does, once the job is a run."""
+    if (team := _team(job, settings)) is not None:
+        _reserved(team, accounts(settings.home, job.metadata.namespace), job.metadata.name, job.spec.budget)
+
+
+def reserve(record: Record, settings: Settings) -> None:
+    """Before a run starts, in the hands of its launcher; OverBudget if the team's money does not allow it."""
+    team = _team(record.job, settings)
+    if team is None:
+        record.folder.reserved.unlink(missing_ok=True)
+        return
+    with local.hold_lock(record.folder.job_lock), _lock(settings.home, team.team):
+        record = Record.open(record.folder.root)  # with the limit that nobody changes meanwhile
+        others = accounts(settings.home, team.team, but=record.folder.root)
+        own = [_account(record, reserved=None)]
+        _reserved(team, [*others, *own], _name(record), record.job.spec.budget)
+        assert record.job.spec.budget is not None, "what has none is refused"
+        _write(record.folder, record.job.spec.budget)
+
+
+@contextmanager
+def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator[None]:
+    """While the limit of a run is changed to `budget`: OverBudget if its team's money does not allow that; what is
+    reserved is written when the change is made. A run that does not go on reserves when it starts again."""
+    team = _team(record.job, settings)
+    if team is None or not _goes_on(record.folder):
+        yield
+        return
+    with _lock(settings.home, team.team):
+        _reserved(team, accounts(settings.home, team.team), _name(record), budget)
+        before = _read(record.folder)
+        if before is None or before < budget.amount:
+            _write(record.folder, budget)  # first: what is in force is never more than what is reserved
+        yield
+        _write(record.folder, budget)
+
+
+def release(record: Record) -> None:
+    """The run has ended, or will not start."""
+    record.folder.reserved.unlink(missing_ok=True)
+
+
+def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Account]:
+    """Of all runs of a team in a home; UsageError for one whose money cannot be read, which would be spent unseen."""
+    for path in sorted(home.glob("*/job.json")):
+        if path.parent == but:
+            continue
+        try:
+            record = Record.open(path.parent)
+        except NotFound:
+            continue  # removed just now
+        except FathomError:
+            if _team_of(path) != team:
+                continue
+            raise
+        if record.job.metadata.namespace == team:
+            yield _account(record, reserved=_read(record.folder))
+
+
+def _account(record: Record, reserved: Decimal | None) -> Account:
+    budget = record.job.spec.budget
+    spent, currency = _spent(record)
+    return Account(
+        name=_name(record),
+        spent=spent,
+        currency=currency or (budget.currency if budget else "USD"),
+        reserved=reserved if reserved is not None and _goes_on(record.folder) else None,
+    )
+
+
+def _spent(record: Record) -> tuple[Decimal, str | None]:
+    """By its own record; the currency is None where nothing was ever held."""
+    held = record.held() if _is_closed(record) else History(record).held  # which reads all events
+    tariffs = {one.attempt: _tariff(record.folder, one.attempt) for one in held}
+    currency = next((tariff.currency for tariff in tariffs.values()), None)
+    return budgets.spent(held, tariffs), currency
+
+
+def _is_closed(record: Record) -> bool:
+    """Whether its launcher has written down the end of the last attempt, and with that all that was held."""
+    status, last = record.status(), record.folder.last_attempt()
+    ended = status is not None and status.phase in _OVER and status.attempt_count == last
+    return ended or not last
+
+
+def _tariff(folder: RunFolder, attempt: int) -> Tariff:
+    return changed_tariff(folder, attempt) or read_resolved(folder.resolved(attempt)).tariff
+
+
+def _reserved(team: TeamLimit, of: Iterable[Account], name: str, budget: Budget | None) -> Book:
+    book = book_of(team.team, team.limit, team.currency, of)
+    if budget is None:
+        raise OverBudget(
+            f"{team.team} may spend {plain(team.limit)} {team.currency}, of which {plain(book.free)} are free, and "
+            f"{name} has no budget: set budget.limit, which is then reserved for it"
+        )
+    return book.reserve(name, budget.amount, budget.currency)
+
+
+def _team(job: TrainingJob, settings: Settings) -> TeamLimit | None:
+    if settings.budgets_file is None:
+        return None
+    return read_teams(settings.budgets_file).get(job.metadata.namespace)
+
+
+def _name(record: Record) -> str:
+    return record.folder.root.name
+
+
+def _goes_on(folder: RunFolder) -> bool:
+    return is_followed(folder) or driver_lives(folder)
+
+
+def _write(folder: RunFolder, budget: Budget) -> None:
+    replace_file(folder.reserved, json.dumps({"amount": budget.limit, "currency": budget.currency}))
+
+
+def _read(folder: RunFolder) -> Decimal | None:
+    try:
+        return Decimal(Budget(limit=json.loads(folder.reserved.read_text())["amount"]).limit)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder.reserved} holds no reservation ({error}): remove it if the run has ended") from None
+
+
+def _team_of(path: Path) -> str | None:
+    """Of a job that this version cannot read."""
+    try:
+        found = json.loads(path.read_text())["job"]["metadata"].get("namespace", "default")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+@contextmanager
+def _lock(home: Path, team: str) -> Iterator[None]:
+    """Of a team in a home; Conflict if another process holds it for long."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / f".budget-{team}.lock"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Conflict(f"{path} is held by another launch for {PATIENCE_SECONDS:.0f} s: end it") from None
+                time.sleep(_PAUSE)
+        yield  # released when the file is closed, also by a crash

@@ -1,0 +1,83 @@
+"""The answer to a running job (`control.json`): changed in turns, and read so that nothing old or wrong counts.
+
+The launcher orders the stop and gives newer deadlines, the driver's own signal handler orders the stop, too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.cost.budget import Deadlines
+from orchestrator.launch.events import (
+    Answer,
+    CheckpointAndStop,
+    Continue,
+    HardDeadline,
+    read_control,
+    write_control,
+)
+
+_TRIES, _PAUSE = 20, 0.01
+"""For a turn at the file: how often, and seconds in between."""
+
+
+def amend_control(
+    path: Path, *, order: CheckpointAndStop | None = None, until: Deadlines | None = None, incarnation: str = ""
+) -> Answer:
+    """Put an order to stop, or a newer deadline of an incarnation, into the answer and leave the rest; -> the new one.
+
+    Several processes may do so at once: they take turns. What is no answer is replaced.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(path.with_name(f".{path.name}.lock")):
+        try:
+            before = read_control(path)
+        except ValueError:
+            before = Continue()
+        deadline = before.hard_deadline
+        if until is not None:
+            known = deadline.number if deadline is not None and deadline.incarnation == incarnation else 0
+            deadline = hard_deadline(known + 1, incarnation, until)
+        answer = (order or before).model_copy(update={"hard_deadline": deadline, "nonsense": ""})
+        write_control(path, answer)
+    return answer
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait for a moment at most: in a signal handler the holder may be what was interrupted."""
+    with path.open("a") as file:
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+        yield
+
+
+def hard_deadline(number: int, incarnation: str, until: Deadlines) -> HardDeadline:
+    """The form in which a reckoning of the budget travels."""
+    return HardDeadline(number=number, incarnation=incarnation, stop=until.stop, end=until.end, limit=until.limit)
+
+
+def newest(
+    known: HardDeadline | None, answer: Answer, *, incarnation: str, began: float
+) -> tuple[HardDeadline | None, str]:
+    """-> the deadline that counts now, and what is wrong with the one that was offered. Pure.
+
+    An older one, and one of another incarnation, say nothing to this driver. It may be earlier than the one before:
+    prices rise, too; but not before the attempt `began` (unix seconds).
+    """
+    offered = answer.hard_deadline
+    if offered is None:
+        return known, answer.nonsense
+    if offered.incarnation != incarnation or (known is not None and offered.number <= known.number):
+        return known, ""
+    if offered.limit <= began:
+        return known, f"it is {offered.limit:.3f}, and the attempt has begun at {began:.3f}"
+    return offered, ""

@@ -1,0 +1,187 @@
+"""Money of a team on this machine, with launches that are only locks and files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from support.runs import resolved, tiny_job
+
+from orchestrator.controller.limit import change_limit
+from orchestrator.controller.record import Record
+from orchestrator.controller.teams import accounts, release, require_leave, reserve
+from orchestrator.cost.timeline import Held
+from orchestrator.errors import OverBudget, UsageError
+from orchestrator.launch import local
+from orchestrator.settings import Settings
+from orchestrator.spec import Budget, TrainingJob
+
+TEAM = '- {team: default, limit: "100.00", currency: USD}\n'
+
+
+class Home:
+    """Runs that cost a dollar a second."""
+
+    def __init__(self, root: Path, limits: str = TEAM) -> None:
+        self.root = root / "runs"
+        file = root / "budgets.yaml"
+        file.write_text(limits)
+        self.settings = Settings.load({"FATHOM_HOME": str(self.root), "FATHOM_BUDGETS": str(file)})
+
+    def run(self, name: str, limit: str | None, *, spent: int = 0, namespace: str = "default") -> Record:
+        record = Record.create(self.root, self.job(name, limit, namespace))
+        if spent:
+            record.folder.resolved(1).write_text(resolved().model_dump_json())
+            record.save_held([Held(1, 1000.0, 1000.0 + spent)])
+        return record
+
+    def job(self, name: str, limit: str | None, namespace: str = "default") -> TrainingJob:
+        job = tiny_job(name=name, namespace=namespace)
+        budget = None if limit is None else Budget(limit=limit)
+        return job.model_copy(update={"spec": job.spec.model_copy(update={"budget": budget})})
+
+    @contextmanager
+    def launched(self, record: Record) -> Iterator[None]:
+        """As `LocalRun.run` holds it."""
+        with local.hold_lock(record.folder.launcher_lock):
+            reserve(record, self.settings)
+            try:
+                yield
+            finally:
+                release(record)
+
+    def free(self) -> Decimal:
+        """What another run may still reserve."""
+        low, high = 0, 10_000
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                require_leave(self.job("probe", f"{middle}.00"), self.settings)
+                low = middle
+            except OverBudget:
+                high = middle - 1
+        return Decimal(low)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_money_is_reserved_while_a_run_goes_on_and_what_it_spent_stays(home: Home) -> None:
+    first, second = home.run("a", "60.00", spent=5), home.run("b", "50.00")
+    with home.launched(first):
+        words = r"b-\d+-\d+ asks for 50 USD, but default has 40 of its 100 left: ask for no more"
+        with pytest.raises(OverBudget, match=words), home.launched(second):
+            pass
+        assert not second.folder.reserved.exists()
+        assert home.free() == 40
+    assert home.free() == 95
+    with home.launched(second):
+        assert home.free() == 45
+
+
+def test_a_run_without_a_budget_is_refused_where_its_team_has_one(home: Home) -> None:
+    record = home.run("a", None)
+    with pytest.raises(OverBudget, match=r"may spend 100 USD, of which 100 are free, .* set budget\.limit"):
+        reserve(record, home.settings)
+    with pytest.raises(OverBudget, match=r"set budget\.limit"):
+        require_leave(record.job, home.settings)
+
+
+def test_other_teams_and_homes_without_limits_are_free(home: Home, tmp_path: Path) -> None:
+    other = home.run("a", "999.00", namespace="team-b")
+    with home.launched(other):
+        assert home.free() == 100
+    without = Settings.load({"FATHOM_HOME": str(home.root)})
+    reserve(home.run("b", None), without)
+    require_leave(home.job("c", None), without)
+
+
+def test_a_launcher_that_was_killed_frees_what_is_not_spent(home: Home) -> None:
+    record = home.run("a", "60.00", spent=5)
+    with local.hold_lock(record.folder.launcher_lock):
+        reserve(record, home.settings)
+        assert home.free() == 40
+    assert record.folder.reserved.exists(), "nobody has removed it"
+    assert home.free() == 95
+    with local.hold_lock(record.folder.lock):
+        assert home.free() == 40, "its driver lives: it may spend all of it"
+
+
+def test_of_two_launches_at_once_only_one_gets_the_last_dollar(home: Home) -> None:
+    records = [home.run(f"run-{letter}", "60.00") for letter in "abcd"]
+    granted: list[str] = []
+    gate, done = threading.Barrier(len(records)), threading.Barrier(len(records))
+
+    def launch(record: Record) -> None:
+        gate.wait()
+        try:
+            with home.launched(record):
+                granted.append(record.job.metadata.name)
+                done.wait()
+        except OverBudget:
+            done.wait()
+
+    threads = [threading.Thread(target=launch, args=(record,)) for record in records]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(granted) == 1
+
+
+def test_a_raised_limit_asks_the_team_too(home: Home) -> None:
+    first, second = home.run("a", "60.00", spent=5), home.run("b", "30.00")
+    with home.launched(first), home.launched(second):
+        with pytest.raises(OverBudget, match=r"asks for 71 USD, but default has 70 of its 100"):
+            change_limit(first, "71.00", home.settings)
+        assert Record.open(first.folder.root) == first
+        change_limit(first, "65.00", home.settings)
+        assert home.free() == 5
+        change_limit(first, "10.00", home.settings)
+        assert home.free() == 60
+    change_limit(second, "500.00", home.settings)
+    with pytest.raises(OverBudget, match=r"asks for 500"), home.launched(second):
+        pass
+
+
+def test_the_limit_that_is_reserved_is_the_one_in_force(home: Home) -> None:
+    """It was changed after the launcher had read the job."""
+    stale = home.run("a", "10.00")
+    change_limit(stale, "80.00", home.settings)
+    with home.launched(stale):
+        assert home.free() == 20
+
+
+def test_money_that_cannot_be_read_is_not_spent_twice(home: Home) -> None:
+    record = home.run("a", "60.00", spent=5)
+    record.folder.held.write_text("{")
+    with pytest.raises(UsageError, match=r"held\.json cannot be read"):
+        require_leave(home.job("b", "1.00"), home.settings)
+
+
+def test_a_folder_of_another_team_or_of_nobody_stands_in_nobodys_way(home: Home) -> None:
+    for number, content in enumerate(('{"job": {"metadata": {"namespace": "team-b"}}}', "{", "[]")):
+        folder = home.root / f"strange-{number}"
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(content)
+    assert list(accounts(home.root, "default")) == []
+    (home.root / "strange-0" / "job.json").write_text('{"job": {"metadata": {}}}')
+    with pytest.raises(UsageError, match="no job of this version"):
+        list(accounts(home.root, "default"))
+
+
+def test_what_was_spent_unwatched_counts(home: Home) -> None:
+    """The launcher died, its driver went on and ended: only the events say until when."""
+    from orchestrator.launch.events import EventLog
+
+    record = home.run("a", "60.00", spent=5)
+    EventLog(record.folder.events).append(
+        "progress", job=record.uid, attempt=1, incarnation="i1", time=1030.0, step=3, tokens=3
+    )
+    assert home.free() == 70
