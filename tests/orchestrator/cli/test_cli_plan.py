@@ -109,6 +109,15 @@ def test_ones_own_failures_and_hardware(plan: Cli, tmp_path: Path, monkeypatch: 
     assert own["request"]["accelerator"] == "Own1"
     assert own["cost"]["expected"] == pytest.approx(own["gpuHours"]["expected"], abs=0.01)
     assert own["energy"]["wattsPerGpu"] == 450
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "apiVersion: fathom.dev/v1alpha1\nkind: TrainingJob\nmetadata: {name: own}\nspec:\n  data: {source: nowhere}\n"
+        "  model: {preset: v2-lite-16b}\n  training: {tokens: 100000000000}\n  compute: {accelerator: Own1, gpus: 16}\n"
+    )
+    code, _, err = plan(job)
+    assert code == 2
+    assert "got 'Own1'; to plan for another one, use `fathom plan FILE --accelerator NAME`" in err
+    assert document(plan(job, "--accelerator", "Own1", "-o", "json"))["request"]["accelerator"] == "Own1"
 
 
 @pytest.mark.parametrize(
