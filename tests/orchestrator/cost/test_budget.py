@@ -141,6 +141,19 @@ def test_the_order_to_stop_is_the_contracts_formula(prices: Tariff, now: float, 
     assert must_stop(Decimal(7), left + 7, prices, now, seconds) == (now >= limit - seconds)
 
 
+def test_the_stop_is_due_when_the_limit_is_reached_not_when_it_is_passed() -> None:
+    assert must_stop(Decimal(40), Decimal(100), FLAT, NOON, 60)
+    assert not must_stop(Decimal(40), Decimal("100.000001"), FLAT, NOON, 60)
+
+
+def test_what_is_spent_is_rounded_against_the_job() -> None:
+    third = Rate(per_hour=Decimal(1), currency="USD", units=1, unit="gpu-hour", source="s", date=FIRST)
+    assert to_hold(Tariff(rates=(third,)), NOON, 1) == Decimal("0.000277777778")
+    assert spent([Held(1, NOON, NOON + 2)], {1: Tariff(rates=(third,))}) == Decimal("0.000555555556")
+    assert to_hold(Tariff(rates=(third,)), NOON, 5) == Decimal("0.001388888889"), "a third of a digit more is one more"
+    assert to_hold(Tariff(rates=(third,)), NOON, 4) == Decimal("0.001111111112"), "and so is a ninth"
+
+
 @given(st.lists(st.integers(0, 130), min_size=1, max_size=30))
 def test_each_share_is_told_once(amounts: list[int]) -> None:
     told, heard, paid = Decimal(0), [], Decimal(0)

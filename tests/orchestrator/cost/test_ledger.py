@@ -137,6 +137,25 @@ def test_worker_clocks_outside_the_held_time_are_clamped() -> None:
     assert seconds(build_ledger(story.events, [Held(1, 100, 110)], RATE)) == {"starting": 10}
 
 
+def test_an_event_belongs_to_the_interval_that_had_begun_last() -> None:
+    """At the moment of a beginning to that one, and before all of them to the first."""
+    story = Story()
+    story.started(5, 0)  # by a clock that is slow
+    story.progress(12, 1)
+    story.progress(15, 2)
+    story.add("workers-lost", 30, message="gone")
+    story.started(30, 2)
+    story.progress(34, 3)
+    ledger = build_ledger(story.events, [Held(1, 10, 20), Held(1, 30, 40)], RATE)
+    assert [(row.time_class, row.cause, row.seconds) for row in ledger.rows] == [
+        ("starting", None, 2),
+        ("productive", None, 3),
+        ("recovering", "preempted", 5),
+        ("recovering", "preempted", 4),
+        ("productive", None, 6),
+    ]
+
+
 def test_json_there_and_back_and_focus_names() -> None:
     story = Story()
     story.started(1.000001, 0)
