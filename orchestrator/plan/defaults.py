@@ -43,7 +43,9 @@ def batch_tokens(preset: str | None, tokens: int, unit: int) -> tuple[int, str]:
     published = PUBLISHED_BATCHES.get(preset or "")
     if published is not None and tokens >= _STEPS_AIM * published:
         return -(-published // unit) * unit, f"{published} of {preset} as published, in multiples of {unit}"
-    wanted = max(1, min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit)
+    wanted = min(tokens // _STEPS_AIM, _MAX_BATCH_TOKENS) // unit
+    if wanted < 2:
+        return unit, "the least: one micro-batch on every worker"
     batch = unit << (wanted.bit_length() - 1)
     return batch, f"{tokens} tokens in {_STEPS_AIM} steps or more, at most {_MAX_BATCH_TOKENS} tokens a step"
 

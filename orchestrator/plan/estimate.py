@@ -18,8 +18,10 @@ from orchestrator.plan.outcome import Outcome, layout_of, outcome
 from orchestrator.plan.pick import chosen, does_not_fit, layouts, why_not_today
 from orchestrator.plan.prices import Price
 from orchestrator.plan.request import Request
+from orchestrator.plan.search import needs
 from orchestrator.plan.sections import energy_of, goodput_of, hours_widths, memory_of, offered, step_of
 from orchestrator.plan.width import cost_of, price_width, spread
+from orchestrator.plan.workload import Parallel
 from orchestrator.settings import Settings
 
 
@@ -113,14 +115,17 @@ def _tag(price: Price) -> PriceTag:
     )
 
 
+def _why_none_runs(request: Request) -> str:
+    if lacks := needs(request.config, Parallel(request.gpus)):
+        return f"our engine runs no layout of this model today: it lacks {', '.join(lacks)}"
+    if why := why_not_today(request):
+        return f"no layout that our engine runs today divides this batch: {why}"
+    return "of the layouts that our engine runs today none fits into the memory of these GPUs"
+
+
 def _notes(made: Outcome, today: Sequence[Layout]) -> Iterator[str]:
     if made.candidate.needs:
         yield f"this layout cannot run yet: our engine lacks {', '.join(made.candidate.needs)}"
     if not today:
-        why = why_not_today(made.request)
-        yield (
-            "of the layouts that our engine runs today none fits into the memory of these GPUs"
-            if why is None
-            else f"no layout that our engine runs today divides this batch: {why}"
-        )
+        yield _why_none_runs(made.request)
     yield "pre-training only: data, staff, research and ablations before the run are in no figure here"

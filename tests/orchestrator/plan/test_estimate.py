@@ -205,6 +205,14 @@ def test_more_tokens_cost_more_in_proportion(basis: Basis, tokens: int, factor: 
     assert once.cost.low < once.cost.expected < once.cost.high
 
 
+def test_why_nothing_runs_today(basis: Basis) -> None:
+    indexer = estimate(make_request(None, V3 | {"preset": "v3.2-671b", "precision": "bf16"}), basis)
+    assert any("no layout of this model today: it lacks training with the sparse" in note for note in indexer.notes)
+    memory = estimate(make_request(None, V3 | {"gpus": "512", "sequence-length": "131072"}), basis)
+    assert not memory.layouts
+    assert any("none fits into the memory of these GPUs" in note for note in memory.notes)
+
+
 SUGGESTED = re.compile(r"(\d+) (A100|H100|H800|H200|B200|GB200)\b")
 ASKED = st.fixed_dictionaries(
     {

@@ -152,3 +152,15 @@ def test_without_a_file_fields_are_named_as_options_take_them(tmp_path: Path) ->
     assert "--set parallelism.expert: 7 does not divide" in refusal({"gpus": "64"}, "parallelism.expert=7")
     with_file = refusal({}, "parallelism.expert=7", file=job(tmp_path))
     assert "spec.parallelism.expert: 7 does not divide" in with_file
+
+
+def test_the_reason_for_a_batch_is_the_reason() -> None:
+    long = make_request(None, V3 | {"preset": "v2-lite-16b", "sequence-length": "16384", "gpus": "512", "tokens": "1B"})
+    batch = next(one for one in long.assumed if one.field == "training.globalBatchTokens")
+    assert (batch.value, batch.reason) == (str(512 * 16_384), "the least: one micro-batch on every worker")
+    short = make_request(None, V3 | {"preset": "v2-lite-16b", "gpus": "8", "tokens": "10B"})
+    batch = next(one for one in short.assumed if one.field == "training.globalBatchTokens")
+    assert (batch.value, batch.reason) == (
+        "1048576",
+        "10000000000 tokens in 2000 steps or more, at most 1048576 tokens a step",
+    )
