@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from support.home import Home, events, finish, wait_for
 
+from orchestrator.controller.record import Record
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import BudgetNote, CheckpointCommitted, Ended, FailureClass, Progress, read_control
 
@@ -31,12 +32,16 @@ def test_a_raised_limit_and_a_raised_price(make_home: Callable[[], Home]) -> Non
     file.write_text(PRICES.format("1800"))  # the two of them cost a dollar a second
     process = home.start("train", "job.yaml", "-o", "json", "--set", "training.tokens=50M", "--set", "budget.limit=90")
     folder = home.run_folder()
-    first = wait_for(lambda: last_step(folder))
-    raised = home.fathom("budget", folder.root, "--limit", "2000", "-o", "json")
+    began = wait_for(lambda: next((one.start for one in Record.open(folder.root).held()), None))
+    raised = home.fathom("budget", folder.root, "--limit", "2000", "-o", "json")  # at once: starting may take long
     assert raised.code == 0, raised.err
     assert raised.result()["limit"] == "2000"
-    began = min(event.time for event in events(folder))
-    wait_for(lambda: True if (last_step(folder) or first).time > began + 95 else None)
+
+    def beyond() -> bool | None:
+        step = last_step(folder)
+        return True if step is not None and step.time > began + 95 else None
+
+    wait_for(beyond)
     deadline = read_control(folder.control).hard_deadline
     assert deadline is not None
     assert deadline.limit > time.time() + 1000
@@ -45,7 +50,9 @@ def test_a_raised_limit_and_a_raised_price(make_home: Callable[[], Home]) -> Non
     done = finish(process)
     assert done.code == 5, done.err
     found = events(folder)
-    assert [note.about for note in found if isinstance(note, BudgetNote)] == ["limit-changed", "price-changed"]
+    assert [note.about for note in found if isinstance(note, BudgetNote)] == ["limit-changed", "price-changed"], (
+        "and no share of 2000 was reached"
+    )
     end = found[-1]
     assert isinstance(end, Ended)
     assert end.failure_class is FailureClass.OVER_BUDGET

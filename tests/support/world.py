@@ -51,7 +51,7 @@ class Nature:
     death: float
     """Chance that an attempt dies at a step."""
     teardown: float
-    """Longest time from the end of an attempt until its machines are given back."""
+    """Longest time from the end of an attempt until its machines are given back; no more than is kept for it."""
     restless: float = 0.0
     """How many changes of limit or prices people make in the time of a step."""
     late: float = 0.0
@@ -146,7 +146,7 @@ class World:
             rates, reserve = tariff.rates, spending.pace.reserve
             plan = resolved(attempt=number, rate=rates[0], later_rates=rates[1:], money_left=left, reserve=reserve)
             until = plan.deadlines(self.now)
-            if until is None or until.limit <= self.now:
+            if until is None or until.limit - self.now <= reserve.seconds:
                 return  # the resolver starts nothing that cannot pay for its own stop
             own = hard_deadline(0, plan.incarnation, until)
             spending = self._attempt(Driver(plan, self.now, own, reserve, self.now), spending)
@@ -232,12 +232,10 @@ class World:
         self.saved = self.step
 
     def _end(self, driver: Driver, at: float, failure: str) -> None:
-        """The machines go a little later, and never later than was foreseen for that."""
-        outcome, number, own = "stopped" if failure == "over-budget" else "failed", driver.plan.attempt, driver.own
+        """The machines go a little later, whatever the money says."""
+        outcome, number = "stopped" if failure == "over-budget" else "failed", driver.plan.attempt
         self.story.ended(at, outcome, number, failure_class=failure)
-        foreseen = own.limit - max(at, own.end)
-        assert foreseen >= 0, "it has heard of its end too late"
-        self.now = at + self.chance.uniform(0, min(self.nature.teardown, foreseen))
+        self.now = at + self.chance.uniform(0, self.nature.teardown)
         self.held.append(Held(number, driver.began, self.now))
         assert budget.spent(self.held, self.tariffs) <= self.limit
 

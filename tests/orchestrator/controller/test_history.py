@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from support.runs import RATE, event, resolved, tiny_job
 
+from orchestrator.controller import history as history_module
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
+from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import UsageError
 from orchestrator.launch.events import Ended, Evaluated, Event, EventLog, FailureClass, Progress
@@ -86,6 +88,45 @@ def test_an_evaluation_costs_nothing_and_reopens_nothing(record: Record, incarna
     assert after.ledger(after.resolved(1)) == before.ledger(before.resolved(1))
     assert after.observation == before.observation
     assert after.has_ended(1)
+
+
+def test_a_word_on_money_costs_nothing_and_is_no_sign_of_life(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0)])
+    write(record, event("started", 1.0, step=0, tokens=0, world_size=2), progress(9.0, 3))
+    before = History(record)
+    write(record, event("budget", 1e6, about="limit-changed", limit="50.00", spent="10", message="raised"))
+    after = History(record)
+    assert after.held == before.held
+    assert after.last_word(1) == 10.0
+    assert (before.limit, after.limit) == (None, 50)
+    changed = before.ledger(before.resolved(1)).model_copy(update={"limit": Decimal("50.00")})
+    assert after.ledger(after.resolved(1)) == changed
+    assert after.observation.warnings == ["raised"]
+    assert after.observation.running
+
+
+def test_a_word_from_the_future_holds_nothing(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_module.time, "time", lambda: 60.0)
+    record.save_held([Held(1, 0.0, 10.0)])
+    write(record, progress(50.0, 3), progress(1e9, 4))
+    assert History(record).held == [Held(1, 0.0, 60.0)]
+    record.save_held([Held(1, 0.0, 70.0)])
+    assert History(record).held == [Held(1, 0.0, 70.0)], "what a launcher has written down stands"
+
+
+def test_a_tariff_that_was_changed_is_that_of_its_attempt(record: Record) -> None:
+    record.save_held([Held(1, 0.0, 10.0), Held(2, 20.0, 30.0)])
+    history, other = History(record), History(record)
+    assert other.paid() == 30
+    rate = history.tariff(1).rates[0]
+    changes = ({"since": 0.0}, {"since": 5.0, "per_hour": Decimal(36_000)})
+    history.reprice(1, Tariff(rates=tuple(rate.model_copy(update=change) for change in changes)))
+    assert history.paid() == 5 + 50 + 20
+    other.refresh()
+    assert other.paid() == 75
+    record.folder.tariff(1).write_text("{")
+    with pytest.raises(UsageError, match=r"tariff-1\.json cannot be read: .* put it back from a backup"):
+        History(record).paid()
 
 
 def test_an_evaluation_of_an_earlier_attempt_is_kept_and_that_of_an_unknown_one_begins_none(record: Record) -> None:

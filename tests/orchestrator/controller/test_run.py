@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.runs import dataset, tiny_job
 
 from orchestrator.controller import mirroring
 from orchestrator.controller import run as run_module
+from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.run import LocalRun, Result
 from orchestrator.controller.sync import is_settled
@@ -376,3 +378,117 @@ def test_a_later_attempt_has_what_is_left_and_keeps_what_was_measured(poor: Stag
     assert second.reserve.save == pytest.approx(40, abs=0.5)
     assert second.money_left is not None
     assert Decimal("0.0076") < second.money_left < Decimal("0.0078"), "less a hundred seconds"
+
+
+def test_what_an_attempt_holds_is_written_down_before_it_is_started(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher that dies at once leaves a driver that is paid for."""
+    seen: list[list[Held]] = []
+
+    def start(folder: RunFolder, resolved: Resolved) -> Driver:
+        assert folder.resolved(1).exists()
+        seen.append(stage.record.held())
+        return stage._start(folder, resolved)
+
+    monkeypatch.setattr(local, "start", start)
+    stage.run(works)
+    assert seen == [[Held(1, 1_000_000.0, 1_000_000.0)]]
+
+
+def test_a_record_that_takes_long_is_written_less_often(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves: list[float] = []
+
+    class Slow(LocalRun):
+        def _save(self) -> None:
+            saves.append(stage.clock.now)
+            stage.clock.now += 3.0
+            super()._save()
+
+    def trains(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        for step in range(1, 60):
+            yield step
+            attempt.clock.now += 5
+            attempt.train(step)
+        attempt.end("succeeded")
+
+    stage.stories.append(trains)
+    Slow(stage.record, SETTINGS, stage.said.append).run(lambda snapshot: None)
+    during = saves[:-3]
+    assert len(during) >= 2
+    assert min(after - before for before, after in itertools.pairwise(during)) >= 60
+
+
+def test_a_limit_that_is_raised_while_it_runs_is_that_of_the_next_attempt_too(poor: Stage) -> None:
+    def raised(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        yield 1
+        change_limit(poor.record, "0.05", SETTINGS, poor.clock.now)
+        for step in range(1, 5):
+            yield step
+            attempt.train(step)
+        told = read_control(attempt.folder.control).hard_deadline
+        assert told is not None
+        assert told.limit == pytest.approx(1_000_000 + 5 * 3600 * 0.01 / 0.0816, abs=1e-2)
+        attempt.end("failed", "worker-lost", "m")
+
+    poor.run(raised, obeys)
+    left = poor.started[1].money_left
+    assert left is not None
+    assert Decimal("0.0499") < left < Decimal("0.05")
+    assert poor.said[0] == "the limit of the budget is $0.0500 now (it was $0.0100)"
+    status = poor.record.status()
+    assert status is not None
+    assert any(condition.message.endswith("of 0.05 is spent") for condition in status.conditions)
+    assert Record.open(poor.record.folder.root).job.spec.budget == Budget(limit="0.05")
+
+
+def test_a_price_file_that_is_broken_between_attempts_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "prices.yaml"
+    row = {"accelerator": "cpu", "priceClass": "on-demand", "amount": "0.03", "currency": "USD", "unit": "cpu-hour"}
+    file.write_text(json.dumps([row | {"source": "s", "date": "2026-01-01"}]))
+    stage = Stage(tmp_path, monkeypatch)
+
+    def breaks(attempt: Attempt) -> Iterator[object]:
+        yield 1
+        file.write_text("- {")
+        attempt.end("failed", "worker-lost", "m")
+
+    stage.stories += [breaks, works]
+    settings = SETTINGS.model_copy(update={"price_file": file})
+    result = LocalRun(stage.record, settings, stage.said.append).run(lambda snapshot: None)
+    assert result.decision == "succeed"
+    assert [one.rate.per_hour for one in stage.started] == [Decimal("0.06")] * 2
+    assert any("the prices of before stay in force" in words for words in stage.said)
+
+
+# The team's budget
+
+
+def teams(root: Path, limit: str) -> Settings:
+    (root / "budgets.yaml").write_text(f'- {{team: default, limit: "{limit}", currency: USD}}\n')
+    return Settings.load({"FATHOM_HOME": str(root), "FATHOM_BUDGETS": str(root / "budgets.yaml")})
+
+
+def test_a_run_reserves_while_it_goes_on(poor: Stage, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def looks(attempt: Attempt) -> Iterator[object]:
+        seen.append(attempt.folder.reserved.exists())
+        yield from works(attempt)
+
+    poor.stories.append(looks)
+    LocalRun(poor.record, teams(tmp_path, "0.01"), poor.said.append).run(lambda snapshot: None)
+    assert seen == [True]
+    assert not poor.record.folder.reserved.exists()
+
+
+def test_a_run_that_its_team_cannot_pay_is_not_started(poor: Stage, tmp_path: Path) -> None:
+    run = LocalRun(poor.record, teams(tmp_path, "0.009"), poor.said.append)
+    with pytest.raises(OverBudget, match=r"asks for 0\.01 USD, but default has 0\.009 of its 0\.009 left"):
+        run.run(lambda snapshot: None)
+    assert poor.started == []
+    assert not poor.record.folder.resolved(1).exists(), "no attempt was made"
