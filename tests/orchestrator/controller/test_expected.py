@@ -38,7 +38,7 @@ def ledger() -> Ledger:
     events = [
         event("started", 2.0, step=0, tokens=0, world_size=2),
         *(event("progress", 2.0 + step, step=step, tokens=64 * step, metrics={}) for step in range(1, 7)),
-        event("ended", 8.0, outcome="succeeded", step=6),
+        event("ended", 8.5, outcome="succeeded", step=6),
     ]
     return build_ledger(events, [Held(1, 0.0, 10.0)], RATE)
 
