@@ -110,12 +110,15 @@ class _Loader(yaml.SafeLoader):
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)\Z"
 )
-_LEFT_OUT = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float", "tag:yaml.org,2002:merge"}
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)\Z")
+"""Decimal only: YAML 1.1 would read 1:30:00 as 5400 and 0100 as 64."""
+_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "float", "int", "merge")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_OUT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
 
 
 def _parse(text: str, name: str) -> Document:

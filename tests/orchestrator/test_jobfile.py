@@ -153,6 +153,14 @@ def test_dates_stay_text(job: Path) -> None:
     assert load_job(job).spec.tracking.tags == {"since": "2026-05-01"}
 
 
+@pytest.mark.parametrize("text", ["1:30:00", "0b101", "0x64", "01000000"])
+def test_numbers_are_decimal(job: Path, text: str) -> None:
+    """YAML 1.1 reads the first as 5400, the last as octal."""
+    problem = only(rewritten(job, "tokens: 1_000_000", f"tokens: {text}"))
+    assert problem.path == "spec.training.tokens"
+    assert f"must be a whole number, got '{text}'" in problem.message
+
+
 def test_tag_names_are_checked(job: Path) -> None:
     problem = only(rewritten(job, "  model:", '  tracking: {tags: {"a\\nb": x}}\n  model:'))
     assert problem.path.startswith("spec.tracking.tags")
