@@ -3,7 +3,7 @@
 Called by `cost.ledger` only. Invariant: the pieces of a held interval follow each other without gap or
 overlap from its start to its end, whatever the events say; event times are clamped and made to run forward.
 
-queued       as the launcher says (`Phase`): waiting for devices, whether they were held (and paid) or not
+queued       as a cluster's launcher says (`Phase`; that of one machine has none): waiting for devices, paid or not
 pulling      as the launcher says: images are fetched
 starting     from the start of the first interval to its first progress
 productive   up to a progress event, from the one before; while the attempt goes on, up to now

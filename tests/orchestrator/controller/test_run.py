@@ -433,7 +433,7 @@ def test_a_limit_that_is_raised_while_it_runs_is_that_of_the_next_attempt_too(po
         assert told.limit == pytest.approx(1_000_000 + 5 * 3600 * 0.01 / 0.0816, abs=1e-2)
         attempt.end("failed", "worker-lost", "m")
 
-    poor.run(raised, obeys)
+    poor.run(raised, works)
     left = poor.started[1].money_left
     assert left is not None
     assert Decimal("0.0499") < left < Decimal("0.05")
