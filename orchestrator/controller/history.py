@@ -143,7 +143,7 @@ class History:
 
     def reprice(self, attempt: int, tariff: Tariff) -> None:
         """An attempt pays by this tariff, which says of the past what the one before said."""
-        replace_file(self._folder.tariff(attempt), tariff.model_dump_json(indent=1))
+        replace_file(self._folder.tariff(attempt), tariff.model_dump_json(indent=1), durable=True)
         self._tariffs[attempt] = tariff
 
     def spent_at(self, moment: float) -> Spent:

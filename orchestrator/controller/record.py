@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -101,8 +102,8 @@ class Record:
             ) from None
 
     def save_held(self, held: Sequence[Held]) -> None:
-        """Remember them."""
-        replace_file(self.folder.held, json.dumps([asdict(h) for h in held]))
+        """Remember them: without them nobody knows what was spent."""
+        replace_file(self.folder.held, json.dumps([asdict(h) for h in held]), durable=True)
 
     def save_status(self, status: JobStatus) -> None:
         """Publish the status."""
@@ -125,13 +126,16 @@ def _uid(found: object) -> str:
 def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a file whole or not at all; `durable`: it stands even if the machine loses its power now."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    with draft.open("w") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own: others may write the same file now
+    try:
+        with draft.open("x") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     if durable:
         _sync_folder(path.parent)
 

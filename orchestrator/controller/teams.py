@@ -150,7 +150,7 @@ def _goes_on(folder: RunFolder) -> bool:
 
 
 def _write(folder: RunFolder, budget: Budget) -> None:
-    replace_file(folder.reserved, json.dumps({"amount": budget.limit, "currency": budget.currency}))
+    replace_file(folder.reserved, json.dumps({"amount": budget.limit, "currency": budget.currency}), durable=True)
 
 
 def _read(folder: RunFolder) -> Decimal | None:

@@ -1,5 +1,6 @@
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,32 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         replace_file(path, "new")
     assert path.read_text() == "old"
+    assert [one.name for one in path.parent.iterdir()] == ["file.json"], "nothing is left of the draft"
+
+
+def test_two_writers_of_a_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, replace = tmp_path / "file.json", Path.replace
+
+    def meanwhile(draft: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        replace_file(path, "the other's")
+        return replace(draft, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    replace_file(path, "the first's, who is the last to be ready")
+    assert path.read_text() == "the first's, who is the last to be ready"
+
+
+def test_held_time_stands_though_the_power_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, fsync, synced = Record.create(tmp_path, JOB), os.fsync, list[bool]()
+
+    def noted(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    record.save_held([Held(1, 0.0, 1.0)])
+    assert synced == [False, True], "the file, then its name in the folder"
 
 
 @pytest.mark.parametrize(
