@@ -150,6 +150,8 @@ def tables(found: Calibration) -> Group:
     from rich.table import Table
     from rich.text import Text
 
+    from orchestrator.plan.calibrate import GROUPS
+
     what = "CPU seconds of all workers" if found.device == "cpu" else "seconds"
     constants = Table("CONSTANT", "BEFORE", "AFTER", "UNCERTAIN BY", box=None, pad_edge=False, header_style="bold")
     for one in found.constants:
@@ -159,9 +161,10 @@ def tables(found: Calibration) -> Group:
     for error in found.errors:
         shown = (f"{_off(forecast, error.measured)}" for forecast in (error.before, error.after, error.left_out))
         runs.add_row(Text(error.name), f"{error.measured:.4g}", *shown)
+    others = "all other runs" if len(found.errors) <= GROUPS else f"the runs outside its group, one of {GROUPS}"
     legend = (
-        f"MEASURED: {what} of a step. Forecast over measured before and after the fit; LEFT OUT: by a fit to all other "
-        "runs, which is what to expect of a run that is still to come."
+        f"MEASURED: {what} of a step. Forecast over measured before and after the fit; LEFT OUT: by a fit to {others}, "
+        "which is what to expect of a run that is still to come."
     )
     return Group(constants, Text(), runs, Text(legend, style="dim"))
 

@@ -130,3 +130,11 @@ def test_one_run_is_enough(cli: Cli, tmp_path: Path) -> None:
     code, out, _ = cli(path)
     assert code == 0
     assert out.split("one")[1].split()[3] == "-", "nothing is left to forecast it from"
+
+
+def test_the_table_says_of_which_fit_the_forecasts_are(cli: Cli, runs: Path) -> None:
+    """Seven runs are left out one by one; three times as many, 21, in 20 groups."""
+    assert "by a fit to all other runs" in " ".join(cli(runs)[1].split())
+    rows = json.loads(runs.read_text())["runs"]
+    runs.write_text(json.dumps({"runs": rows * 3}))
+    assert "by a fit to the runs outside its group, one of 20," in " ".join(cli(runs)[1].split())

@@ -11,6 +11,7 @@ from model.presets import preset
 from model.recipe import Layout
 from orchestrator.errors import UsageError
 from orchestrator.plan.calibrate import (
+    GROUPS,
     Calibration,
     Constant,
     Run,
@@ -100,6 +101,20 @@ def test_a_run_is_left_out_of_the_fit_that_forecasts_it() -> None:
     known = CpuRates(**{name.removeprefix("cpu_"): value for name, value in alone.items()})
     assert left_out == pytest.approx(forecast_cpu(strange, known), rel=1e-4)
     assert on_cpus([strange]).errors[0].left_out is None
+
+
+def test_many_runs_are_left_out_in_groups() -> None:
+    """One constant, of which each run says something else: whom a fit knew is to be seen in it."""
+    constants = [Constant("a", 1.0, 0.1)]
+    runs = [Run(str(i), 1 + i / 100, lambda values: values["a"]) for i in range(2 * GROUPS + 1)]
+    few, many = fit("cpu", constants, runs[:GROUPS]).errors, fit("cpu", constants, runs).errors
+    assert len({error.left_out for error in few}) == GROUPS, "each by itself"
+    assert len({error.left_out for error in many}) == GROUPS
+    assert many[3].left_out == many[3 + GROUPS].left_out == fit("cpu", constants, without(runs, 3)).values["a"]
+
+
+def without(runs: list[Run], group: int) -> list[Run]:
+    return [run for run in runs if int(run.name) % GROUPS != group]
 
 
 def test_runs_that_contradict_each_other_make_it_less_certain() -> None:
