@@ -218,6 +218,7 @@ def _in_8_bits(given: Tensor | Pair) -> Pair:
 @contextmanager
 def _replacing(folder: Path, *, force: bool) -> Iterator[Path]:
     """A new folder beside `folder` that takes its place at the end, or goes if anything fails."""
+    _put_back(folder)
     _require_replaceable(folder, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +242,44 @@ def _replacing(folder: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(target, ignore_errors=True)
         os.close(held)
     with suppress(OSError):
-        shutil.rmtree(old)
+        if os.path.lexists(old):
+            shutil.rmtree(old)
+        for superseded in _beside(folder, "old"):  # by writers that were killed when they had done all but this
+            if not _lives(superseded.with_suffix(".tmp")):
+                _remove(superseded)
+
+
+def _put_back(folder: Path) -> None:
+    """What a writer had moved away that was killed before its own was in its place: it is the only copy."""
+    if os.path.lexists(folder) or not os.path.isdir(folder.parent):
+        return
+    found = [path for path in _beside(folder, "old") if _is_ours(path) and not _lives(path.with_suffix(".tmp"))]
+    if found:
+        with suppress(OSError):  # a living writer was quicker
+            max(found, key=os.path.getmtime).rename(folder)
+
+
+def _beside(folder: Path, ending: str) -> list[Path]:
+    """What exports to `folder` have put beside it."""
+    name = re.compile(re.escape(f".{folder.name}.") + rf"[0-9a-f]{{8}}\.{ending}")
+    return [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a folder that holds nothing but what an export writes."""
+    plain = path.is_dir() and not path.is_symlink()
+    return plain and all(_OWN_FILES.fullmatch(inside.name) for inside in path.iterdir())
+
+
+def _lives(draft: Path) -> bool:
+    """Whether the writer of a draft is known to live: it holds the lock."""
+    with suppress(OSError):
+        descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            return _locked(descriptor) is False
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _draft(folder: Path) -> tuple[Path, int]:
@@ -269,15 +307,19 @@ def _locked(descriptor: int) -> bool | None:
 
 def _remove_left_over(folder: Path) -> None:
     """Drafts of this export whose writers were killed: nobody holds their lock. Where that cannot be told they stay."""
-    name = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{8}\.tmp")
-    for path in [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]:
-        with suppress(OSError):  # a link or a file; gone meanwhile; not ours to remove
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                if _locked(descriptor) and all(_OWN_FILES.fullmatch(inside.name) for inside in path.iterdir()):
-                    shutil.rmtree(path)
-            finally:
-                os.close(descriptor)
+    for path in _beside(folder, "tmp"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """If it holds nothing but an export, and nobody has locked it."""
+    with suppress(OSError):  # a link or a file; gone meanwhile; not ours to remove
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if _locked(descriptor) and _is_ours(path):
+                shutil.rmtree(path)
+        finally:
+            os.close(descriptor)
 
 
 def _require_replaceable(folder: Path, *, force: bool) -> None:

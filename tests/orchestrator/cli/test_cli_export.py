@@ -262,3 +262,77 @@ def test_what_a_killed_export_left_goes_and_a_living_one_stays(cli: Cli, record:
         os.close(held)
     assert cli(record.folder.root, out, "--force")[0] == 0
     assert not living.exists(), "its writer is gone"
+
+
+KILLED_AT = """
+import os, shutil, signal, sys
+from pathlib import Path
+from orchestrator.cli.main import main
+rename, rmtree = Path.rename, shutil.rmtree
+def renamed(path, target):
+    if target == Path(sys.argv[3]) and MOMENT == "between":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(path, target)
+def removed(path, **options):
+    if path.suffix == ".old":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rmtree(path, **options)
+Path.rename, shutil.rmtree = renamed, removed
+main()
+"""
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """With the time of writing: an export of the same weights has the same bytes."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def kill_replacing(record: Record, out: Path, moment: str) -> None:
+    text = KILLED_AT.replace("MOMENT", repr(moment))
+    command = [sys.executable, "-c", text, "export", str(record.folder.root), str(out), "--force"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_what_a_killed_export_had_moved_away_comes_back(
+    cli: Cli, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(record)
+    out = tmp_path / "out"
+    assert cli(record.folder.root, out)[0] == 0
+    before = contents(out)
+    kill_replacing(record, out, "between")
+    (old,) = tmp_path.glob(".out.*.old")
+    assert (out.exists(), contents(old)) == (False, before), "the only copy"
+    draft = old.with_suffix(".tmp")
+    held = os.open(draft, os.O_RDONLY)
+    assert export._locked(held)
+    assert contents(old) == before
+    export._put_back(out)
+    assert not out.exists(), "a living writer is about to put its own there"
+    os.close(held)
+    code, _, err = cli(record.folder.root, out)
+    assert (code, contents(out)) == (4, before), "it is there again, and replaced with --force only"
+    assert "--force" in err
+    monkeypatch.setattr(export, "_write_tensor", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli(record.folder.root, out, "--force")
+    monkeypatch.undo()
+    assert contents(out) == before
+
+
+def test_what_a_killed_export_had_replaced_goes_with_the_next(cli: Cli, record: Record, tmp_path: Path) -> None:
+    finish(record)
+    out = tmp_path / "out"
+    assert cli(record.folder.root, out)[0] == 0
+    before = contents(out)
+    kill_replacing(record, out, "after")
+    (old,) = tmp_path.glob(".out.*.old")
+    assert contents(old) == before != contents(out)
+    foreign = tmp_path / ".out.01234567.old"
+    foreign.mkdir()
+    (foreign / "diary.txt").touch()
+    assert cli(record.folder.root, out)[0] == 4
+    assert old.exists(), "nothing was written, nothing is removed"
+    assert cli(record.folder.root, out, "--force")[0] == 0
+    assert list(tmp_path.glob(".out.*")) == [foreign]
