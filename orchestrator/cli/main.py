@@ -5,7 +5,10 @@ Data goes to stdout, talk to stderr. Commands import what is heavy only when the
 
 from __future__ import annotations
 
+import inspect
+import io
 import sys
+from typing import cast
 
 import typer
 
@@ -24,7 +27,7 @@ from orchestrator.cli.model import model_command
 from orchestrator.cli.plan import plan_command
 from orchestrator.cli.sync import sync_command
 from orchestrator.cli.train import train_command
-from orchestrator.errors import FathomError
+from orchestrator.errors import FathomError, Interrupted, RunFailed
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 run failed, 2 wrong usage or job, 3 not found, 4 conflict, 5 over budget, 130 stopped."
@@ -36,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut the names of options, and its errors come in boxes
 )
 app.command("train")(train_command)
 app.command("plan")(plan_command)
@@ -54,15 +58,68 @@ app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="checkpoints")
 
 
+for one in [command for known in (app, data_app, checkpoints_app) for command in known.registered_commands]:
+    assert one.callback is not None
+    # the whole first paragraph: what typer takes by itself ends with the line
+    one.short_help = " ".join((inspect.getdoc(one.callback) or "").split("\n\n")[0].split())
+
+_Refused = cast(
+    "type[typer.BadParameter]", next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+)
+"""Every error of the command line's own; where it is defined depends on the version of typer."""
+
+
 def main() -> None:
     """Entry point of the console script."""
+    code = _outcome()
+    error = _lost()
+    failed = 0 if error is None else _give_up(error)
+    sys.exit(code or failed)
+
+
+def _outcome() -> int:
+    """Run the command; -> its exit code."""
     try:
-        app()
+        code = app(prog_name="fathom", standalone_mode=False)
     except FathomError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)  # whoever read our output has gone; there is nobody to tell
+        _say(f"error: {error}")
+        return error.exit_code
+    except _Refused as error:
+        text, context = error.format_message(), error.ctx
+        if text.startswith("Usage:"):  # nothing was asked for: this is the help
+            _say(text)
+        else:
+            _say(f"error: {text}" + (f"\nTry '{context.command_path} --help' for help." if context else ""))
+        return error.exit_code
+    except typer.Abort:
+        _say("error: stopped")  # Ctrl-C or Ctrl-D at a question
+        return Interrupted.exit_code
+    except OSError as error:
+        if _lost("\n") is None:  # one character more: without a buffer nothing is left that could fail again
+            raise
+        return _give_up(error)
+    return code if isinstance(code, int) else 0
+
+
+def _lost(more: str = "") -> OSError | None:
+    """Send what is left of the output, and `more`; -> why it does not get through."""
+    try:
+        print(end=more, flush=True)
+    except OSError as error:
+        return error
+    return None
+
+
+def _give_up(error: OSError) -> int:
+    """Say that the output is lost, unless its reader went by himself; -> the exit code."""
+    sys.stdout = io.StringIO()  # what comes after is for nobody, and must not fail when Python ends
+    if not isinstance(error, BrokenPipeError):
+        _say(f"error: the output cannot be written: {error.strerror or error}")
+    return RunFailed.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from support.runs import dataset, tiny_job
 
+from orchestrator.cli.main import EXIT_CODES, app, main
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
@@ -124,6 +128,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str, word
     assert "Traceback" not in done.stderr
 
 
+HELPS = ("held-out split.", EXIT_CODES[:30])
+"""What is asked of a group alone."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -133,11 +141,113 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str, word
         (["generate", "nowhere", "--prompt", "x"], 3, "no weights in nowhere"),
         (["model", "v3-617b"], 2, "v3-671b"),
         (["data", "prepare", "nowhere", "out"], 2, "nowhere"),
-        (["fly"], 2, "fly"),
+        (["fly"], 2, "error: No such command 'fly'."),
+        (["goodput", "--gpus", "many"], 2, "error: Invalid value for '--gpus'"),
+        (["plan", "-o", "foo"], 2, "error: Invalid value for '--output' / '-o': Value error, 'foo' is not one of"),
+        (["goodput"], 2, "error: Missing option '--gpus'"),
+        (["data"], 2, HELPS[0]),
+        ([], 2, HELPS[1]),
     ],
 )
 def test_errors_have_a_message_and_a_code(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     done = fathom(tmp_path, *arguments)
     assert (done.returncode, done.stdout) == (code, "")
-    assert words in done.stderr
+    assert words in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    boxes_or_usage = [line for line in done.stderr.splitlines() if line.startswith(("Usage: ", "\u256d", "Error"))]
+    assert len(boxes_or_usage) == (words in HELPS)
+
+
+def test_a_question_that_nobody_answers_is_a_stop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asks(**_: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr("orchestrator.cli.main.app", asks)
+    with pytest.raises(SystemExit, match="130"):
+        main()
+    assert capsys.readouterr().err == "error: stopped\n"
+
+
+# ------------------------------------------------------------------ output that goes nowhere
+
+WRITES = [["--help"], ["model", "mini"], ["model", "mini", "-o", "json"], ["goodput", "--gpus", "64", "--runs", "1"]]
+
+
+def run_into(stdout: int, arguments: list[str], buffered: bool) -> tuple[int, str]:
+    """-> exit code and stderr."""
+    command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", WRITES, ids=" ".join)
+def test_a_full_disk_is_said_in_a_line(arguments: list[str], buffered: bool) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    code, err = run_into(full, arguments, buffered)
+    os.close(full)
+    assert (code, err) == (1, "error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", WRITES, ids=" ".join)
+def test_a_reader_that_has_gone_is_no_error(arguments: list[str], buffered: bool) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    code, err = run_into(writes, arguments, buffered)
+    os.close(writes)
+    assert (code, err) == (1, "")
+
+
+def test_an_error_keeps_its_code_where_output_is_lost() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    script = (
+        "import typer\nfrom orchestrator.cli import main\nfrom orchestrator.errors import NotFound\n"
+        "def app(**_):\n    print('text')\n    raise NotFound('it')\nmain.app = app\nmain.main()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(full)
+    assert done.returncode == 3
+    assert done.stderr == "error: it\nerror: the output cannot be written: No space left on device\n"
+
+
+def test_a_fault_of_another_file_is_not_taken_for_one_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("orchestrator.cli.main.app", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        main()
+
+
+# ------------------------------------------------------------------ help
+
+
+def commands(one: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:  # noqa: ANN401 - a command of typer's
+    yield path, one
+    for name, below in getattr(one, "commands", {}).items():
+        yield from commands(below, *path, name)
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_is_whole_in_80_columns(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["fathom", *path, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    out = capsys.readouterr().out
+    words = out.replace(",", " ").split()
+    options = [name for one in COMMANDS[path].params for name in (*one.opts, *one.secondary_opts) if name[0] == "-"]
+    assert [name for name in [*options, "--help"] if name not in words] == []
+    assert "\u2026" not in out
+    assert not [line for line in out.splitlines() if (line[:1] == " " and line.endswith("...")) or len(line) > 80]
