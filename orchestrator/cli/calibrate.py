@@ -43,7 +43,10 @@ def calibrate_command(
         str | None, typer.Option(help="MLflow's experiment; alone: in the MLflow of the settings.", metavar="NAME")
     ] = None,
     accelerator: Annotated[
-        str | None, typer.Option(help="On which GPUs the runs in MLflow were; it does not hold that.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="On which GPUs those runs in MLflow were that do not say so: of earlier versions.", metavar="NAME"
+        ),
     ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
     write: Annotated[

@@ -34,6 +34,7 @@ from orchestrator.status import (
 )
 from orchestrator.tracking.desired import DatasetRef
 from orchestrator.tracking.mlflow import Reference
+from orchestrator.tracking.names import ACCELERATOR
 
 _SHOWN_ATTEMPTS = 20
 NEAR = Decimal("0.8")
@@ -48,9 +49,9 @@ def training_flops(recipe: Recipe) -> float:
     return flops_per_token(recipe.model, recipe.sequence_length, causal=True, mtp=mtp)
 
 
-def run_parameters(resolved: Resolved, forecast: Forecast | None = None) -> dict[str, str]:
-    """Everything that was decided, flat, the size of the model, and what the whole run was expected to take, as MLflow
-    parameters."""
+def run_parameters(resolved: Resolved, accelerator: str, forecast: Forecast | None = None) -> dict[str, str]:
+    """Everything that was decided, flat, on what it ran, the size of the model, and what the whole run was expected to
+    take, as MLflow parameters."""
     recipe = resolved.recipe
     counts = count(recipe.model)
     own = {
@@ -63,6 +64,7 @@ def run_parameters(resolved: Resolved, forecast: Forecast | None = None) -> dict
         "price_per_hour": f"{resolved.rate.per_hour} {resolved.rate.currency}",
         "price_source": f"{resolved.rate.source} ({resolved.rate.date})",
         "workers": resolved.workers,
+        ACCELERATOR: accelerator,
     }
     if forecast is not None and forecast.hours is not None and forecast.cost is not None:
         own["forecast.hours"] = f"{forecast.hours.expected:.6g}"

@@ -60,9 +60,9 @@ class Wanted:
             if number not in self._resolved and path.exists():
                 found = self._resolved[number] = read_resolved(path)
                 flops = training_flops(found.recipe)
-                self._plain[number] = Attempt(
-                    number, run_parameters(found, expected(self._record.folder)), flops, self._began(number)
-                )
+                accelerator = self._record.job.spec.compute.accelerator
+                parameters = run_parameters(found, accelerator, expected(self._record.folder))
+                self._plain[number] = Attempt(number, parameters, flops, self._began(number))
         return last
 
     def _began(self, number: int) -> float:

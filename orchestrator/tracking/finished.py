@@ -28,7 +28,8 @@ _GOOD = {"FINISHED", "KILLED"}
 
 def from_mlflow(uri: str, experiment: str, accelerator: str | None, remark: Callable[[str], None]) -> list[Observed]:
     """All attempts of an experiment that can be used; `remark` is told why others cannot. `accelerator`: of runs on
-    GPUs, whose name MLflow does not hold. NotFound without the experiment, UsageError if MLflow does not answer."""
+    GPUs by an earlier version, which did not tell MLflow its name. NotFound without the experiment, UsageError if
+    MLflow does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -55,9 +56,9 @@ def _observed(client: MlflowClient, run: Run, accelerator: str | None) -> Observ
         raise UsageError(f"{name} is {run.info.status}: only runs that ended well are used")
     if params.get("batch_stages", "[]") != "[]":
         raise UsageError(f"{name}: its batch grew while it ran: calibrate from its folder, which says when")
-    device = accelerator if params.get("device") == "cuda" else "cpu"
+    device = params.get(names.ACCELERATOR) or (accelerator if params.get("device") == "cuda" else "cpu")
     if device is None:
-        raise UsageError(f"{name} ran on GPUs, and MLflow does not say which: give --accelerator")
+        raise UsageError(f"{name} ran on GPUs, and its version did not tell MLflow on which: give --accelerator")
     metric = metric_of(device)
     history = client.get_metric_history(run.info.run_id, metric)
     steps = {point.step: float(point.value) for point in history}

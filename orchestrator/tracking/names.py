@@ -31,6 +31,9 @@ BEST_STEP = "best/step"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's pages those of model training rather than of language-model applications."""
 
+ACCELERATOR = "compute.accelerator"
+"""Parameter of an attempt: as in the job, whose layout and device alone do not say which GPU it was."""
+
 TAG_JOB = "fathom.job"
 TAG_UID = "fathom.uid"
 TAG_ROLE = "fathom.role"

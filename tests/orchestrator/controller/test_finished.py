@@ -105,7 +105,7 @@ class Mlflow:
     """Answers as MLflow's client does; one attempt for each set of changes of its parameters."""
 
     def __init__(self, *changes: dict[str, str], status: str = "FINISHED", steps: int = 10) -> None:
-        params = run_parameters(resolved())
+        params = run_parameters(resolved(), "cpu")
         self.steps = steps
         self.runs = [
             SimpleNamespace(
@@ -145,11 +145,18 @@ def test_parameters_give_back_the_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
     assert remarks == ""
 
 
-def test_runs_on_gpus_need_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = {"device": "cuda", "precision": "bf16"}
+def test_mlflow_says_on_which_gpus_a_run_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = run_parameters(resolved(), "H800") | {"device": "cuda", "precision": "bf16"}
+    for given in (None, "H100"):
+        (found,), _ = from_mlflow(monkeypatch, Mlflow(gpus), gpu=given)
+        assert (found.device, found.measured) == ("H800", 2.0), "its own word"
+
+
+def test_runs_of_earlier_versions_on_gpus_need_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = {"device": "cuda", "precision": "bf16", "compute.accelerator": ""}  # as good as none
     assert from_mlflow(monkeypatch, Mlflow(gpus)) == (
         [],
-        "a #1 ran on GPUs, and MLflow does not say which: give --accelerator",
+        "a #1 ran on GPUs, and its version did not tell MLflow on which: give --accelerator",
     )
     (found,), _ = from_mlflow(monkeypatch, Mlflow(gpus), gpu="H100")
     assert (found.device, found.measured) == ("H100", 2.0)

@@ -208,22 +208,23 @@ def test_a_forecast_that_a_status_cannot_hold_is_left_out() -> None:
 
 def test_the_forecast_is_a_parameter_too() -> None:
     plan = forecast()
-    flat = run_parameters(resolved(), plan)
+    flat = run_parameters(resolved(), "cpu", plan)
     assert plan.cost is not None
     assert plan.hours is not None
     assert float(flat["forecast.cost"]) == pytest.approx(float(plan.cost.expected), rel=1e-5)
     assert float(flat["forecast.hours"]) == pytest.approx(plan.hours.expected, rel=1e-5)
     assert flat["forecast.cost_range"].endswith(" USD")
-    assert "forecast.cost" not in run_parameters(resolved(), plan.model_copy(update={"cost": None}))
+    assert "forecast.cost" not in run_parameters(resolved(), "cpu", plan.model_copy(update={"cost": None}))
 
 
 def test_parameters_are_flat_text_and_counted() -> None:
-    flat = run_parameters(resolved())
+    flat = run_parameters(resolved(), "H100")
     recipe = tiny_recipe()
     assert all(isinstance(v, str) for v in flat.values())
     assert flat["model.parameters_total"] == str(count(recipe.model).total)
     assert flat["schedule.learning_rate"] == "0.01"
     assert flat["layout.world_size"] == "1"
+    assert flat["compute.accelerator"] == "H100"
     assert flat["batch_tokens"] == str(recipe.batch_tokens)
     assert flat["price_per_hour"] == "3600 USD"
     assert not [k for k, v in flat.items() if v == "None" or v.startswith("{")]

@@ -147,6 +147,7 @@ def test_what_is_shown(undisturbed: list[dict[str, Any]]) -> None:
     for words in ("loss 4.6000", "2.5000 bits per byte", "4,000,000 tokens", "$14.00", "parameters active"):
         assert words in note
     assert int(parent["params"]["model.parameters_total"]) > 0
+    assert parent["params"]["compute.accelerator"] == "cpu"
 
 
 def _only(number: int, fault: Fault, at: int) -> Fault:

@@ -65,7 +65,7 @@ def test_mlflow_knows_every_word_of_it() -> None:
 
 
 def test_columns_are_what_runs_have() -> None:
-    state, params = opened(), run_parameters(resolved())
+    state, params = opened(), run_parameters(resolved(), "cpu")
     kinds: dict[str, list[str]] = {}
     for column in state["selectedColumns"]:
         kind, _, name = column.removesuffix("`").partition(".`")
