@@ -1,7 +1,8 @@
 """The classes of held time: which stretch was training, saving, recovering, lost. Pure; no prices here.
 
 Called by `cost.ledger` only. Invariant: the pieces of a held interval follow each other without gap or
-overlap from its start to its end, whatever the events say; event times are clamped and made to run forward.
+overlap from its start to its end, whatever the events say; event times are clamped and made to run forward, past one
+that all by itself is ahead of the next.
 
 queued       as a cluster's launcher says (`Phase`; that of one machine has none): waiting for devices, paid or not
 pulling      as the launcher says: images are fetched
@@ -107,7 +108,7 @@ class Timeline:
 def timeline(events: Iterable[Event], held: Sequence[Held], phases: Sequence[Phase] = ()) -> Timeline:
     """Divides all held intervals; intervals that overlap (two incarnations) are divided each by itself."""
     order = sorted(held, key=lambda one: (one.start, one.attempt, one.end))
-    shares = _share_out(_in_order(events), order)
+    shares = _share_out(_in_order(events, order), order)
     walk = _Walk()
     for index, (one, mine) in enumerate(zip(order, shares, strict=True)):
         walk.interval(one, mine, order[index + 1] if index + 1 < len(order) else None)
@@ -166,8 +167,8 @@ def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
-    """(time, event) with time running forward in each attempt.
+def _in_order(events: Iterable[Event], held: Sequence[Held]) -> list[tuple[int, Event]]:
+    """(time, event) with time running forward in each attempt; `held` in order of its starts.
 
     What an older incarnation says after a newer one has spoken is left out, and so is what was posted twice. So are
     the kinds that say nothing of training: others write them, by clocks of their own and at any later time.
@@ -179,15 +180,19 @@ def _in_order(events: Iterable[Event]) -> list[tuple[int, Event]]:
         groups.setdefault((event.attempt, event.incarnation), {}).setdefault(event.seq, event)
     sequences = [[group[seq] for seq in sorted(group)] for group in groups.values()]
     sequences.sort(key=lambda sequence: (sequence[0].attempt, sequence[0].time, sequence[0].incarnation))
+    begins = {one.attempt: _microseconds(one.start) for one in reversed(held)}
     ordered: list[tuple[int, Event]] = []
     for index, sequence in enumerate(sequences):
         follower = sequences[index + 1] if index + 1 < len(sequences) else None
         fenced = follower is not None and follower[0].attempt == sequence[0].attempt
-        now = 0
-        for event in sequence:
-            if fenced and follower is not None and event.time >= follower[0].time:
+        now = begins.get(sequence[0].attempt, 0)
+        for event, following in zip(sequence, [*sequence[1:], sequence[-1]], strict=True):
+            time = event.time
+            if now <= _microseconds(following.time) < _microseconds(time):
+                time = following.time  # one clock that is ahead, or all that follows would have no time
+            if fenced and follower is not None and time >= follower[0].time:
                 break
-            now = max(now, _microseconds(event.time))
+            now = max(now, _microseconds(time))
             ordered.append((now, event))
     return ordered
 
