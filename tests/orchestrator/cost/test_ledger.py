@@ -137,31 +137,6 @@ def test_worker_clocks_outside_the_held_time_are_clamped() -> None:
     assert seconds(build_ledger(story.events, [Held(1, 100, 110)], RATE)) == {"starting": 10}
 
 
-@pytest.mark.parametrize("ahead", [3.5, 3600, 1e10])
-@pytest.mark.parametrize("later", [False, True])
-def test_one_clock_that_is_ahead_takes_no_time_from_what_follows(ahead: float, *, later: bool) -> None:
-    """The second step is told by a worker whose clock is wrong; what follows is told by another's, perhaps by a newer
-    incarnation's too."""
-
-    def ledger(wrong: float) -> Ledger:
-        story = Story()
-        story.started(110, 0)
-        story.progress(115, 1)
-        story.progress(120 + wrong, 2)
-        story.saved(123, 2, 1)
-        story.progress(125, 3)
-        if later:
-            story.started(130, 3, incarnation="b")
-            story.progress(135, 4, incarnation="b")
-        else:
-            story.ended(127, "succeeded")
-        return build_ledger(story.events, [Held(1, 100, 140)], RATE)
-
-    assert ledger(ahead) == ledger(0)
-    expected = {"starting": 15, "productive": 14, "checkpoint": 1, "recovering": 10}
-    assert seconds(ledger(0)) == (expected if later else {"starting": 15, "productive": 9, "checkpoint": 1, "idle": 15})
-
-
 def test_an_event_belongs_to_the_interval_that_had_begun_last() -> None:
     """At the moment of a beginning to that one, and before all of them to the first."""
     story = Story()
