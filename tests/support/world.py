@@ -299,7 +299,7 @@ class World:
         factor, at = Decimal(self.chance.choice(["0.01", "0.5", "2", "100"])), self.chance.randrange(len(self.file))
         self.edits += 1
         self.file = [
-            price.model_copy(update={"amount": price.amount * factor}) if index >= at else price
+            price.model_copy(update={"amount": _admitted(price.amount * factor)}) if index >= at else price
             for index, price in enumerate(self.file)
         ]
 
@@ -321,3 +321,8 @@ class World:
             if driver is not None:
                 until = budget.deadlines(self.limit - paid, tariff, now, pace.reserve, driver.began)
                 self._send(driver, until, pace.reserve, now)
+
+
+def _admitted(amount: Decimal) -> Decimal:
+    """What a price file may hold; many edits in a row go beyond it."""
+    return min(max(amount, Decimal("0.000001")), Decimal(1_000_000))
