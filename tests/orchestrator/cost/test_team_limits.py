@@ -23,7 +23,7 @@ def test_limits_of_teams(tmp_path: Path) -> None:
         ("{team: a}", "must be a list of rows, got dict"),
         ("- {", "not valid YAML"),
         ("- {team: a, limit: 1.5, currency: USD}", 'row 1: limit: .*as text, e.g. "5000.00", got 1.5'),
-        ("- {team: a, limit: true, currency: USD}", "row 1: limit: .*as text"),
+        ("- {team: a, limit: true, currency: USD}", "row 1: limit: must not be true"),
         ('- {team: a, limit: "-1", currency: USD}', "row 1: limit: .*greater than or equal to 0"),
         ('- {team: a, limit: "NaN", currency: USD}', "row 1: limit: .*finite"),
         ('- {team: A B, limit: "1", currency: USD}', "row 1: team: "),

@@ -58,7 +58,7 @@ def test_every_kind_survives_the_file(tmp_path: Path) -> None:
     found, offset = log.read()
     assert found == written
     assert [event.kind for event in found] == list(KINDS)
-    assert [event.seq for event in found] == [1, 2, 3, 4, 5, 6]
+    assert [event.seq for event in found] == [1, 2, 3, 4, 5, 6, 7]
     assert offset == log.path.stat().st_size
     assert all(event.time == 12.5 and event.version == 1 for event in found)
 
