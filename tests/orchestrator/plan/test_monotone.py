@@ -68,7 +68,7 @@ def test_eight_bits_are_not_slower(case: tuple[str, int, int]) -> None:
         step_time(replace(workload, precision=precision), cluster, parallel, efficiencies()).seconds
         for precision in ("bf16", "fp8")
     )
-    assert fp8 <= bf16
+    assert fp8 <= bf16 * (1 + 1e-12), "equal where all hangs on the network, but for the order of sums"
 
 
 @given(cases, st.integers(2, 8))
