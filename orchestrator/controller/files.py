@@ -28,6 +28,10 @@ class WatchedFile:
         self._told = state
         return True
 
+    def again(self) -> None:
+        """What was told last could not be made use of: tell it again."""
+        self._told = None
+
     def _state(self) -> _State:
         try:
             found = self.path.stat()

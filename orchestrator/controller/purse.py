@@ -40,6 +40,7 @@ class Purse:
         self._history, self._say = history, say
         self._job = WatchedFile(record.folder.job)
         self._file = None if settings.price_file is None else WatchedFile(settings.price_file, patient=True)
+        self._ahead = 0.0
         self._prices: PriceBook | None = None
         """The last ones that could be read here."""
         self._given: tuple[str, Deadlines | None] | None = None
@@ -58,8 +59,12 @@ class Purse:
         if self._spending is not None:
             self._spending.pace.add(events)
 
-    def look(self, resolved: Resolved, now: float) -> Look:
-        """What the money asks for at this moment, while the attempt `resolved` holds its devices."""
+    def look(self, resolved: Resolved, now: float, ahead: float = 0.0) -> Look:
+        """What the money asks for at this moment, while the attempt `resolved` holds its devices.
+
+        `ahead`: seconds that `now` is before the clock of the job, after that was set back.
+        """
+        self._ahead = ahead
         self.follow_limit()
         self._follow_prices(resolved, now)
         spending, history = self._spending, self._history
@@ -129,7 +134,8 @@ class Purse:
         try:
             self._reprice(resolved, after, now)
         except OSError as error:
-            return self._once(f"the new price could not be written down, that of before stays in force: {error}")
+            self._file.again()
+            return self._once(f"the new price could not be written down, it is tried again: {error}")
         self._note("price-changed", _news(before, after, since), self._history.charged())
 
     def _reprice(self, resolved: Resolved, tariff: Tariff, now: float) -> None:
@@ -137,7 +143,7 @@ class Purse:
         before the price counts, a later one after it (by `look`)."""
         if self._spending is not None:
             began = self._history.held[-1].start
-            until = self._spending.deadlines(self._history.charged(), tariff, began, now)
+            until = self._by_its_clock(self._spending.deadlines(self._history.charged(), tariff, began, now))
             known = self._known(resolved, began)
             if known is None or until.limit < known.limit:
                 local.give_deadline(self.record.folder, resolved.incarnation, until)
@@ -147,6 +153,7 @@ class Purse:
     # ------------------------------------------------------------------ the driver
     def _tell(self, resolved: Resolved, began: float, until: Deadlines) -> None:
         """Its deadline, if that has moved since it was told, by whomever."""
+        until = self._by_its_clock(until)
         if not moved(self._known(resolved, began), until):
             return
         try:
@@ -154,6 +161,9 @@ class Purse:
         except OSError as error:  # tried again at the next look
             return self._once(f"the newer deadline could not be given to the job: {error}")
         self._given = (resolved.incarnation, until)
+
+    def _by_its_clock(self, until: Deadlines) -> Deadlines:
+        return Deadlines(until.stop - self._ahead, until.end - self._ahead, until.limit - self._ahead)
 
     def _known(self, resolved: Resolved, began: float) -> Deadlines | None:
         """What the job knows of its deadline."""

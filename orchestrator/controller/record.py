@@ -55,7 +55,8 @@ class Record:
         try:
             body = json.loads(folder.job.read_text())
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound(f"{root} is not the folder of a run: it has no {folder.job.name}") from None
+            why = f"it has no {folder.job.name}" if root.exists() else "there is nothing of that name"
+            raise NotFound(f"{root} is not the folder of a run: {why}") from None
         except (OSError, ValueError) as error:
             raise UsageError(f"{folder.job} cannot be read: {error}") from None
         try:

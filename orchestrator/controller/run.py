@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import partial
 
 from orchestrator.controller.change import resolve_next
+from orchestrator.controller.clock import ForwardClock
 from orchestrator.controller.decide import Decision, Tally, after_attempt
 from orchestrator.controller.expected import expect
 from orchestrator.controller.history import History
@@ -74,6 +75,8 @@ class LocalRun:
         """One that an earlier launcher left behind."""
         self.history = History(record)
         self.observation = self.history.observation
+        counted = self.history.held[-1].end if self._driver is not None and self.history.held else None
+        self._clock = ForwardClock(time.time, time.monotonic, counted)
         self.purse = Purse(record, settings, self.history, say)
         self.resolved = self._resolve(self._next_attempt())
         self.observation.steps = self.resolved.recipe.steps
@@ -207,7 +210,9 @@ class LocalRun:
 
     def _keep_to_budget(self, driver: local.Driver) -> None:
         """Order the stop, or end what should have stopped by itself."""
-        look = self.purse.look(self.resolved, time.time())
+        now = self._clock.now()
+        self.history.extend(now)  # what is spent, and from when what is left lasts, are of one moment
+        look = self.purse.look(self.resolved, now, self._clock.ahead)
         if look.stop:
             self._stop = self._stop or OVER_BUDGET
         if look.end:
@@ -216,7 +221,7 @@ class LocalRun:
     def _begin(self) -> local.Driver:
         """The driver of this attempt, found or started. That it holds its devices is written down first of all: what
         was started by a launcher that died at once is paid for, too."""
-        driver, self._driver, now = self._driver, None, time.time()
+        driver, self._driver, now = self._driver, None, self._clock.now()
         began = now if driver is None else min(now, driver.process.create_time())
         if driver is None:
             local.prepare(self.folder, self.resolved)
@@ -263,11 +268,11 @@ class LocalRun:
             if (remark := remark_on(event)) is not None:
                 self.say(remark)
         self.purse.add(news)
-        self.history.extend(time.time())
+        self.history.extend(self._clock.now())
         return news
 
     def _snapshot(self) -> Snapshot:
-        amount = self.history.spent_at(time.time()).amount
+        amount = self.history.spent_at(self._clock.now()).amount
         return Snapshot(self.observation, self.resolved, amount, self._stop is not None)
 
     # ------------------------------------------------------------------ recording

@@ -23,7 +23,7 @@ from orchestrator.cost import budget as budgets
 from orchestrator.cost.book import Account, Book, book_of, plain
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.teams import TeamLimit, read_teams
-from orchestrator.errors import Conflict, FathomError, NotFound, OverBudget, UsageError
+from orchestrator.errors import Conflict, FathomError, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.resolve import read_resolved
@@ -65,8 +65,9 @@ def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator
         yield
         return
     with _lock(settings.home, team.team):
-        _reserved(team, accounts(settings.home, team.team), _name(record), budget)
         before = _read(record.folder)
+        others = accounts(settings.home, team.team, but=record.folder.root)
+        _reserved(team, [*others, _account(record, reserved=before)], _name(record), budget)
         if before is None or before < budget.amount:
             _write(record.folder, budget)  # first: what is in force is never more than what is reserved
         yield
@@ -80,19 +81,16 @@ def release(record: Record) -> None:
 
 def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Account]:
     """Of all runs of a team in a home; UsageError for one whose money cannot be read, which would be spent unseen."""
-    for path in sorted(home.glob("*/job.json")):
-        if path.parent == but:
-            continue
+    folders = {path.parent for name in ("job.json", "held.json") for path in home.glob(f"*/{name}")}
+    for path in sorted(RunFolder(folder).job for folder in folders if folder != but):
         try:
             record = Record.open(path.parent)
-        except NotFound:
-            continue  # removed just now
-        except FathomError:
-            if _team_of(path) != team:
+        except (FathomError, OSError):
+            if not path.parent.exists() or _team_of(RunFolder(path.parent), team) != team:
                 continue
             raise
         if record.job.metadata.namespace == team:
-            yield _account(record, reserved=_read(record.folder))
+            yield _account(record, reserved=_granted(record))
 
 
 def _account(record: Record, reserved: Decimal | None) -> Account:
@@ -162,13 +160,34 @@ def _read(folder: RunFolder) -> Decimal | None:
         raise UsageError(f"{folder.reserved} holds no reservation ({error}): remove it if the run has ended") from None
 
 
-def _team_of(path: Path) -> str | None:
-    """Of a job that this version cannot read."""
+def _granted(record: Record) -> Decimal | None:
+    """What is reserved; of a run that was started before its team had a limit, or by a version that reserved nothing,
+    its own limit. OverBudget where it has none: nobody knows what will be left."""
+    reserved = _read(record.folder)
+    if reserved is not None or not driver_lives(record.folder):
+        return reserved
+    if (budget := record.job.spec.budget) is None:
+        raise OverBudget(
+            f"{record.folder.root} goes on without a budget and could spend all that its team has: "
+            f"`fathom budget {record.folder.root} --limit AMOUNT` gives it one"
+        )
+    return budget.amount
+
+
+def _team_of(folder: RunFolder, unknown: str) -> str | None:
+    """Of a run whose job cannot be read: as its attempts were started; None if none was, which has spent nothing.
+    `unknown` where that cannot be read either: it might be of any team."""
     try:
-        found = json.loads(path.read_text())["job"]["metadata"].get("namespace", "default")
+        found = json.loads(folder.job.read_text())["job"]["metadata"].get("namespace", "default")
+        return found if isinstance(found, str) else unknown
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return found if isinstance(found, str) else None
+        pass
+    if not (last := folder.last_attempt()):
+        return unknown if folder.held.exists() else None
+    try:
+        return read_resolved(folder.resolved(last)).job.namespace
+    except FathomError:
+        return unknown
 
 
 @contextmanager

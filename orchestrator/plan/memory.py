@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from model.config import ModelConfig
-from model.flops import BLOCK, cache_bytes_per_token, count
+from model.flops import BLOCK, count
 from model.recipe import Layout, PrecisionName
 
 ALIGN = 8
@@ -56,8 +56,6 @@ FP32 = Policy(weights=4, master=4, gradients=4, moments=8, activations=4)
 """DeepSpeed's ZeRO keeps a flat copy as master weights even where the weights are FP32 already."""
 BF16 = Policy(weights=2, master=4, gradients=2, moments=8, activations=2)
 """DeepSpeed accumulates gradients in the weights' type unless it is told otherwise."""
-BF16_MOMENTS = Policy(weights=2, master=4, gradients=2, moments=4, activations=2)
-"""The policies' option of BF16 moments."""
 CLASSIC_BF16 = Policy(weights=2, master=4, gradients=4, moments=8, activations=2)
 """Mixed precision as most describe it (arXiv 1910.02054, section 3.1, with FP32 gradients): 18 bytes."""
 FP8 = Policy(weights=2, master=4, gradients=2, moments=8, activations=2, eight_bits=True)
@@ -137,11 +135,6 @@ def training_memory(
         logits=head_bytes(config, policy, tokens, kernels),
         update=_update(config, layout, policy) + (bucket * policy.gradients if layout.zero_stage == 3 else 0),
     )
-
-
-def cache_memory(config: ModelConfig, sequences: int, length: int, element_bytes: int = 2) -> int:
-    """Bytes of the latent cache of generation, see `model.flops.cache_bytes_per_token`."""
-    return sequences * length * cache_bytes_per_token(config, element_bytes)
 
 
 # ------------------------------------------------------------------ states

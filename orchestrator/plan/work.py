@@ -28,8 +28,6 @@ from orchestrator.plan.memory import FLOAT
 
 Architecture = ModelConfig | DenseModel
 
-MATRICES = ("attention_projections", "routed_experts", "shared_experts", "dense", "router", "head", "prediction")
-"""Kinds of matrix products; `attention` is what happens between queries, keys and values."""
 HIGH = ("router", "head", "prediction")
 """Those that stay in 16 bits under FP8 (DeepSeek-V3, section 3.3.1: embedding, head, gating)."""
 

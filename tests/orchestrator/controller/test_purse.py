@@ -265,6 +265,22 @@ def test_what_cannot_be_written_now_is_tried_again(bench: Bench, monkeypatch: py
     assert bench.limit == pytest.approx(7200, abs=1e-3)
 
 
+def test_a_price_that_cannot_be_written_now_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    bench.look(100)
+    bench.price("5.00")
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.history, "reprice", full)
+        bench.look(110, looks=4)
+    assert bench.said == ["the new price could not be written down, it is tried again: no space left"]
+    assert bench.history.tariff(1) == bench.resolved.tariff
+    bench.look(120)
+    assert bench.history.tariff(1).at(BEGAN + 200).per_hour == 10
+    assert bench.limit < 3600
+
+
 def test_shares_are_events_and_told_once_whoever_follows(bench: Bench) -> None:
     bench.look(1900)
     bench.take_over()

@@ -167,3 +167,10 @@ def test_a_job_in_somebodys_hands_is_not_replaced(tmp_path: Path, lock: str, mon
     with local.hold_lock(getattr(record.folder, lock)), pytest.raises(Conflict, match=str(os.getpid())):
         record.change(JOB.model_copy(update={"metadata": Metadata(name="other")}))
     assert Record.open(record.folder.root) == record
+
+
+def test_a_path_that_is_not_there_is_told_from_a_folder_of_no_run(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is nothing of that name"):
+        Record.open(tmp_path / "gone")
+    with pytest.raises(NotFound, match=r"it has no job\.json"):
+        Record.open(tmp_path)

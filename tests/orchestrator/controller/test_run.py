@@ -19,6 +19,7 @@ from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.run import LocalRun, Result
 from orchestrator.controller.sync import is_settled
+from orchestrator.cost.budget import Deadlines
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import OverBudget
 from orchestrator.launch import local
@@ -359,6 +360,33 @@ def test_what_does_not_stop_is_ended_before_the_limit(poor: Stage) -> None:
     assert Decimal("0.0095") < result.ledger.totals.cost < Decimal("0.01")
     with pytest.raises(OverBudget, match=r"is 0\.01 USD: the 0\.000\d+ that are left pay for \d\.\d s, .* take 60 s"):
         LocalRun(poor.record, SETTINGS, poor.said.append)
+
+
+@pytest.mark.parametrize("story", [trains_on, obeys])
+def test_a_clock_that_is_set_back_gives_no_time(poor: Stage, monkeypatch: pytest.MonkeyPatch, story: Story) -> None:
+    """Neither to the launcher nor, by the launcher's word, to the job."""
+    began, given = poor.clock.now, list[float]()
+    monkeypatch.setattr(poor.clock, "monotonic", lambda: poor.clock.now)
+    monkeypatch.setattr(poor.clock, "time", lambda: poor.clock.now - (3600 if poor.clock.now > began + 100 else 0))
+    tell = local.give_deadline
+
+    def told(folder: RunFolder, incarnation: str, until: Deadlines) -> None:
+        given.append(until.limit - poor.clock.time() + poor.clock.now - began)
+        tell(folder, incarnation, until)
+
+    monkeypatch.setattr(local, "give_deadline", told)
+    money_for = 0.01 * 3600 / 0.0816
+
+    def in_time(attempt: Attempt) -> Iterator[object]:
+        for moment in story(attempt):
+            assert poor.clock.now - began < money_for, "held for more than there is money"
+            yield moment
+
+    result = poor.run(in_time)
+    assert result.ended.failure_class == FailureClass.OVER_BUDGET
+    assert poor.clock.now - began > money_for - 62
+    assert given
+    assert max(given) <= money_for
 
 
 def test_a_later_attempt_has_what_is_left_and_keeps_what_was_measured(poor: Stage) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from support.runs import resolved, tiny_job
 
+from orchestrator.controller import teams
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.teams import accounts, release, require_leave, reserve
 from orchestrator.cost.timeline import Held
-from orchestrator.errors import OverBudget, UsageError
+from orchestrator.errors import NotFound, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
@@ -174,6 +175,44 @@ def test_a_folder_of_another_team_or_of_nobody_stands_in_nobodys_way(home: Home)
     (home.root / "strange-0" / "job.json").write_text('{"job": {"metadata": {}}}')
     with pytest.raises(UsageError, match="no job of this version"):
         list(accounts(home.root, "default"))
+
+
+def test_a_job_that_cannot_be_read_is_of_the_team_that_its_attempts_were_of(home: Home) -> None:
+    record = home.run("a", "60.00", spent=5)
+    record.folder.job.write_text("{")
+    with pytest.raises(UsageError, match=r"a-\d+-\d+/job\.json cannot be read"):
+        home.free()
+    assert list(accounts(home.root, "team-b")) == []
+    record.folder.resolved(1).write_text("{")
+    for team in ("default", "team-b"):  # it might be of either
+        with pytest.raises(UsageError, match=r"job\.json cannot be read"):
+            list(accounts(home.root, team))
+
+
+def test_what_a_run_without_its_job_has_spent_is_not_nothing(home: Home) -> None:
+    record = home.run("a", "60.00", spent=5)
+    record.folder.job.unlink()
+    with pytest.raises(NotFound, match=r"has no job\.json"):
+        home.free()
+
+
+def test_a_run_that_began_before_its_team_had_a_limit_counts_with_its_own(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = home.run("a", "60.00", spent=5)
+    monkeypatch.setattr(teams, "driver_lives", lambda folder: folder.root == first.folder.root)
+    assert home.free() == 40
+    change_limit(first, "90.00", home.settings)
+    assert home.free() == 10
+
+
+def test_a_run_without_bounds_lets_nobody_start_until_it_has_some(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = home.run("a", None, spent=5)
+    monkeypatch.setattr(teams, "driver_lives", lambda folder: folder.root == first.folder.root)
+    with pytest.raises(OverBudget, match=r"fathom budget .*/a-\d+-\d+ --limit AMOUNT"):
+        require_leave(home.job("b", "1.00"), home.settings)
+    change_limit(first, "30.00", home.settings)
+    assert home.free() == 70
 
 
 def test_what_was_spent_unwatched_counts(home: Home) -> None:

@@ -11,7 +11,6 @@ from orchestrator.plan.memory import (
     FP32,
     OFFICIAL_FP8,
     Kernels,
-    cache_memory,
     expert_parameters,
     trained_parameters,
     training_memory,
@@ -100,8 +99,3 @@ def test_the_larger_of_backward_and_update_decides() -> None:
     assert short.peak == short.states + short.buckets + short.activations + short.logits
     zero = short.__class__(**(short.by_part() | {"update": 10**12}))
     assert zero.peak == zero.states + 10**12
-
-
-def test_cache_of_v3() -> None:
-    assert cache_memory(preset("v3-671b"), 1, 1) == 70_272
-    assert cache_memory(preset("v3-671b"), 8, 1000, element_bytes=4) == 2 * 8 * 1000 * 70_272
