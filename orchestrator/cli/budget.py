@@ -30,6 +30,7 @@ def budget_command(
     from orchestrator.controller.limit import account, change_limit
     from orchestrator.controller.record import Record
     from orchestrator.settings import Settings
+    from orchestrator.status import Phase
 
     record = Record.open(run)
     if limit is not None:
@@ -38,7 +39,8 @@ def budget_command(
     if output is Format.json:
         print(json.dumps(_content(found), indent=1))
         return
-    for line in _lines(found, run):
+    status = record.status()
+    for line in _lines(found, run, succeeded=status is not None and status.phase is Phase.SUCCEEDED):
         print(line)
 
 
@@ -52,7 +54,7 @@ def _content(found: Account) -> dict[str, Any]:
     }
 
 
-def _lines(found: Account, run: Path) -> list[str]:
+def _lines(found: Account, run: Path, *, succeeded: bool) -> list[str]:
     from orchestrator.cost.meter import money
 
     def said(amount: Decimal) -> str:
@@ -64,4 +66,6 @@ def _lines(found: Account, run: Path) -> list[str]:
     if found.limit is None:
         return [*lines, "limit     none: give one with --limit"]
     lines.append(f"limit     {said(found.limit)}, of which {said(max(Decimal(0), found.limit - found.spent))} are left")
-    return lines if found.running else [*lines, f"not running; go on with `fathom train --resume {run}`"]
+    if found.running:
+        return lines
+    return [*lines, "the run has succeeded" if succeeded else f"not running; go on with `fathom train --resume {run}`"]

@@ -6,6 +6,7 @@ The driver is a process of its own: if this one dies, training goes on and `resu
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class LocalRun:
     def __init__(self, record: Record, settings: Settings, say: Callable[[str], None]) -> None:
         self.settings, self.say, self.folder = settings, say, record.folder
         self._stop: str | None = None
-        self._asked = self._kill = False
+        self._asked = self._kill = self._failed = False
         self._driver = local.running(self.folder)
         """One that an earlier launcher left behind."""
         self.history = History(record)
@@ -174,7 +175,7 @@ class LocalRun:
 
     def _follow(self, driver: local.Driver, show: Callable[[Snapshot], None]) -> str | None:
         """Until the driver is gone, or hangs; -> then what was seen of it."""
-        ordered_at, save_at = 0.0, time.monotonic() + TRACK_SECONDS
+        ordered, stop_since, save_at = False, math.inf, time.monotonic() + TRACK_SECONDS
         watch = Watch.of(self.resolved)
         for event in self.history.events:
             watch.add(event)
@@ -187,15 +188,25 @@ class LocalRun:
                 return f"the driver did not answer: no event for {watch.silent:.0f} s; {seen}"
             show(self._snapshot())
             self._keep_to_budget(driver)
-            if self._stop and not ordered_at:
-                local.order_stop(self.folder, self._stop, GRACE_SECONDS)
-                ordered_at = time.monotonic()
-            if self._kill or (ordered_at and time.monotonic() - ordered_at > GRACE_SECONDS):
+            if self._stop and not ordered:
+                ordered, stop_since = self._order(self._stop), min(stop_since, time.monotonic())
+            if self._kill or time.monotonic() - stop_since > GRACE_SECONDS:
                 driver.kill()
             if time.monotonic() > save_at:
                 save_at = self._save_for_now()
             time.sleep(POLL_SECONDS)
         return None
+
+    def _order(self, reason: str) -> bool:
+        """Whether the driver could be told to stop; if not, it is tried again, and the driver is ended in time."""
+        try:
+            local.order_stop(self.folder, reason, GRACE_SECONDS)
+        except OSError as error:
+            if not self._failed:
+                self.say(f"the order to stop could not be written, it is tried again: {error}")
+            self._failed = True
+            return False
+        return True
 
     def _save_for_now(self) -> float:
         """-> when to do so again: the record of a long run takes long, and nobody watches meanwhile."""

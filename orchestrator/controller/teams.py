@@ -58,17 +58,20 @@ def reserve(record: Record, settings: Settings) -> None:
 
 @contextmanager
 def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator[None]:
-    """While the limit of a run is changed to `budget`: OverBudget if its team's money does not allow that; what is
-    reserved is written when the change is made. A run that does not go on reserves when it starts again."""
+    """While the limit of a run is changed to `budget`: OverBudget if it is more than before and its team's money does
+    not allow that; what is reserved is written when the change is made. A run that does not go on reserves when it
+    starts again."""
     team = _team(record.job, settings)
     if team is None or not _goes_on(record.folder):
         yield
         return
     with _lock(settings.home, team.team):
-        before = _read(record.folder)
-        others = accounts(settings.home, team.team, but=record.folder.root)
-        _reserved(team, [*others, _account(record, reserved=before)], _name(record), budget)
-        if before is None or before < budget.amount:
+        reserved, before = _read(record.folder), record.job.spec.budget
+        granted = reserved if reserved is not None or before is None else before.amount
+        if granted is not None and budget.amount > granted:  # less is always allowed, whatever others have meanwhile
+            others = accounts(settings.home, team.team, but=record.folder.root)
+            _reserved(team, [*others, _account(record, reserved=granted)], _name(record), budget)
+        if reserved is None or reserved < budget.amount:
             _write(record.folder, budget)  # first: what is in force is never more than what is reserved
         yield
         _write(record.folder, budget)

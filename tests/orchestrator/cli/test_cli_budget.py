@@ -14,6 +14,7 @@ from orchestrator.cost.timeline import Held
 from orchestrator.launch import local
 from orchestrator.launch.events import BudgetNote, read
 from orchestrator.spec import Budget
+from orchestrator.status import JobStatus, Phase
 
 
 @pytest.fixture
@@ -101,3 +102,10 @@ def test_two_who_change_it_at_once(budget: Cli, tmp_path: Path, monkeypatch: pyt
 
 def test_a_folder_that_is_no_run(budget: Cli, tmp_path: Path) -> None:
     assert budget(tmp_path, "--limit", "5")[0] == 3
+
+
+def test_a_run_that_has_succeeded_is_not_said_to_go_on(budget: Cli, tmp_path: Path) -> None:
+    record = run(tmp_path, "100.00")
+    record.save_status(JobStatus(phase=Phase.SUCCEEDED, attempt_count=1))
+    code, out, _ = budget(record.folder.root)
+    assert (code, out.splitlines()[-1]) == (0, "the run has succeeded")

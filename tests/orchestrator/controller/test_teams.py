@@ -151,6 +151,20 @@ def test_a_raised_limit_asks_the_team_too(home: Home) -> None:
         pass
 
 
+def test_less_is_allowed_though_the_team_has_given_more_than_it_has_now(home: Home) -> None:
+    first, second = home.run("a", "60.00", spent=5), home.run("b", "40.00")
+    with home.launched(first), home.launched(second):
+        assert home.settings.budgets_file is not None
+        home.settings.budgets_file.write_text(TEAM.replace("100.00", "50.00"))
+        with pytest.raises(OverBudget, match=r"asks for 61 USD, but default has 10 of its 50 left"):
+            change_limit(first, "61.00", home.settings)
+        changed = change_limit(first, "30.00", home.settings)
+        change_limit(second, "12.00", home.settings)
+        assert home.free() == 8
+        with pytest.raises(OverBudget, match=r"asks for 39 USD, but default has 38"):
+            change_limit(changed, "39.00", home.settings)
+
+
 def test_the_limit_that_is_reserved_is_the_one_in_force(home: Home) -> None:
     """It was changed after the launcher had read the job."""
     stale = home.run("a", "10.00")
