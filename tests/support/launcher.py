@@ -79,11 +79,11 @@ class Attempt:
 
     def __init__(self, folder: RunFolder, resolved: Resolved, clock: Clock) -> None:
         self.folder, self.resolved, self.clock = folder, resolved, clock
+        self._log = EventLog(folder.events)  # one that is kept: a new one would read all of the file each time
 
     def _at(self, kind: str, **fields: object) -> None:
         job, attempt, incarnation = self.resolved.job.uid, self.resolved.attempt, self.resolved.incarnation
-        log = EventLog(self.folder.events)
-        log.append(kind, job=job, attempt=attempt, incarnation=incarnation, time=self.clock.now, **fields)
+        self._log.append(kind, job=job, attempt=attempt, incarnation=incarnation, time=self.clock.now, **fields)
 
     def start(self, step: int) -> None:
         self._at("started", step=step, tokens=step, world_size=2)
