@@ -1,6 +1,5 @@
 """`benchmarks/goodput.py` in a small size, and its plain models against the simulator: an independent check of it."""
 
-import importlib.util
 import re
 import statistics
 
@@ -30,8 +29,6 @@ def test_it_runs_and_says_how_long_it_takes(capsys: pytest.CaptureFixture[str]) 
 )
 @pytest.mark.parametrize("name", ["by_seconds", "by_processes"])
 def test_plain_models_agree_with_the_simulator(name: str, failures: Failures, days: float) -> None:
-    if name == "by_processes" and importlib.util.find_spec("simpy") is None:
-        pytest.skip("simpy is not installed")
     scenario = Scenario(16384, 8, failures, Recovery(), days * benchmark.DAY)
     ours = [benchmark.by_fathom(scenario, seed) for seed in range(30)]
     theirs = [getattr(benchmark, name)(scenario, seed) for seed in range(3 if name == "by_seconds" else 12)]
