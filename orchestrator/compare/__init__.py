@@ -1,0 +1,1 @@
+"""Runs beside each other: what differs, what each bought for its money."""

@@ -1,0 +1,124 @@
+"""What a job store is: documents of jobs, what is wished of each, and the status that the controller writes.
+
+Used by the API (wishes), the controller (status) and the command line. Invariants: the wish and the status are written
+by different parties and never overwrite each other; `generation` counts changes of the wish, `version` all changes;
+every method is one transaction, so that a crash leaves all of it or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from orchestrator.spec import TrainingJob
+from orchestrator.status import JobStatus, Phase
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What people want of a job; changed by them only."""
+
+    job: TrainingJob
+    """Without status. `spec.suspend` is part of it."""
+    cancelled_at: datetime | None = None
+    """Since when the job shall save and end for good; never taken back."""
+    deleted_at: datetime | None = None
+    """Since when it shall also be forgotten, once nothing of it runs; never taken back."""
+    keep_files: bool = False
+    """Whether the run's folder outlives the job that is forgotten."""
+    granted_after: int = 0
+    """Attempts up to this number no longer count against `retry`: whoever resumes a job grants all of them anew."""
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """One job as it stands in the store."""
+
+    uid: str
+    wish: Wish
+    status: JobStatus
+    generation: int
+    """Changes of the wish, from 1."""
+    version: int
+    """Changes of anything, from 1."""
+    created_at: datetime
+    created_by: str
+    """Name of the token that submitted it."""
+    folder: str
+    """Name of the run's folder, chosen when the job was created; unique in the store."""
+
+    @property
+    def name(self) -> str:
+        return self.wish.job.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        """The team."""
+        return self.wish.job.metadata.namespace
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which jobs, newest first."""
+
+    namespace: str | None = None
+    """None: of all teams."""
+    phases: frozenset[Phase] = frozenset()
+    """Empty: any."""
+    name_contains: str = ""
+    limit: int = 100
+    after: str = ""
+    """Cursor of the page before."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the jobs that were asked for."""
+
+    jobs: Sequence[StoredJob] = field(default_factory=tuple)
+    next: str = ""
+    """Cursor of what follows; empty at the end."""
+
+
+class JobStore(Protocol):
+    """Jobs are named by (namespace, name), and by a uid that no other job ever has."""
+
+    def create(self, job: TrainingJob, *, by: str) -> StoredJob:
+        """A new job in phase Pending. Conflict if there is one of that name in the namespace."""
+        ...
+
+    def get(self, namespace: str, name: str) -> StoredJob:
+        """NotFound where there is none."""
+        ...
+
+    def by_uid(self, uid: str) -> StoredJob | None:
+        """None where there is none (any more)."""
+        ...
+
+    def list(self, query: Query) -> Page:
+        """Newest first, in an order that does not change while pages are turned. UsageError for a wrong cursor."""
+        ...
+
+    def open_jobs(self) -> Sequence[StoredJob]:
+        """Those with which the controller has something to do: not in a terminal phase, or to be deleted, or whose wish
+        was changed since the status was written (`status.observed_generation` < `generation`); oldest first."""
+        ...
+
+    def change(
+        self, namespace: str, name: str, edit: Callable[[Wish], Wish], *, generation: int | None = None
+    ) -> StoredJob:
+        """With the wish that `edit` makes of the present one, in one transaction; unchanged if it returns an equal one.
+
+        NotFound; Conflict if `generation` is given and is not that of the job now; whatever `edit` raises.
+        """
+        ...
+
+    def set_status(self, uid: str, status: JobStatus) -> bool:
+        """By the controller only; False if the job is gone."""
+        ...
+
+    def remove(self, uid: str) -> None:
+        """Forget it; nothing happens if it is gone."""
+        ...
