@@ -17,7 +17,8 @@ from orchestrator.errors import Unavailable, UsageError
 from orchestrator.settings import Settings
 
 _START = "start one with `fathom serve`, or set FATHOM_URL and FATHOM_TOKEN for one elsewhere"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_SAME_BOOT_SECONDS, _SAME_START_SECONDS = 5, 1
+"""Clocks are set meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -124,24 +125,24 @@ def _running(home: Path) -> str:
     if record is None:
         raise Unavailable(f"no service has been started in {home}: {_START}")
     if not _lives(record):
-        pid, started = record.get("pid", "?"), record.get("started", "?")
         raise Unavailable(
-            f"the service of {home} (process {pid}, started {started}) is gone: start it again with `fathom serve`; "
-            "trainings that it had started go on meanwhile"
+            f"the service of {home} (process {record['pid']}) is gone: start it again with `fathom serve`; trainings "
+            "that it had started go on meanwhile"
         )
     return str(record["url"])
 
 
 def _lives(record: Mapping[str, Any]) -> bool:
-    boot, pid = record.get("boot"), record.get("pid")
-    if boot and _BOOT.exists() and _BOOT.read_text().strip() != boot:
-        return False
-    if not isinstance(pid, int) or pid <= 0:
-        return True  # nothing was said: the connection will tell
+    """Whether that very process is alive: its number alone may be another's by now."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        pid, started, boot = int(record["pid"]), float(record["started"]), float(record["boot"])
+    except (KeyError, TypeError, ValueError):
+        return True  # nothing was said: the connection will tell
+    if abs(psutil.boot_time() - boot) >= _SAME_BOOT_SECONDS:
         return False
-    except PermissionError:
-        return True  # another user's
-    return True
+    try:
+        return bool(abs(psutil.Process(pid).create_time() - started) < _SAME_START_SECONDS)
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False
