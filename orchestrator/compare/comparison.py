@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 
 from orchestrator.compare.cautions import cautions_of
-from orchestrator.compare.curve import Curve, best_at, curve_of, first_reach, thinned, value_at
+from orchestrator.compare.curve import Curve, best_at, curve_of, first_reach, thinned, value_at, windowed
 from orchestrator.compare.document import (
     Comparison,
     Difference,
@@ -49,11 +49,12 @@ def compare(runs: Sequence[RunFacts], by: Axis = Axis.tokens, metric: str | None
     """UsageError for too few, too many or the same run twice; NotFound where no run has the metric."""
     _check(runs)
     names, metric = names_of(runs), metric or _usual(runs)
-    counts = [len(curve_of(run, metric).points) for run in runs]
+    plain = [curve_of(run, metric) for run in runs]
+    counts = [len(curve.points) for curve in plain]
     if not any(counts) and any(run.points for run in runs):
         raise NotFound(_unknown(runs, metric))
     window = window_of(metric, min(filter(None, counts), default=1))
-    curves = [curve_of(run, metric, window) for run in runs]
+    curves = [windowed(curve, window) for curve in plain]
     currencies = {run.currency for run in runs}
     priced = len(currencies) == 1
     axes = [by, *(axis for axis in Axis if axis is not by)]
@@ -90,10 +91,15 @@ def names_of(runs: Sequence[RunFacts]) -> list[str]:
     return [f"{run.name} ({run.uid})" for run in runs]
 
 
+def require_number(runs: int) -> None:
+    """UsageError for too few or too many; to be asked before anything is read."""
+    if not LEAST <= runs <= MOST:
+        advice = "name another one, with which to compare" if runs < LEAST else "leave some out"
+        raise UsageError(f"a comparison is of {LEAST} to {MOST} runs, got {runs}: {advice}")
+
+
 def _check(runs: Sequence[RunFacts]) -> None:
-    if not LEAST <= len(runs) <= MOST:
-        advice = "name another one" if len(runs) < LEAST else "leave some out"
-        raise UsageError(f"a comparison is of {LEAST} to {MOST} runs, got {len(runs)}: {advice}")
+    require_number(len(runs))
     twice = [run.name for run in runs if sum(run.uid == other.uid for other in runs) > 1]
     if twice:
         raise UsageError(f"the run {twice[0]} is named twice: name it once")
@@ -139,6 +145,7 @@ def _equal(curves: Sequence[Curve], names: Sequence[str], metric: str, axis: Axi
     x = min(ends)
     found = [value_at(curve, axis, x) if curve.points else None for curve in curves]
     values = [None if one is None else one.value for one in found]
+    noises = [None if one is None else one.noise for one in found]
     shares = [
         x / curve.xs(axis)[-1] if one is not None and x else None for curve, one in zip(curves, found, strict=True)
     ]
@@ -146,10 +153,16 @@ def _equal(curves: Sequence[Curve], names: Sequence[str], metric: str, axis: Axi
         axis=axis,
         x=x,
         values=[
-            Value(run=name, value=one.value if one else None, how=one.how if one else None, share=share)
+            Value(
+                run=name,
+                value=one.value if one else None,
+                how=one.how if one else None,
+                noise=one.noise if one else None,
+                share=share,
+            )
             for name, one, share in zip(names, found, shares, strict=True)
         ],
-        best=[name for name, best in zip(names, best_of(values, better_of(metric)), strict=True) if best],
+        best=[name for name, best in zip(names, best_of(values, better_of(metric), noises), strict=True) if best],
     )
 
 

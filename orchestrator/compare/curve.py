@@ -6,10 +6,11 @@ it is interpolated, and nothing is ever said beyond the first and the last.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from orchestrator.compare.facts import Axis, Point, RunFacts
@@ -25,6 +26,8 @@ class Found:
 
     value: float
     how: How
+    noise: float = 0.0
+    """Standard error, of a mean of steps."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,16 @@ class Curve:
         return list(accumulate((point.at(axis) for point in self.points), max))
 
 
-def curve_of(run: RunFacts, metric: str, window: int = 1) -> Curve:
-    """Empty if the run has never measured it."""
+def curve_of(run: RunFacts, metric: str) -> Curve:
+    """Values as they were measured; empty if the run has never measured it."""
     points = tuple(point for point in run.points if metric in point.metrics)
     values = tuple(point.metrics[metric] for point in points)
-    return Curve(points, values, _means(values, window), window)
+    return Curve(points, values, values, 1)
+
+
+def windowed(curve: Curve, window: int) -> Curve:
+    """The same points, with means of the last `window` values each; fewer at the beginning."""
+    return replace(curve, means=_means(curve.values, window), window=window)
 
 
 def value_at(curve: Curve, axis: Axis, x: float) -> Found | None:
@@ -68,7 +76,7 @@ def value_at(curve: Curve, axis: Axis, x: float) -> Found | None:
     if at < 0 or x > xs[-1]:
         return None
     if curve.window > 1:
-        return Found(curve.means[at], "mean")
+        return Found(curve.means[at], "mean", noise(curve, at))
     if xs[at] == x:
         return Found(curve.values[at], "measured")
     share = (x - xs[at]) / (xs[at + 1] - xs[at])
@@ -102,10 +110,23 @@ def place(curve: Curve, at: int, how: How) -> Place:
     return Place(point.step, point.tokens, point.flops, point.hours, point.dollars, how)
 
 
+def noise(curve: Curve, at: int) -> float:
+    """Standard error of the mean there, by how far neighbours differ, so that the fall of a loss is no noise; 0 for
+    what stands for itself."""
+    values = curve.values[max(0, at + 1 - curve.window) : at + 1]
+    if curve.window == 1 or len(values) < 2:
+        return 0.0
+    variance = sum((b - a) ** 2 for a, b in pairwise(values)) / (2 * (len(values) - 1))
+    return math.sqrt(variance / len(values))
+
+
 def best_at(curve: Curve, better: Better | None) -> int | None:
-    """The point with the best value (mean), the first of equals; None without points or direction."""
+    """The point with the best value, the first of equals; None without points or direction. Of means over steps the
+    last: their best is that of lucky batches."""
     if not curve.points or better is None:
         return None
+    if curve.window > 1:
+        return len(curve.points) - 1
     pick = min if better == "lower" else max
     return curve.means.index(pick(curve.means))
 

@@ -81,6 +81,8 @@ class Value(Part):
     run: str
     value: float | None
     how: How | None
+    noise: float | None
+    """Standard error of a mean over steps; 0 for what was evaluated, which says nothing of other seeds."""
     share: float | None
     """Of all that the run itself has used up on that axis: far below 1, its learning rate had not come down yet."""
 
@@ -92,6 +94,7 @@ class Equal(Part):
     x: float
     values: list[Value]
     best: list[str]
+    """None where all are equal, or within twice the noise of their difference."""
 
 
 class Reached(Part):

@@ -44,8 +44,8 @@ def better_of(metric: str) -> Better | None:
 
 def window_of(metric: str, steps: int) -> int:
     """Steps that a mean is taken over: those of training are of one batch each and jump; evaluations are of the same
-    text every time, and stand for themselves. A twentieth of the `steps`, at most 50."""
-    return max(1, min(_WIDEST, steps // 20)) if metric.startswith(_OF_STEPS) else 1
+    text every time, and stand for themselves. A tenth of the `steps`, at most 50."""
+    return max(1, min(_WIDEST, steps // 10)) if metric.startswith(_OF_STEPS) else 1
 
 
 def is_priced(metric: str) -> bool:

@@ -15,7 +15,7 @@ from orchestrator.compare.document import Comparison, Equal, Row
 from orchestrator.compare.facts import Axis
 from orchestrator.compare.pictures import curves, money_bars, purchases
 from orchestrator.compare.words import axis_name, cells, far_along, metric, on_axis, standing, verdict
-from orchestrator.cost.meter import precise
+from orchestrator.cost.meter import money, precise
 from orchestrator.tracking.html_page import colour, heading, page, paragraph
 from orchestrator.tracking.palette import AMBER, BLUE, GRID, INK, MUTED, SAND
 
@@ -30,6 +30,7 @@ body {{ max-width: 72rem }}
 .caution {{ border-left: 4px solid {colour(AMBER)}; background: {colour(SAND)}; padding: .4rem .9rem; margin: .5rem 0 }}
 .verdict {{ font-size: 1.1rem }}
 td.best {{ font-weight: 700 }} td.best::before {{ content: "★ "; color: {colour(BLUE)} }}
+.units td:last-child {{ text-align: left; color: {colour(MUTED)} }}
 td small {{ color: {colour(MUTED)}; font-weight: 400; display: block }}
 .key {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; vertical-align: -.05rem }}
 .switch figure {{ display: none }}
@@ -57,7 +58,7 @@ def compare_page(of: Comparison) -> bytes:
         *_purchases(of),
         heading("All numbers", 2),
         note("★ marks the best of a row, where runs differ and one direction is better."),
-        table(["", *_heads(of), ""], (_row(row, of) for row in of.rows)),
+        f'<div class="units">{table(["", *_heads(of), ""], (_row(row, of) for row in of.rows))}</div>',
         *_money(of),
         *_configuration(of),
         note(
@@ -119,7 +120,7 @@ def _runs(of: Comparison) -> str:
     rows = []
     for run in of.runs:
         spent = "-" if run.spent is None else precise(run.spent, run.currency)
-        limit = "none" if run.limit is None else precise(run.limit, run.currency)
+        limit = "none" if run.limit is None else money(run.limit, run.currency)
         rows.append([run.name, run.team, run.phase.value, spent, limit, run.uid[:8]])
     return table(["run", "team", "phase", "spent", "budget", "uid"], rows)
 
@@ -200,7 +201,7 @@ def _purchases(of: Comparison) -> list[str]:
         if step.per_hundredth is not None:
             more += f", {precise(step.per_hundredth, of.currency)} for each 0.01"
         steps.append(paragraph(f"{more}."))
-    outside = [f"{run.name} {precise(run.limit, run.currency)}" for run in of.runs if run.limit is not None]
+    outside = [f"{run.name} {money(run.limit, run.currency)}" for run in of.runs if run.limit is not None]
     return [
         heading("What the money bought", 2),
         f"<figure>{purchases(of)}</figure>",

@@ -27,7 +27,9 @@ def curves(of: Comparison, axis: Axis) -> str:
     shown = [(i, one) for i, one in enumerate(of.series) if one.step]
     ends = [_xs(one, axis)[-1] for _, one in shown]
     label, scale = _axis(axis, max(ends), of.currency)
-    plane = svg.Plane(svg.nice(0, max(ends) / scale), _heights([one for _, one in shown], of.metric.better))
+    plane = svg.Plane(
+        svg.nice(0, max(ends) / scale), _heights([one for _, one in shown], of.metric.better), f"by-{axis}"
+    )
     x_format = _ticks(axis, of.currency)
     parts = svg.frame(plane, label, _metric_label(of), x_format, _trimmed)
     if (equal := of.equal_at(axis)) is not None:
@@ -43,7 +45,7 @@ def curves(of: Comparison, axis: Axis) -> str:
                 for x, y, step in zip(xs, one.value, one.step, strict=True)
             ]
     parts += svg.names_beside(plane, [(i, one.run, (one.mean or one.value)[-1]) for i, one in shown])
-    return svg.drawing(parts, f"{of.metric.name} of {len(shown)} runs against {label}")
+    return svg.framed(plane, parts, f"{of.metric.name} of {len(shown)} runs against {label}")
 
 
 def purchases(of: Comparison) -> str:
@@ -51,7 +53,7 @@ def purchases(of: Comparison) -> str:
     assert of.pareto is not None
     spots = of.pareto.spots
     costs, values = [float(spot.dollars) for spot in spots], [spot.value for spot in spots]
-    plane = svg.Plane(svg.nice(*_around(costs, floor=True)), svg.nice(*_around(values)))
+    plane = svg.Plane(svg.nice(*_around(costs, floor=True)), svg.nice(*_around(values)), "bought")
     number = {run.name: i for i, run in enumerate(of.runs)}
     money = _ticks(Axis.dollars, of.currency)
     parts = svg.frame(plane, f"spent in all ({of.currency})", f"best {_metric_label(of)}", money, _trimmed)
@@ -66,7 +68,7 @@ def purchases(of: Comparison) -> str:
     path = _staircase([(float(by_name[n].dollars), by_name[n].value) for n in of.pareto.frontier], plane)
     parts.append(
         f'<polyline points="{plane.path(*path)}" fill="none" stroke="{colour(MUTED)}" stroke-width="1.6"'
-        ' stroke-dasharray="6 3" clip-path="url(#frame)"/>'
+        f' stroke-dasharray="6 3" clip-path="url(#{plane.name})"/>'
     )
     for spot in spots:
         beaten = f", beaten by {', '.join(spot.dominated_by)}" if spot.dominated_by else ", beaten by none"
@@ -74,7 +76,7 @@ def purchases(of: Comparison) -> str:
         at = (number[spot.run], float(spot.dollars), spot.value)
         parts.append(svg.dot(plane, *at, says, radius=7, hollow=bool(spot.dominated_by)))
     parts += svg.names_beside(plane, [(number[spot.run], spot.run, spot.value) for spot in spots])
-    return svg.drawing(parts, "best value against money spent; the table below holds the same numbers")
+    return svg.framed(plane, parts, "best value against money spent; the table below holds the same numbers")
 
 
 def money_bars(of: Comparison) -> str:

@@ -7,67 +7,44 @@ import statistics
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
-from orchestrator.compare.curve import Curve, best_at, value_at
+from orchestrator.compare.curve import Curve, best_at, curve_of, noise, value_at, windowed
 from orchestrator.compare.document import Kind, Row
 from orchestrator.compare.facts import Axis, RunFacts
-from orchestrator.compare.measures import LOSS, Better, better_of, is_priced, unit_of
+from orchestrator.compare.measures import LOSS, Better, better_of, is_priced, unit_of, window_of
 from orchestrator.cost.records import CLASSES, GRAIN, WASTED, Totals
 
 Number = Decimal | int | float | None
 _SPEED, _MFU = "train/tokens_per_second", "train/mfu"
+_CERTAIN = 2.0
+"""Standard errors."""
 _MORE = ("moe/cv", "moe/dead_share")
 
 
-def best_of(values: Sequence[Number], better: Better | None) -> list[bool]:
-    """Which are the best, ties all; none where there is no choice: all are equal, or fewer than two are known."""
-    known = [float(value) for value in values if value is not None]
+def best_of(
+    values: Sequence[Number], better: Better | None, noises: Sequence[float | None] | None = None
+) -> list[bool]:
+    """Which are the best, ties all; none where there is no choice: all are equal, or fewer than two are known. What is
+    within two standard errors of a difference (`noises`) counts as equal."""
+    known = [(float(value), i) for i, value in enumerate(values) if value is not None]
     if better is None or len(known) < 2:
         return [False] * len(values)
-    best = min(known) if better == "lower" else max(known)
-    marks = [value is not None and math.isclose(float(value), best, rel_tol=1e-9) for value in values]
-    return [False] * len(values) if all(m for m, v in zip(marks, values, strict=True) if v is not None) else marks
+    best, first = min(known) if better == "lower" else max(known)
+    errors = [error or 0.0 for error in noises or [0.0] * len(values)]
+    marks = [False] * len(values)
+    for value, i in known:
+        room = _CERTAIN * math.hypot(errors[i], errors[first])
+        marks[i] = math.isclose(value, best, rel_tol=1e-9, abs_tol=room)
+    return [False] * len(values) if all(marks[i] for _, i in known) else marks
 
 
 def rows_of(runs: Sequence[RunFacts], curves: Sequence[Curve], metric: str, priced: bool) -> list[Row]:
     """The metric first, then what it took, then other metrics. `priced`: the runs are paid in one currency."""
-    better, unit = better_of(metric), unit_of(metric)
-    at = [best_at(curve, better) for curve in curves]
-    pairs = list(zip(curves, at, strict=True))
-
-    def row(
-        name: str, unit: str, kind: Kind, better: Better | None, values: Sequence[Number], wide: bool = False
-    ) -> Row:
-        marks = best_of(values, None if kind == "money" and not priced else better)
-        return Row(name=name, unit=unit, kind=kind, better=better, values=_plain(values), best=marks, wide=wide)
-
-    def totals(pick: Callable[[Totals], Number]) -> list[Number]:
-        return [None if run.totals is None else pick(run.totals) for run in runs]
-
     money = _currency(runs)
-    found = [
-        row(f"{metric}, last", unit, "metric", better, [c.means[-1] if c.points else None for c in curves]),
-        row(f"{metric}, best", unit, "metric", better, [None if i is None else c.means[i] for c, i in pairs]),
-        row("  at step", "", "count", None, [None if i is None else c.points[i].step for c, i in pairs]),
-        row(
-            "  at tokens", "tokens", "count", None, [None if i is None else c.points[i].tokens for c, i in pairs], True
-        ),
-        row("  at cost", money, "money", None, [None if i is None else _amount(c, i) for c, i in pairs]),
-        row("price of the last 0.01", f"{money} per 0.01 {unit}", "money", None, _marginal(curves, metric)),
-        row("tokens", "tokens", "count", None, totals(lambda t: t.tokens)),
-        row("training work", "FLOPs", "flops", None, totals(_flops)),
-        row("held", "hours", "hours", None, totals(lambda t: float(t.held_seconds) / 3600)),
-        row(_hours_name(runs), "hours", "hours", None, totals(lambda t: float(t.hours)), True),
-        row("spent", money, "money", "lower", totals(lambda t: t.cost)),
-        row("wasted", money, "money", "lower", totals(lambda t: t.wasted)),
-        row("wasted share", "of what was spent", "share", "lower", totals(_share)),
-        row("cost per billion tokens", money, "money", "lower", totals(lambda t: t.cost_per_billion_tokens)),
-        row("speed", "tokens/s, median of steps", "speed", "higher", [_median(run, _SPEED) for run in runs]),
-        row("MFU", "of peak, median of steps", "share", "higher", [_median(run, _MFU) for run in runs]),
-        *(
-            row(f"{name}, last", unit_of(name), "metric", better_of(name), [_last(run, name) for run in runs], wide)
-            for name, wide in _others(runs, metric)
-        ),
-    ]
+    found = [*_of_metric(curves, metric, money), *_of_expense(runs, money, priced)]
+    for name in _others(runs, metric):
+        row = _last(name, [curve_of(run, name) for run in runs])
+        sparse = any(value is None for value in row.values)
+        found.append(row.model_copy(update={"wide": sparse or name.count("/") > 1 or name in _MORE}))
     return [one for one in found if any(value is not None for value in one.values)]
 
 
@@ -75,20 +52,73 @@ def cost_rows(runs: Sequence[RunFacts]) -> list[Row]:
     """Money by class of time: what learned, what is the price of running at all, and what bought nothing."""
     rows = []
     for name in CLASSES:
-        values: list[Number] = [
-            None if r.totals is None else r.totals.cost_by_class.get(name, Decimal(0)) for r in runs
-        ]
+        values = _totals(runs, lambda totals, name=name: totals.cost_by_class.get(name, Decimal(0)))  # type: ignore[misc]
         if any(values):
-            marked = f"{name} (wasted)" if name in WASTED else name
-            none = [False] * len(values)
-            rows.append(
-                Row(name=marked, unit=_currency(runs), kind="money", better=None, values=_plain(values), best=none)
-            )
+            rows.append(_row(f"{name} (wasted)" if name in WASTED else name, _currency(runs), "money", values))
     return rows
 
 
-def _plain(values: Sequence[Number]) -> list[str | int | float | None]:
-    return [format(value, "f") if isinstance(value, Decimal) else value for value in values]
+def _row(
+    name: str, unit: str, kind: Kind, values: Sequence[Number], better: Better | None = None, *, wide: bool = False
+) -> Row:
+    shown = [format(value, "f") if isinstance(value, Decimal) else value for value in values]
+    return Row(name=name, unit=unit, kind=kind, better=better, values=shown, best=best_of(values, better), wide=wide)
+
+
+def _last(name: str, plain: Sequence[Curve]) -> Row:
+    """The last value of each run; of a metric of steps the mean of the last ones, all over as many steps."""
+    better = better_of(name)
+    window = window_of(name, min((len(curve.points) for curve in plain if curve.points), default=1))
+    curves = [windowed(curve, window) for curve in plain]
+    ends = [len(curve.points) - 1 for curve in curves]
+    values: list[Number] = [curve.means[-1] if curve.points else None for curve in curves]
+    noises = [noise(curve, end) if curve.points else None for curve, end in zip(curves, ends, strict=True)]
+    said = f"{name}, last" + (f" {window} steps" if window > 1 else "")
+    row = _row(said, unit_of(name), "metric", values, better)
+    return row.model_copy(update={"best": best_of(values, better, noises)})
+
+
+def _of_metric(curves: Sequence[Curve], metric: str, money: str) -> list[Row]:
+    rows = [_last(metric, curves)]
+    better, unit = better_of(metric), unit_of(metric)
+    bests = [(curve, best_at(curve, better)) for curve in curves]
+    if all(curve.window == 1 for curve in curves):  # the best mean of steps is one of lucky batches
+        places = [None if at is None else curve.points[at] for curve, at in bests]
+        values = [None if at is None else curve.means[at] for curve, at in bests]
+        rows += [
+            _row(f"{metric}, best", unit, "metric", values, better),
+            _row("best reached at step", "", "count", [None if p is None else p.step for p in places]),
+            _row(
+                "best reached at tokens",
+                "tokens",
+                "count",
+                [None if p is None else p.tokens for p in places],
+                wide=True,
+            ),
+            _row("best reached at cost", money, "money", [None if p is None else as_money(p.dollars) for p in places]),
+            _row("price of the last 0.01", f"{money} per 0.01 {unit}", "money", _marginal(curves, metric)),
+        ]
+    return rows
+
+
+def _of_expense(runs: Sequence[RunFacts], money: str, priced: bool) -> list[Row]:
+    less: Better | None = "lower" if priced else None
+    return [
+        _row("tokens", "tokens", "count", _totals(runs, lambda t: t.tokens)),
+        _row("training work", "FLOPs", "flops", _totals(runs, _flops)),
+        _row("held", "time", "hours", _totals(runs, lambda t: float(t.held_seconds) / 3600)),
+        _row("device time", _unit(runs), "hours", _totals(runs, lambda t: float(t.hours)), wide=True),
+        _row("spent", money, "money", _totals(runs, lambda t: t.cost), less),
+        _row("wasted", money, "money", _totals(runs, lambda t: t.wasted), less),
+        _row("wasted share", "of what was spent", "share", _totals(runs, _share), "lower"),
+        _row("cost per billion tokens", money, "money", _totals(runs, lambda t: t.cost_per_billion_tokens), less),
+        _row("speed", "tokens/s, median of steps", "speed", [_median(run, _SPEED) for run in runs], "higher"),
+        _row("MFU", "of peak, median of steps", "share", [_median(run, _MFU) for run in runs], "higher"),
+    ]
+
+
+def _totals(runs: Sequence[RunFacts], pick: Callable[[Totals], Number]) -> list[Number]:
+    return [None if run.totals is None else pick(run.totals) for run in runs]
 
 
 def _currency(runs: Sequence[RunFacts]) -> str:
@@ -96,12 +126,9 @@ def _currency(runs: Sequence[RunFacts]) -> str:
     return "/".join(found)
 
 
-def _hours_name(runs: Sequence[RunFacts]) -> str:
-    return " and ".join(sorted({f"{run.unit}s" for run in runs}))
-
-
-def _amount(curve: Curve, at: int) -> Decimal:
-    return as_money(curve.points[at].dollars)
+def _unit(runs: Sequence[RunFacts]) -> str:
+    """Of one or of several devices, e.g. of GPUs."""
+    return " and ".join(sorted({f"of {run.unit.partition('-')[0].upper()}s" for run in runs}))
 
 
 def as_money(amount: float) -> Decimal:
@@ -137,16 +164,7 @@ def _median(run: RunFacts, metric: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _last(run: RunFacts, metric: str) -> float | None:
-    """As it was reported last; that of training jumps from step to step."""
-    return next((point.metrics[metric] for point in reversed(run.points) if metric in point.metrics), None)
-
-
-def _others(runs: Sequence[RunFacts], metric: str) -> list[tuple[str, bool]]:
-    """Metrics of evaluations, and some more; those that not every run has, and of sources, only where there is room."""
-    names: dict[str, int] = {}
-    for run in runs:
-        for name in dict.fromkeys(name for point in run.points for name in point.metrics):
-            names[name] = names.get(name, 0) + 1
-    chosen = [name for name in names if name != metric and (name.startswith("eval/") or name in (LOSS, *_MORE))]
-    return [(name, names[name] < len(runs) or name.count("/") > 1 or name in _MORE) for name in chosen]
+def _others(runs: Sequence[RunFacts], metric: str) -> list[str]:
+    """Metrics of evaluations, and the few of training that are compared."""
+    names = dict.fromkeys(name for run in runs for point in run.points for name in point.metrics)
+    return [name for name in names if name != metric and (name.startswith("eval/") or name in (LOSS, *_MORE))]

@@ -14,8 +14,8 @@ from orchestrator.tracking.html_page import colour
 from orchestrator.tracking.names import clipped
 from orchestrator.tracking.palette import GRID, INK, LINES, MUTED, PAPER
 
-WIDTH, HEIGHT = 920, 430
-_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 168, 18, 56
+WIDTH, HEIGHT = 960, 430
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 200, 18, 56
 _NAME = 22
 """Characters of a name beside a line."""
 _LINE = 16
@@ -55,6 +55,8 @@ class Plane:
 
     x: Range
     y: Range
+    name: str
+    """Unique on the page: what lies outside of the frame is cut off by this name, and a hidden picture cuts nothing."""
 
     def left(self, x: float) -> float:
         """Pixels from the left."""
@@ -137,7 +139,7 @@ def line(plane: Plane, number: int, xs: Sequence[float], ys: Sequence[float], *,
     weight = 'stroke-width="1" opacity="0.35"' if faint else 'stroke-width="2.2"'
     return (
         f'<polyline points="{plane.path(xs, ys)}" fill="none" stroke="{ink}" {weight} stroke-linejoin="round"'
-        f' stroke-dasharray="{dashes}" clip-path="url(#frame)"/>'
+        f' stroke-dasharray="{dashes}" clip-path="url(#{plane.name})"/>'
     )
 
 
@@ -153,14 +155,19 @@ def dot(plane: Plane, number: int, x: float, y: float, says: str, *, radius: flo
     )
 
 
-def drawing(parts: Sequence[str], label: str, height: float = HEIGHT) -> str:
-    """The whole picture; `label` says what it shows to those who cannot see it."""
-    frame_box = (
-        f'<clipPath id="frame"><rect x="{_LEFT}" y="{_TOP - 4}" width="{WIDTH - _LEFT - _RIGHT + 4}" '
+def framed(plane: Plane, parts: Sequence[str], label: str) -> str:
+    """A picture on a plane."""
+    box = (
+        f'<clipPath id="{plane.name}"><rect x="{_LEFT}" y="{_TOP - 4}" width="{WIDTH - _LEFT - _RIGHT + 4}" '
         f'height="{HEIGHT - _TOP - _BOTTOM + 4}"/></clipPath>'
     )
+    return drawing([box, *parts], label)
+
+
+def drawing(parts: Sequence[str], label: str, height: float = HEIGHT) -> str:
+    """The whole picture; `label` says what it shows to those who cannot see it."""
     body = "\n".join(part for part in parts if part)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(label)}" font-family="system-ui, sans-serif">{frame_box}\n{body}\n</svg>'
+        f'aria-label="{escape(label)}" font-family="system-ui, sans-serif">\n{body}\n</svg>'
     )

@@ -61,7 +61,7 @@ def number(kind: Kind, value: Number, currency: str) -> str:
     if kind == "hours":
         return duration(amount)
     if kind == "share":
-        return f"{amount:.1%}"
+        return f"{amount:.2%}"
     return f"{amount:,.0f}" if kind == "speed" else metric(amount)
 
 
@@ -80,8 +80,8 @@ def standing(value: Value) -> str:
     """A run's metric at the common x, with how it was come by."""
     if value.value is None:
         return "-"
-    marks = {"measured": "", "interpolated": " ~", "mean": ""}
-    return f"{metric(value.value)}{marks[value.how or 'measured']}"
+    noise = f" ±{value.noise:.2g}" if value.noise else ""
+    return f"{metric(value.value)}{' ~' if value.how == 'interpolated' else noise}"
 
 
 def far_along(value: Value) -> str:
@@ -94,9 +94,12 @@ def verdict(one: Equal, comparison: Comparison) -> str:
     unit = comparison.metric.unit or comparison.metric.name
     where = f"At equal {axis_name(one.axis, comparison.currency)} ({on_axis(one.axis, one.x, comparison.currency)})"
     known = [(value.value, value) for value in one.values if value.value is not None]
+    if len(known) < len(one.values):
+        where += ", as far as runs have a value there"
     if not one.best or comparison.metric.better is None:
         same = ", ".join(f"{value.run} {metric(number)}" for number, value in known)
-        return f"{where}: {same} {unit}."
+        why = ", no difference beyond the noise of the steps" if any(value.noise for value in one.values) else ""
+        return f"{where}: {same} {unit}{why}."
     known.sort(key=lambda pair: pair[0], reverse=comparison.metric.better == "higher")
     best = known[0][0]
     others = [f"{value.run} {metric(n)} ({n - best:+.4f})" for n, value in known if value.run not in one.best]
