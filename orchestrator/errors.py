@@ -7,6 +7,7 @@
     ├── Conflict       409  exit 4     it exists already, or changed meanwhile
     ├── OverBudget     402  exit 5     the budget does not allow it
     ├── RunFailed      500  exit 1     a run ended without success
+    ├── Unavailable    503  exit 1     what is needed does not work now, e.g. the disk is full
     └── Interrupted    499  exit 130   a person stopped it
 
 Every message says what is wrong, the numbers involved, and what to do. A test holds tree, codes and this
@@ -97,6 +98,14 @@ class RunFailed(FathomError):
 
     code = "run-failed"
     http_status = 500
+    exit_code = 1
+
+
+class Unavailable(FathomError):
+    """What Fathom itself needs does not work now: its database, its disk."""
+
+    code = "unavailable"
+    http_status = 503
     exit_code = 1
 
 

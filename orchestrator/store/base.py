@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
@@ -82,6 +82,14 @@ class Page:
     """Cursor of what follows; empty at the end."""
 
 
+@dataclass(frozen=True)
+class DocumentPage:
+    """The same as documents (`store.document`), passed on as they lie in the store: nothing is validated again."""
+
+    documents: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    next: str = ""
+
+
 class JobStore(Protocol):
     """Jobs are named by (namespace, name), and by a uid that no other job ever has."""
 
@@ -99,6 +107,10 @@ class JobStore(Protocol):
 
     def list(self, query: Query) -> Page:
         """Newest first, in an order that does not change while pages are turned. UsageError for a wrong cursor."""
+        ...
+
+    def documents(self, query: Query) -> DocumentPage:
+        """As `list`, for answers: far cheaper."""
         ...
 
     def open_jobs(self) -> Sequence[StoredJob]:

@@ -14,6 +14,7 @@ TABLE = {
     "Conflict": ("conflict", 409, 4),
     "OverBudget": ("over-budget", 402, 5),
     "RunFailed": ("run-failed", 500, 1),
+    "Unavailable": ("unavailable", 503, 1),
     "Interrupted": ("interrupted", 499, 130),
 }
 
