@@ -15,9 +15,11 @@ import typer
 from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.compare import compare_command
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
+from orchestrator.cli.explain import explain_command
 from orchestrator.cli.export import export_command
 from orchestrator.cli.generate import generate_command
 from orchestrator.cli.goodput import goodput_command
@@ -27,6 +29,7 @@ from orchestrator.cli.model import model_command
 from orchestrator.cli.plan import plan_command
 from orchestrator.cli.sync import sync_command
 from orchestrator.cli.train import train_command
+from orchestrator.cli.why import why_command
 from orchestrator.errors import FathomError, Interrupted, RunFailed
 
 EXIT_CODES = (
@@ -44,6 +47,7 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("plan")(plan_command)
 app.command("cost")(cost_command)
+app.command("compare")(compare_command)
 app.command("budget")(budget_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
@@ -54,6 +58,8 @@ app.command("model")(model_command)
 app.command("calibrate")(calibrate_command)
 app.command("sync")(sync_command)
 app.command("mlflow")(mlflow_command)
+app.command("why")(why_command)
+app.command("explain")(explain_command)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="checkpoints")
 
