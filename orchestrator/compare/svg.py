@@ -40,7 +40,7 @@ class Range:
 
 def nice(low: float, high: float, wanted: int = 6) -> Range:
     """The range, and round values in it: 1, 2 or 5 times a power of ten apart."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # equal as far as numbers can tell
         room = abs(high) * 0.1 or 1.0
         low, high = low - room, high + room
     rough = (high - low) / wanted

@@ -39,10 +39,7 @@ def test_what_a_person_reads(cli: Cli, runs: list[Path]) -> None:
     assert "slow: $11.00 for 1.5000: beaten by fast" in lines
     assert ["seed", "1", "2"] in [line.split() for line in lines]
     assert "until" not in out.lower()
-    assert (
-        err
-        == "note: which data fast, slow was trained on is not recorded here: whether it is the same is not checked\n"
-    )
+    assert err == "note: which data fast, slow had is not recorded here: whether it is the same is not checked\n"
     wide = cli(*runs, "-o", "wide")[1]
     assert "UNTIL 1.5000 WAS REACHED" in wide
     assert "COST BY CLASS OF TIME" in wide
