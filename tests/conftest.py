@@ -1,7 +1,20 @@
-"""For all tests."""
+from __future__ import annotations
 
-from hypothesis import settings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-# How long an example takes is the machine's affair: other processes use it too, and a test must not fail for that.
-settings.register_profile("fathom", deadline=None)
-settings.load_profile("fathom")
+import pytest
+
+if TYPE_CHECKING:
+    from orchestrator.store.sqlite import SqliteStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """An empty job store in the file `fathom.db` of the test's own folder."""
+    from orchestrator.store.sqlite import SqliteStore
+
+    made = SqliteStore(tmp_path / "fathom.db")
+    yield made
+    made.database.close()
