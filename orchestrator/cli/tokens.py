@@ -11,9 +11,7 @@ import typer
 from orchestrator.cli.output import Column, Output, OutputOption, dump, show, talk
 from orchestrator.cli.served import connect
 
-token_app = typer.Typer(
-    help="Make, list and take back the tokens of the service; for its admins.", no_args_is_help=True
-)
+token_app = typer.Typer(help="Make, list and revoke tokens of the service.", no_args_is_help=True)
 _COLUMNS = (
     Column("NAME"),
     Column("ROLE"),

@@ -90,7 +90,8 @@ class Connection:
                             failed, last = 0, event.id or last
                             if event.event == _END:
                                 return
-                            yield event
+                            if event.data or event.retry is None:  # else it only says when to come back
+                                yield event
                         failed, outcome = 0, Cut("the stream ended before the job did", arrived=True)
                     else:
                         outcome = self._refused(await stream.answer())
