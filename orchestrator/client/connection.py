@@ -128,7 +128,7 @@ class Connection:
         if cut.arrived and not call.repeatable:
             return Unavailable(
                 f"{self.service.url} broke off ({cut}) before it answered {call.method} {call.path}: whether it was "
-                "done is not known; look with `fathom get`"
+                "done is not known; look before you try again"
             )
         return Unavailable(
             f"{self.service.url} does not answer ({cut}): is the service running, and the address right?"

@@ -203,7 +203,10 @@ def test_a_post_is_repeated_with_the_same_key(call: Verb, server: Wire) -> None:
     assert server.asked[-1].headers["idempotency-key"] != keys[0]
 
 
-@pytest.mark.parametrize(("verb", "arguments"), [("patch", ("a/b", {"suspend": True})), ("delete", ("a/b",))])
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [("patch", ("a/b", {"suspend": True})), ("delete", ("a/b",)), ("create_token", ("ci", "runner"))],
+)
 def test_what_may_have_been_done_is_not_done_twice(
     call: Verb, server: Wire, verb: str, arguments: tuple[object, ...]
 ) -> None:
@@ -345,7 +348,7 @@ def test_a_new_job_is_made_by_its_plan(call: Verb, server: Wire) -> None:
     assert plan.forecast is None
     job, _ = call("apply", plan)
     assert job.key == "a/tiny"
-    assert server.asked[-1].json() == {"job": submitted(team="a"), "plan": "plan-1"}
+    assert server.asked[-1].json() == {"job": submitted(team="a"), "plan": "plan-tiny"}
     call("apply", submitted(team="a"), dry_run=True)
     assert server.asked[-1].path == "/v1/jobs?dryRun=true"
 
