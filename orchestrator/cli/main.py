@@ -15,6 +15,7 @@ import typer
 from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.compare import compare_command
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command("train")(train_command)
 app.command("plan")(plan_command)
 app.command("cost")(cost_command)
+app.command("compare")(compare_command)
 app.command("budget")(budget_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
