@@ -16,6 +16,7 @@ from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.compare import compare_command
+from orchestrator.cli.completion import completion_command, is_completing, quietly
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate_command
@@ -60,6 +61,7 @@ app.command("sync")(sync_command)
 app.command("mlflow")(mlflow_command)
 app.command("why")(why_command)
 app.command("explain")(explain_command)
+app.command("completion")(completion_command)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="checkpoints")
 
@@ -77,6 +79,8 @@ _Refused = cast(
 
 def main() -> None:
     """Entry point of the console script."""
+    if is_completing():
+        quietly(app)
     code = _outcome()
     error = _lost()
     failed = 0 if error is None else _give_up(error)
