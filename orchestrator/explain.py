@@ -55,6 +55,7 @@ _GPU: dict[str, Any] = {
         "budget": {"limit": "5000.00"},
         "checkpoint": {"uri": "s3://bucket/checkpoints", "intervalMinutes": 20.0},
         "tracking": {"experiment": "v3-mini", "tags": {"purpose": "baseline"}},
+        "notify": {"url": "https://hooks.example.org/fathom"},
         "queue": {"name": "team-a", "priorityClass": "high"},
     },
 }  # fmt: skip

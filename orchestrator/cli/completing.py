@@ -10,10 +10,6 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from orchestrator.settings import Settings
 
 KEPT_SECONDS = 5.0
 TIMEOUT_SECONDS = 0.5
@@ -22,25 +18,25 @@ _CACHE = ".completion.json"
 
 
 def job_names(incomplete: str) -> list[str]:
-    """Names of jobs that begin so, and folders of runs where the word is a path; for `autocompletion` of arguments."""
+    """Names of jobs that begin so; for `autocompletion` of arguments."""
     try:
         from orchestrator.settings import Settings
 
-        names = _names(Settings.load())
+        names = _names(Settings.load().home)
     except Exception:  # noqa: BLE001 - whatever is wrong here, a message would end up in the line that is being typed
         return []
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _names(settings: Settings) -> list[str]:
-    cache = settings.home / _CACHE
+def _names(home: Path) -> list[str]:
+    cache = home / _CACHE
     kept = _kept(cache)
     if kept is not None:
         return kept
-    found = _of_service(settings)
-    names = sorted(set(_of_folders(settings.home) if found is None else found))[:_MOST]
+    found = _of_service()
+    names = sorted(set(_of_folders(home) if found is None else found))[:_MOST]
     with suppress(OSError):
-        if settings.home.is_dir():
+        if home.is_dir():
             from orchestrator.controller.record import replace_file
 
             replace_file(cache, json.dumps({"at": time.time(), "names": names}))
@@ -56,20 +52,22 @@ def _kept(cache: Path) -> list[str] | None:
         return None
 
 
-def _of_service(settings: Settings) -> list[str] | None:
-    """None where no service answers in time."""
-    from orchestrator.cli.asking import ask, find_service
+def _of_service() -> list[str] | None:
+    """None where no service answers in time. Jobs of other teams as TEAM/NAME, as commands take them."""
+    from orchestrator.cli.asking import ask
+    from orchestrator.client.find import find
+    from orchestrator.errors import FathomError
 
-    service = find_service(settings.home)
-    if service is None:
-        return None
-    answer = ask(service, f"/v1/jobs?limit={_MOST}", timeout=TIMEOUT_SECONDS)
-    if answer is None or answer.status != 200:
-        return None
     try:
-        return [str(item["metadata"]["name"]) for item in json.loads(answer.body)["items"]]
-    except (ValueError, KeyError, TypeError):
+        answer = ask(find(), f"/v1/jobs?limit={_MOST}", timeout=TIMEOUT_SECONDS)
+        found = [item["metadata"] for item in json.loads(answer.body)["items"]] if answer.status == 200 else None
+        return None if found is None else [_written(one["namespace"], one["name"]) for one in found]
+    except (FathomError, OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _written(team: str, name: str) -> str:
+    return name if team == "default" else f"{team}/{name}"
 
 
 def _of_folders(home: Path) -> list[str]:

@@ -18,6 +18,7 @@ from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.change import cancel_command, delete_command, resume_command, suspend_command
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.compare import compare_command
+from orchestrator.cli.completion import completion_command, is_completing, quietly
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.demo import demo_command
@@ -83,6 +84,7 @@ app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
 app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
 app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
 app.command("explain", rich_help_panel=_SERVICE)(explain_command)
+app.command("completion", rich_help_panel=_SERVICE)(completion_command)
 app.command("demo", rich_help_panel=_SERVICE)(demo_command)
 app.add_typer(token_app, name="token", rich_help_panel=_SERVICE)
 
@@ -100,6 +102,8 @@ _Refused = cast(
 
 def main() -> None:
     """Entry point of the console script."""
+    if is_completing():
+        quietly(app)
     code = _outcome()
     error = _lost()
     failed = 0 if error is None else _give_up(error)

@@ -13,11 +13,12 @@ _SHOWN = 5
 
 
 def find_run(given: str, home: Path) -> Record:
-    """The run in this folder, or the newest of a job of this name in the home; NotFound if there is neither."""
+    """The run in this folder, or the newest of the job NAME or TEAM/NAME in the home; NotFound if there is neither."""
     folder = Path(given)
-    if folder.is_dir() or "/" in given:
+    team, _, name = given.rpartition("/")
+    if folder.is_dir() or "/" in team:
         return Record.open(folder)
-    found = _named(given, home)
+    found = [one for one in _named(name, home) if team in ("", one.job.metadata.namespace)]
     if not found:
         known = ", ".join(_known(home))
         raise NotFound(

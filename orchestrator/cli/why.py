@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def why_command(
     job: Annotated[
         str,
-        typer.Argument(help="Name of a job, or the folder of a run.", autocompletion=job_names),
+        typer.Argument(help="NAME or TEAM/NAME of a job, or the folder of a run.", autocompletion=job_names),
     ],
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print it.")] = Format.table,
 ) -> None:
@@ -26,7 +26,7 @@ def why_command(
 
     Examples: fathom why v3-mini  |  fathom why runs/v3-mini-20260101-120000 -o json
     """
-    found = _of_run(job)
+    found = _explained(job)
     if output is Format.json:
         print(json.dumps(asdict(found), indent=1))
         return
@@ -36,8 +36,39 @@ def why_command(
         print(f"  {line}")
 
 
+def _explained(given: str) -> Why:
+    """By the service, where there is one that knows such a job; else by what lies in the run's folder."""
+    from pathlib import Path
+
+    from orchestrator.errors import NotFound, Unavailable
+
+    if Path(given).is_dir():
+        return _of_run(given)
+    try:
+        return _of_job(given)
+    except Unavailable:
+        return _of_run(given)
+    except NotFound as unknown:
+        try:
+            return _of_run(given)
+        except NotFound:
+            raise unknown from None
+
+
+def _of_job(given: str) -> Why:
+    from datetime import UTC, datetime
+
+    from orchestrator.client import Client
+    from orchestrator.reasons import Ways
+    from orchestrator.why import why
+
+    with Client() as client:
+        found = client.get(given)
+    return why(found.wish(), found.status, datetime.now(UTC), ways=Ways.by_name(given))
+
+
 def _of_run(given: str) -> Why:
-    """Of a run on this machine, by what is written in its folder."""
+    """Of a run on this machine."""
     from datetime import UTC, datetime
 
     from orchestrator.cli.runs import find_run

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from support.answered import AT, stored
 from support.cli import command
 from support.runs import tiny_job
+from support.wire import as_json, problem, wire
 
 from orchestrator.controller.record import Record
 from orchestrator.status import JobStatus, Phase
@@ -60,6 +62,24 @@ def test_an_unknown_name_says_what_there_is(
         f"there is no run of a job 'tin' in {home}, nor a folder of that name; the newest there are {root.name}" in err
     )
     assert command("why", monkeypatch, capsys)("no/where")[0] == 3
+
+
+def test_the_service_is_asked_where_there_is_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = record(home, Phase.SUCCEEDED).folder.root
+    with wire() as service:
+        monkeypatch.setenv("FATHOM_URL", service.url)
+        monkeypatch.setenv("FATHOM_TOKEN", "t")
+        why = command("why", monkeypatch, capsys)
+        waiting = {"type": "Admitted", "status": "False", "reason": "WaitingForQuota", "lastTransitionTime": AT}
+        service.replies(as_json(stored("tiny", "Queued", team="red", status={"conditions": [waiting]})))
+        assert why("red/tiny")[1].startswith("red/tiny waits for machines")
+        assert service.asked[-1].path == "/v1/jobs/red/tiny"
+        assert why(root)[1].startswith("tiny has succeeded"), "a folder is read"
+        service.replies(problem(404, "not-found", "there is no job red/other"))
+        assert why("red/other")[2] == "error: there is no job red/other\n"
+    assert why("default/tiny")[1].startswith("tiny has succeeded"), "the folder, since nobody answers"
 
 
 def test_explain_prints_a_field_and_those_below(
