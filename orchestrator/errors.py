@@ -3,8 +3,14 @@
     FathomError
     ├── InvalidJob     422  exit 2     the job cannot run as it is written
     ├── UsageError     400  exit 2     the command or request is wrong
+    ├── Unauthorized   401  exit 2     no token, or none that counts
+    ├── Forbidden      403  exit 2     the token does not allow it
     ├── NotFound       404  exit 3     what was named does not exist
     ├── Conflict       409  exit 4     it exists already, or changed meanwhile
+    │   ├── StalePlan             409   what was planned is not what would run now
+    │   ├── PreconditionFailed    412   If-Match names another state than the present one
+    │   ├── IdempotencyMismatch   422   the Idempotency-Key came with another request before
+    │   └── IdempotencyInFlight   409   the request with that key is still being worked on
     ├── OverBudget     402  exit 5     the budget does not allow it
     ├── RunFailed      500  exit 1     a run ended without success
     ├── Unavailable    503  exit 1     what is needed does not work now, e.g. the disk is full
@@ -69,6 +75,22 @@ class UsageError(FathomError):
     exit_code = 2
 
 
+class Unauthorized(FathomError):
+    """No token, or none that counts."""
+
+    code = "unauthorized"
+    http_status = 401
+    exit_code = 2
+
+
+class Forbidden(FathomError):
+    """The token does not allow it."""
+
+    code = "forbidden"
+    http_status = 403
+    exit_code = 2
+
+
 class NotFound(FathomError):
     """What was named does not exist."""
 
@@ -83,6 +105,32 @@ class Conflict(FathomError):
     code = "conflict"
     http_status = 409
     exit_code = 4
+
+
+class StalePlan(Conflict):
+    """What was planned is not what would run now."""
+
+    code = "stale-plan"
+
+
+class PreconditionFailed(Conflict):
+    """If-Match names another state of the object than the present one."""
+
+    code = "precondition-failed"
+    http_status = 412
+
+
+class IdempotencyMismatch(Conflict):
+    """The Idempotency-Key came with another request before."""
+
+    code = "idempotency-mismatch"
+    http_status = 422
+
+
+class IdempotencyInFlight(Conflict):
+    """The request with that Idempotency-Key is still being worked on."""
+
+    code = "idempotency-in-flight"
 
 
 class OverBudget(FathomError):

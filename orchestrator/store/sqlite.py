@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from json import loads
@@ -22,6 +21,7 @@ from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
 from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, Wish
+from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
 from orchestrator.store.document import Document, assembled, timestamp
 from orchestrator.store.tables import jobs
@@ -156,28 +156,6 @@ class SqliteStore:
             number += 1
             folder = f"{wanted}-{number}"
         return folder
-
-
-# ------------------------------------------------------------------ cursors
-
-
-def cursor(position: int) -> str:
-    """Of what follows a row; opaque to users."""
-    return urlsafe_b64encode(str(position).encode()).decode().rstrip("=")
-
-
-def position(text: str) -> int:
-    """Of a cursor; UsageError for one that was never given out."""
-    try:
-        found = int(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if 0 < found < 2**63 and cursor(found) == text:
-            return found
-    except ValueError:
-        pass
-    raise UsageError(f"cursor {text[:40]!r} is none of ours: take it from `next` of the page before, or leave it out")
-
-
-# ------------------------------------------------------------------ rows
 
 
 def _selected(query: Query) -> Select[Any]:
