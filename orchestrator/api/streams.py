@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,6 +31,7 @@ _RETRY_MS = 1000
 """When a reader comes back after a cut."""
 _THREADS = 8
 """That look at files at once; requests have others."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Streams:
             await self._wait(pause)
             pause = min(pause * _SLOWER, _LONGEST)
 
-    async def _in_thread[T](self, call: Callable[[], T]) -> T:
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(_THREADS)
         return await anyio.to_thread.run_sync(call, limiter=self._threads)

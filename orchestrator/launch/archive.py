@@ -39,7 +39,7 @@ class Archive(Protocol):
         ...
 
     def newest_attempt(self) -> int:
-        """Number of the last one that was prepared; 0 before the first. Nothing is added to the logs of earlier ones."""
+        """Number of the last one prepared; 0 before the first. Nothing is added to the logs of earlier ones."""
         ...
 
 
