@@ -152,9 +152,7 @@ def read_offset(text: str) -> int:
     """Of events; UsageError for what is none."""
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return int(text)
-    raise UsageError(
-        f"{text[:40]!r} is no offset: take `next` of a page or the id of an event, or leave it out"
-    )
+    raise UsageError(f"{text[:40]!r} is no offset: take `next` of a page or the id of an event, or leave it out")
 
 
 def end_data(standing: Standing) -> str:

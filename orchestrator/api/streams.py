@@ -27,8 +27,8 @@ from orchestrator.errors import RateLimited
 HEARTBEAT_SECONDS = 15.0
 _SHORTEST, _LONGEST, _SLOWER = 0.1, 1.0, 1.5
 """Pauses between looks that find nothing: seconds of the first, of the last, and how they grow."""
-_RETRY_MS = 1000
-"""When a reader comes back after a cut."""
+_BEGUN = b": begun\n\n"
+"""Sent at once: a reader knows that it is connected. A comment, since some take events without data for data."""
 _THREADS = 8
 """That look at files at once; requests have others."""
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Streams:
             del self._open[who]
 
     async def _events(self, follower: Follower, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
-        yield format_sse_event(retry=_RETRY_MS)
+        yield _BEGUN
         said, pause = self.clock(), _SHORTEST
         while not self._closing.is_set():
             look = await self._in_thread(follower)

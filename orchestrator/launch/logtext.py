@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from orchestrator.launch.archive import Source
 
-PIECE = 64 << 10
+PIECE = 32 << 10
 """Bytes of a piece at most."""
 _BACKWARDS = 64 << 10
 
