@@ -36,6 +36,7 @@ jobs = Table(
     Column("deleted_at", Text),
     Column("keep_files", Boolean, nullable=False),
     Column("granted_after", Integer, nullable=False),
+    Column("resumed", Integer, nullable=False),
     Column(
         "open",
         Integer,
