@@ -3,9 +3,16 @@
     FathomError
     ├── InvalidJob     422  exit 2     the job cannot run as it is written
     ├── UsageError     400  exit 2     the command or request is wrong
+    ├── Unauthorized   401  exit 2     no token, or none that counts
+    ├── Forbidden      403  exit 2     the token does not allow it
     ├── NotFound       404  exit 3     what was named does not exist
     ├── Conflict       409  exit 4     it exists already, or changed meanwhile
+    │   ├── StalePlan             409   what was planned is not what would run now
+    │   ├── PreconditionFailed    412   If-Match names another state than the present one
+    │   ├── IdempotencyMismatch   422   the Idempotency-Key came with another request before
+    │   └── IdempotencyInFlight   409   the request with that key is still being worked on
     ├── OverBudget     402  exit 5     the budget does not allow it
+    ├── RateLimited    429  exit 1     more at once, or in a minute, than a token may
     ├── RunFailed      500  exit 1     a run ended without success
     ├── Unavailable    503  exit 1     what is needed does not work now, e.g. the disk is full
     └── Interrupted    499  exit 130   a person stopped it
@@ -69,6 +76,22 @@ class UsageError(FathomError):
     exit_code = 2
 
 
+class Unauthorized(FathomError):
+    """No token, or none that counts."""
+
+    code = "unauthorized"
+    http_status = 401
+    exit_code = 2
+
+
+class Forbidden(FathomError):
+    """The token does not allow it."""
+
+    code = "forbidden"
+    http_status = 403
+    exit_code = 2
+
+
 class NotFound(FathomError):
     """What was named does not exist."""
 
@@ -85,12 +108,54 @@ class Conflict(FathomError):
     exit_code = 4
 
 
+class StalePlan(Conflict):
+    """What was planned is not what would run now."""
+
+    code = "stale-plan"
+
+
+class PreconditionFailed(Conflict):
+    """If-Match names another state of the object than the present one."""
+
+    code = "precondition-failed"
+    http_status = 412
+
+
+class IdempotencyMismatch(Conflict):
+    """The Idempotency-Key came with another request before."""
+
+    code = "idempotency-mismatch"
+    http_status = 422
+
+
+class IdempotencyInFlight(Conflict):
+    """The request with that Idempotency-Key is still being worked on."""
+
+    code = "idempotency-in-flight"
+
+
 class OverBudget(FathomError):
     """The budget does not allow it."""
 
     code = "over-budget"
     http_status = 402
     exit_code = 5
+
+
+class RateLimited(FathomError):
+    """More than a token may have at once, or in a minute."""
+
+    code = "rate-limited"
+    http_status = 429
+    exit_code = 1
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        """`retry_after`: seconds until it is worth trying again."""
+        super().__init__(message, retry_after)  # both: an exception is unpickled by calling its class
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunFailed(FathomError):

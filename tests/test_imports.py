@@ -51,6 +51,7 @@ LIGHT = [
     "orchestrator.cost.ledger",
     "orchestrator.cli.main",
     "orchestrator.reference",
+    "orchestrator.why",
 ]
 BARRED = """
 import importlib, resource, sys
@@ -137,6 +138,7 @@ RUN = {
         ("calibrate --help", "--write", ()),
         ("calibrate RUNS --write OWN", "cpu_matrix_flops", ("numpy", "scipy")),
         ("model mini", "mini", ()),
+        ("explain spec.compute", "gpusPerNode", ()),
     ],
 )
 def test_what_plans_and_accounts_needs_nothing_heavy(

@@ -17,9 +17,13 @@ from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
 from orchestrator.cli.change import cancel_command, delete_command, resume_command, suspend_command
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.compare import compare_command
+from orchestrator.cli.completion import completion_command, is_completing, quietly
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
+from orchestrator.cli.demo import demo_command
 from orchestrator.cli.evaluate import evaluate_command
+from orchestrator.cli.explain import explain_command
 from orchestrator.cli.export import export_command
 from orchestrator.cli.follow import events_command, logs_command, wait_command
 from orchestrator.cli.generate import generate_command
@@ -34,6 +38,7 @@ from orchestrator.cli.sync import sync_command
 from orchestrator.cli.tokens import token_app
 from orchestrator.cli.top import top_command
 from orchestrator.cli.train import train_command
+from orchestrator.cli.why import why_command
 from orchestrator.errors import FathomError, Interrupted, RunFailed
 
 EXIT_CODES = (
@@ -57,6 +62,8 @@ app.command("logs", rich_help_panel=_JOBS)(logs_command)
 app.command("events", rich_help_panel=_JOBS)(events_command)
 app.command("top", rich_help_panel=_JOBS)(top_command)
 app.command("wait", rich_help_panel=_JOBS)(wait_command)
+app.command("why", rich_help_panel=_JOBS)(why_command)
+app.command("compare", rich_help_panel=_JOBS)(compare_command)
 app.command("suspend", rich_help_panel=_JOBS)(suspend_command)
 app.command("resume", rich_help_panel=_JOBS)(resume_command)
 app.command("cancel", rich_help_panel=_JOBS)(cancel_command)
@@ -76,6 +83,9 @@ app.command("sync", rich_help_panel=_MODELS)(sync_command)
 app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
 app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
 app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
+app.command("explain", rich_help_panel=_SERVICE)(explain_command)
+app.command("completion", rich_help_panel=_SERVICE)(completion_command)
+app.command("demo", rich_help_panel=_SERVICE)(demo_command)
 app.add_typer(token_app, name="token", rich_help_panel=_SERVICE)
 
 
@@ -92,6 +102,8 @@ _Refused = cast(
 
 def main() -> None:
     """Entry point of the console script."""
+    if is_completing():
+        quietly(app)
     code = _outcome()
     error = _lost()
     failed = 0 if error is None else _give_up(error)

@@ -16,7 +16,6 @@ from orchestrator.errors import Interrupted, InvalidJob, OverBudget, Problem, Ru
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
     from orchestrator.controller.run import LocalRun, Result
-    from orchestrator.launch.resolve import Resolved
     from orchestrator.plan.forecast import Plan
 
 
@@ -65,10 +64,9 @@ def train_command(
 
 def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Record:
     """The job as a run of its own; everything that can be wrong with it is found here, in seconds."""
+    from orchestrator.controller.admission import check
     from orchestrator.controller.record import Record
-    from orchestrator.controller.teams import require_leave
     from orchestrator.jobfile import load_job
-    from orchestrator.launch.resolve import resolve
     from orchestrator.settings import Settings
 
     if resume is not None:
@@ -78,10 +76,7 @@ def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Re
     loaded, settings = load_job(job, assignments), Settings.load()
     if loaded.spec.suspend:
         raise InvalidJob([Problem("spec.suspend", "is true, so the job must wait: run it with --set suspend=false")])
-    require_leave(loaded, settings)
-    _require_reachable(
-        resolve(loaded, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home))
-    )
+    check(loaded, settings)
     return Record.create(settings.home, loaded)
 
 
@@ -91,22 +86,6 @@ def _changed(record: Record, assignments: list[str]) -> Record:
     from orchestrator.settings import Settings
 
     return change(record, assignments, Settings.load())
-
-
-def _require_reachable(resolved: Resolved) -> None:
-    """What the workers on this machine could not open is refused before they start."""
-    import fsspec
-
-    from model.files import local_path
-
-    data, storage = resolved.recipe.data, resolved.storage_uri
-    if local_path(data) is None:
-        message = f"is {data}, but training reads local or mounted folders only: copy the dataset first"
-        raise InvalidJob([Problem("spec.data.source", message)])
-    try:
-        fsspec.core.url_to_fs(storage)
-    except (ImportError, ValueError) as error:
-        raise InvalidJob([Problem("spec.checkpoint.uri", f"cannot write to {storage}: {error}")]) from error
 
 
 def _require_training_packages() -> None:

@@ -30,6 +30,8 @@ class Wish:
     """Whether the run's folder outlives the job that is forgotten."""
     granted_after: int = 0
     """Attempts up to this number no longer count against `retry`: whoever resumes a job grants all of them anew."""
+    resumed: int = 0
+    """How often somebody resumed it: one that failed before its first attempt changes by this alone."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,17 @@ class JobStore(Protocol):
         ...
 
     def change(
-        self, namespace: str, name: str, edit: Callable[[Wish], Wish], *, generation: int | None = None
+        self,
+        namespace: str,
+        name: str,
+        edit: Callable[[Wish], Wish],
+        *,
+        generation: int | None = None,
+        uid: str | None = None,
     ) -> StoredJob:
         """With the wish that `edit` makes of the present one, in one transaction; unchanged if it returns an equal one.
 
-        NotFound; Conflict if `generation` is given and is not that of the job now; whatever `edit` raises.
+        NotFound; Conflict if `generation` or `uid` is given and is not that of the job now; whatever `edit` raises.
         """
         ...
 

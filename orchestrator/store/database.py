@@ -8,6 +8,7 @@ is readable by its owner only: it holds who may do what. Everything SQLite refus
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,20 +37,39 @@ class Database:
         self.path = path.absolute()
         self._make_file()
         self._engine = _engine(self.path, patience)
+        self._here = threading.local()
         with self._in_words():
             self._require_version()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of everything."""
+        """A transaction that sees one state of everything; inside `write` of the same thread also what that wrote."""
+        if (outer := self._outer()) is not None:
+            yield outer
+            return
         with self._in_words(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction alone among the writers: all of it happens, or, after an error or a crash, nothing."""
+        """A transaction alone among the writers: all of it happens, or, after an error or a crash, nothing.
+
+        Inside another one of the same thread it is a part of that: what several stores write there is one.
+        """
+        if (outer := self._outer()) is not None:
+            yield outer
+            return
         with self._in_words(), self._engine.execution_options(immediate=True).begin() as connection:
-            yield connection
+            self._here.writing = connection
+            try:
+                yield connection
+            finally:
+                self._here.writing = None
+
+    def _outer(self) -> Connection | None:
+        """That of the transaction that this thread is writing in."""
+        found: Connection | None = getattr(self._here, "writing", None)
+        return found
 
     def close(self) -> None:
         """Give back files and memory; using it again opens them again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from json import loads
@@ -22,6 +21,7 @@ from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
 from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, Wish
+from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
 from orchestrator.store.document import Document, assembled, timestamp
 from orchestrator.store.tables import jobs
@@ -38,6 +38,8 @@ class SqliteStore:
         """`path`: of the database file, made if there is none. Unavailable if it cannot be used."""
         self.database = path if isinstance(path, Database) else Database(path)
         self._clock = clock
+        self._read: dict[tuple[str, int], StoredJob] = {}
+        """Open jobs by uid and version, as they were read: the controller looks at all of them again and again."""
 
     def create(self, job: TrainingJob, *, by: str) -> StoredJob:
         name, namespace, now = job.metadata.name, job.metadata.namespace, self._clock()
@@ -85,14 +87,27 @@ class SqliteStore:
 
     def open_jobs(self) -> Sequence[StoredJob]:
         with self.database.read() as connection:
-            rows = connection.execute(select(jobs).where(jobs.c.open).order_by(jobs.c.seq)).mappings().all()
-        return tuple(_readable(rows))
+            marks = select(jobs.c.uid, jobs.c.version).where(jobs.c.open).order_by(jobs.c.seq)
+            found = [(uid, version) for uid, version in connection.execute(marks)]
+            new = [uid for uid, version in found if (uid, version) not in self._read]
+            rows = connection.execute(select(jobs).where(jobs.c.uid.in_(new))).mappings().all() if new else ()
+        known = self._read | {(job.uid, job.version): job for job in _readable(rows)}
+        self._read = {mark: known[mark] for mark in found if mark in known}
+        return tuple(self._read.values())
 
     def change(
-        self, namespace: str, name: str, edit: Callable[[Wish], Wish], *, generation: int | None = None
+        self,
+        namespace: str,
+        name: str,
+        edit: Callable[[Wish], Wish],
+        *,
+        generation: int | None = None,
+        uid: str | None = None,
     ) -> StoredJob:
         with self.database.write() as connection:
             before = _stored(_require(connection, namespace, name))
+            if uid is not None and uid != before.uid:
+                raise Conflict(f"{namespace}/{name} is another job than the one you read: that one was deleted")
             if generation is not None and generation != before.generation:
                 raise Conflict(
                     f"{namespace}/{name} was changed since you read it: it is at generation {before.generation}, you "
@@ -158,28 +173,6 @@ class SqliteStore:
         return folder
 
 
-# ------------------------------------------------------------------ cursors
-
-
-def cursor(position: int) -> str:
-    """Of what follows a row; opaque to users."""
-    return urlsafe_b64encode(str(position).encode()).decode().rstrip("=")
-
-
-def position(text: str) -> int:
-    """Of a cursor; UsageError for one that was never given out."""
-    try:
-        found = int(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if 0 < found < 2**63 and cursor(found) == text:
-            return found
-    except ValueError:
-        pass
-    raise UsageError(f"cursor {text[:40]!r} is none of ours: take it from `next` of the page before, or leave it out")
-
-
-# ------------------------------------------------------------------ rows
-
-
 def _selected(query: Query) -> Select[Any]:
     wanted = select(jobs).order_by(jobs.c.seq.desc())
     if query.namespace is not None:
@@ -226,6 +219,7 @@ def _row(stored: StoredJob) -> dict[str, Any]:
         "deleted_at": None if wish.deleted_at is None else timestamp(wish.deleted_at),
         "keep_files": wish.keep_files,
         "granted_after": wish.granted_after,
+        "resumed": wish.resumed,
         "job": wish.job.model_dump_json(by_alias=True, exclude_none=True),
         "status": _status_json(stored.status),
     }
@@ -246,6 +240,7 @@ def _stored(row: RowMapping) -> StoredJob:
                 deleted_at=_moment(row["deleted_at"]),
                 keep_files=row["keep_files"],
                 granted_after=row["granted_after"],
+                resumed=row["resumed"],
             ),
             status=JobStatus.model_validate_json(row["status"]),
             generation=row["generation"],

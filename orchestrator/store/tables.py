@@ -36,6 +36,7 @@ jobs = Table(
     Column("deleted_at", Text),
     Column("keep_files", Boolean, nullable=False),
     Column("granted_after", Integer, nullable=False),
+    Column("resumed", Integer, nullable=False),
     Column(
         "open",
         Integer,
@@ -70,7 +71,6 @@ answers = Table(
     Column("principal", Text, primary_key=True),
     Column("route", Text, primary_key=True),
     Column("request", Text, nullable=False),
-    Column("owner", Text, nullable=False),
     Column("at", Text, nullable=False),
     Column("status", Integer),
     Column("headers", Text),
@@ -86,10 +86,7 @@ audit = Table(
     Column("principal", Text, nullable=False),
     Column("method", Text, nullable=False),
     Column("path", Text, nullable=False),
-    Column("namespace", Text),
-    Column("job", Text),
-    Column("status", Integer, nullable=False),
-    Column("outcome", Text, nullable=False),
     Column("request_id", Text, nullable=False),
+    Column("status", Integer),
     sqlite_autoincrement=True,
 )

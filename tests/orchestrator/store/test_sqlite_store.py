@@ -87,7 +87,7 @@ def test_a_changed_wish_counts_and_leaves_the_status(store: SqliteStore) -> None
 
 def test_all_of_a_wish_is_kept(store: SqliteStore) -> None:
     store.create(small_job(), by="ann")
-    wish = Wish(small_job(), cancelled_at=NOON, deleted_at=NOON, keep_files=True, granted_after=3)
+    wish = Wish(small_job(), cancelled_at=NOON, deleted_at=NOON, keep_files=True, granted_after=3, resumed=2)
     store.change("default", "mini", lambda _: wish)
     assert store.get("default", "mini").wish == wish
 
@@ -115,6 +115,28 @@ def test_what_an_edit_raises_changes_nothing(store: SqliteStore) -> None:
     with pytest.raises(UsageError, match="no"):
         store.change("default", "mini", refuse)
     assert store.get("default", "mini") == made
+
+
+def test_a_wish_for_another_job_of_that_name_is_refused(store: SqliteStore) -> None:
+    first = store.create(small_job(), by="ann")
+    assert store.change("default", "mini", suspended, uid=first.uid).generation == 2
+    store.remove(first.uid)
+    store.create(small_job(), by="bob")
+    with pytest.raises(Conflict, match="another job than the one you read"):
+        store.change("default", "mini", suspended, uid=first.uid)
+
+
+def test_open_jobs_are_read_again_when_they_changed(store: SqliteStore) -> None:
+    made = store.create(small_job(), by="ann")
+    [before] = store.open_jobs()
+    assert store.open_jobs()[0] is before, "not validated again"
+    other = SqliteStore(store.database.path)
+    other.change("default", "mini", suspended)
+    assert store.open_jobs() == (other.get("default", "mini"),)
+    other.set_status(made.uid, in_phase(Phase.RUNNING))
+    assert store.open_jobs() == (other.get("default", "mini"),)
+    other.remove(made.uid)
+    assert store.open_jobs() == ()
 
 
 @pytest.mark.parametrize("lasting", ["cancelled_at", "deleted_at"])

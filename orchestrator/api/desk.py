@@ -1,0 +1,49 @@
+"""What every route works with, and who is asking. Handed to the routes by FastAPI's dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from orchestrator.api.capacity import Capacity
+from orchestrator.settings import Settings
+from orchestrator.store.access import Access, Token
+from orchestrator.store.audit import Audit
+from orchestrator.store.base import JobStore
+from orchestrator.store.database import Database
+from orchestrator.store.idempotency import Idempotency
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Everything behind the API."""
+
+    store: JobStore
+    settings: Settings
+    database: Database
+    """Of tokens, answers and audit records."""
+    access: Access
+    idempotency: Idempotency
+    audit: Audit
+    capacity: Callable[[], Capacity]
+    wake: Callable[[], None]
+    """Tells the controller that a wish was changed."""
+
+
+async def _desk(request: Request) -> Desk:
+    found: Desk = request.app.state.desk
+    return found
+
+
+async def _caller(request: Request) -> Token:
+    found: Token = request.state.token
+    return found
+
+
+AtDesk = Annotated[Desk, Depends(_desk)]
+Caller = Annotated[Token, Depends(_caller)]
+"""Whose token it is; `orchestrator.api.auth` has seen to it that there is one."""
+Json = dict[str, Any]
