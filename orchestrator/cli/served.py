@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completing import job_names
 from orchestrator.cli.output import talk
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.client import Client
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", show_default=False)]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", autocompletion=job_names)]
+JobsArgument = Annotated[
+    list[str], typer.Argument(metavar="JOB...", help="NAME or TEAM/NAME.", autocompletion=job_names)
+]
 
 
 def connect() -> Client:

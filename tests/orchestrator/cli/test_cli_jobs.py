@@ -168,9 +168,16 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
 
 
 EVENTS = [
-    {"kind": "started", "attempt": 1, "seq": 1, "time": 1780315200.0, "step": 0, "worldSize": 2},
-    {"kind": "progress", "attempt": 1, "seq": 2, "time": 1780315201.0, "step": 1, "metrics": {"train/loss": 3.21}},
-    {"kind": "warning", "attempt": 1, "seq": 3, "time": 1780315202.0, "message": "slow disk"},
+    {"kind": "started", "attempt": 1, "seq": 1, "time": "2026-06-01T12:00:00.000000Z", "step": 0, "worldSize": 2},
+    {
+        "kind": "progress",
+        "attempt": 1,
+        "seq": 2,
+        "time": "2026-06-01T12:00:01.500000Z",
+        "step": 1,
+        "metrics": {"train/loss": 3.21},
+    },
+    {"kind": "warning", "attempt": 1, "seq": 3, "time": "2026-06-01T12:00:02.000000Z", "message": "slow disk"},
 ]
 
 
@@ -227,7 +234,11 @@ def test_top_off_a_terminal_is_one_table(server: Wire, fathom: Cli) -> None:
     ]
     server.routes(
         GET_jobs=listed(stored("tiny", status=STATUS)),
-        GET_jobs_default_tiny_metrics=[as_json({"items": steps, "next": "70"}), as_json({"items": [], "next": "70"})],
+        GET_jobs_default_tiny_metrics=[
+            as_json({"items": steps[:2], "next": "40", "more": True}),
+            as_json({"items": steps[2:], "next": "70", "more": False}),
+            as_json({"items": [], "next": "70", "more": False}),
+        ],
     )
     code, out, err = fathom("top")
     assert (code, err) == (0, "")
@@ -253,6 +264,14 @@ def test_wishes(server: Wire, fathom: Cli, verb: str) -> None:
     assert err.startswith("a/b: ")
     assert server.lines == [f"POST /v1/jobs/a/b:{verb}"]
     assert fathom(verb, "a/c")[0] == 3
+
+
+def test_a_wish_may_be_waited_for(server: Wire, fathom: Cli) -> None:
+    server.routes(
+        POST_jobs_a_b_suspend=as_json(stored("b", team="a")), GET_jobs_a_b=as_json(stored("b", "Suspended", team="a"))
+    )
+    code, out, _ = fathom("suspend", "a/b", "--wait", "-o", "json")
+    assert (code, json.loads(out)["status"]["phase"]) == (0, "Suspended")
 
 
 def test_deleting_must_be_meant(server: Wire, fathom: Cli) -> None:

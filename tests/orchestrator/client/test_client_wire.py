@@ -274,11 +274,11 @@ def test_a_text_is_not_told_twice(call: Verb, server: Wire) -> None:
 
 
 def test_events_come_page_by_page(call: Verb, server: Wire) -> None:
-    pages = {"": ([{"seq": 1}, {"seq": 2}], "80"), "80": ([{"seq": 3}], "120"), "120": ([], "120")}
+    pages = {"": ([{"seq": 1}, {"seq": 2}], "80"), "80": ([{"seq": 3}], "120")}
 
     def script(asked: Asked) -> Reply:
         items, after = pages[httpx2.URL(asked.path).params.get("after", "")]
-        return as_json({"items": items, "next": after})
+        return as_json({"items": items, "next": after, "more": after == "80"})
 
     server.script = script
     assert call("metrics", "a/b")[0] == [{"seq": 1}, {"seq": 2}, {"seq": 3}]
