@@ -310,3 +310,63 @@ def test_what_a_token_may_not_is_said(server: Wire, fathom: Cli) -> None:
     server.routes(GET_tokens=problem(403, "forbidden", "a runner's token may not list tokens"))
     code, out, err = fathom("token", "list")
     assert (code, out, err) == (2, "", "error: a runner's token may not list tokens\n")
+
+
+# ------------------------------------------------------------------ cost
+
+
+def group(name: str, cost: str) -> dict[str, str]:
+    return {"name": name, "seconds": "60", "deviceSeconds": "120", "cost": cost}
+
+
+COST: dict[str, Any] = {
+    "namespace": "default", "name": "tiny", "uid": "u", "currency": "USD", "spent": "2.5", "wasted": "0.5",
+    "limit": "10", "left": "7.5", "totals": {}, "rates": [], "flopsConvention": "x",
+    "by": {"class": [group("productive", "2"), group("starting", "0.5")], "attempt": [group("attempt 1", "2.5")]},
+}  # fmt: skip
+
+
+def test_the_cost_of_a_job(server: Wire, fathom: Cli) -> None:
+    server.routes(
+        GET_me=ME, GET_jobs_default_tiny_cost=as_json(COST), GET_jobs_a_b_cost=as_json(COST | {"namespace": "a"})
+    )
+    code, out, err = fathom("cost", "tiny")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["CLASS", "TIME", "DEVICE-HOURS", "COST", "SHARE"]
+    assert lines[1].split() == ["productive", "1", "m", "00", "s", "0.033", "$2.00", "80.0%"]
+    assert "default/tiny: $2.50 spent, of $10.00: $7.50 left" in out
+    assert "attempt 1" in fathom("cost", "tiny", "--by", "attempt")[1]
+    assert json.loads(fathom("cost", "tiny", "-o", "json")[1]) == COST
+    assert [line.split()[0] for line in fathom("cost", "tiny", "a/b")[1].splitlines()] == [
+        "JOB",
+        "default/tiny",
+        "a/tiny",
+    ]
+    assert fathom("cost", "tiny", "-o", "name")[1] == "default/tiny\n"
+    assert fathom("cost", "tiny", "-o", "csv")[0] == 2
+    assert fathom("cost", "tiny", "--team", "x")[0] == 2
+    assert fathom("cost", "none")[0] == 3
+
+
+def test_the_cost_of_all(server: Wire, fathom: Cli) -> None:
+    amount = {"currency": "USD", "spent": "2.5", "wasted": "0.5", "burnPerHour": "1"}
+    found = {
+        "jobs": [amount | {"namespace": "a", "name": "tiny", "uid": "u", "phase": "Running", "limit": None}],
+        "teams": [{"team": "a", "jobs": 1, "amounts": [amount], "trouble": None,
+                   "budget": {"currency": "USD", "limit": "100", "spent": "2.5", "reserved": "0", "left": "97.5"}},
+                  {"team": "b", "jobs": 0, "amounts": [], "budget": None, "trouble": "a file is missing"}],
+        "totals": [amount],
+    }  # fmt: skip
+    server.routes(GET_costs=as_json(found))
+    code, out, err = fathom("cost", "--team", "a")
+    assert (code, server.lines) == (0, ["GET /v1/costs?namespace=a"])
+    assert [line.split() for line in out.splitlines() if line] == [
+        ["JOB", "PHASE", "SPENT", "WASTED", "BURN/H", "LIMIT"],
+        ["a/tiny", "Running", "$2.50", "$0.5000", "$1.00", "-"],
+        ["TEAM", "JOBS", "SPENT", "WASTED", "BURN/H", "LIMIT", "LEFT"],
+        ["a", "1", "$2.50", "$0.5000", "$1.00", "$100.00", "$97.50"],
+        ["b", "0", "-", "-", "-", "-", "-"],
+    ]
+    assert err == "b: its budget cannot be counted: a file is missing\n"
+    assert json.loads(fathom("cost", "-o", "json")[1]) == found
