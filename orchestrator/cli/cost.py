@@ -61,8 +61,8 @@ def cost_command(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="Jobs, folders of runs such as runs/mini-20260101-120000, ledger.json files. Left out: all jobs of the "
-            "service.",
+            help="Jobs, folders of runs such as runs/mini-20260101-120000, ledger.json files. Left out: all of the "
+            "service's jobs.",
             autocompletion=job_names,
         ),
     ] = None,
