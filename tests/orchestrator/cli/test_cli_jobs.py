@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +169,22 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
     monkeypatch.setattr("orchestrator.client.Client.logs", interrupted)
     code, out, err = fathom("logs", "a/b", "-f")
     assert (code, out) == (130, "one\n")
+    assert err == "\ndetached: the job goes on; come back with `fathom logs a/b -f`\n"
+
+
+def test_a_real_ctrl_c_too(server: Wire) -> None:
+    hold = threading.Event()
+    server.routes(GET_jobs_a_b_logs=replace(sse("id: 1.4\ndata: one"), hold=hold))
+    code = "from orchestrator.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "logs", "a/b", "-f"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "one\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    hold.set()
+    assert (process.returncode, out) == (130, "")
     assert err == "\ndetached: the job goes on; come back with `fathom logs a/b -f`\n"
 
 
