@@ -49,6 +49,9 @@ LIGHT = [
     "orchestrator.cli.planned",
     "orchestrator.cli.pictures",
     "orchestrator.cost.ledger",
+    "orchestrator.compare.load",
+    "orchestrator.compare.page",
+    "orchestrator.cli.compare",
     "orchestrator.cli.main",
     "orchestrator.reference",
 ]
