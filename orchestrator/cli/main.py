@@ -19,6 +19,7 @@ from orchestrator.cli.compare import compare_command
 from orchestrator.cli.completion import completion_command, is_completing, quietly
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
+from orchestrator.cli.doctor import doctor_command
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.explain import explain_command
 from orchestrator.cli.export import export_command
@@ -61,6 +62,7 @@ app.command("sync")(sync_command)
 app.command("mlflow")(mlflow_command)
 app.command("why")(why_command)
 app.command("explain")(explain_command)
+app.command("doctor")(doctor_command)
 app.command("completion")(completion_command)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="checkpoints")
