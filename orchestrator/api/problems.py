@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.errors import FathomError, InvalidJob, Problem
@@ -89,7 +90,7 @@ CODES: dict[str, tuple[int, str]] = {
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refusal(Exception):
     """An error of HTTP alone, which the tree of `orchestrator.errors` does not know."""
 
@@ -178,12 +179,22 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     """What FastAPI and Starlette refuse themselves."""
     assert isinstance(error, HTTPException)
-    code = _BY_STATUS.get(error.status_code, "usage" if error.status_code < 500 else "internal")
-    details = {
-        "not-found": "nothing is at this address: GET /openapi.json lists what there is",
-        "method-not-allowed": f"{request.method} is not for this address: {(error.headers or {}).get('Allow', '')} are",
-    }
-    return problem_response(request.scope, code, details.get(code, str(error.detail)), headers=error.headers)
+    code, headers, detail = _BY_STATUS.get(error.status_code, "usage"), dict(error.headers or {}), str(error.detail)
+    if code == "not-found":
+        detail = "nothing is at this address: GET /openapi.json lists what there is"
+    elif code == "method-not-allowed":
+        headers["Allow"] = ", ".join(_methods(request))
+        detail = f"{request.method} is not for this address, but {headers['Allow']}"
+    return problem_response(request.scope, code, printable(detail), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the address is for, by all routes that it has."""
+    found = set[str]()
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].match(request.url.path):
+            found |= {method.upper() for method in operations}
+    return sorted(found)
 
 
 def _fault(problem: Problem) -> Fault:

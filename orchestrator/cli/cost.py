@@ -127,18 +127,10 @@ def _read_all(runs: Sequence[Path]) -> list[Ledger]:
 
 
 def _read_run(run: Path) -> Ledger | None:
-    from orchestrator.controller.history import History
+    from orchestrator.controller.history import ledger_of
     from orchestrator.controller.record import Record
 
-    record = Record.open(run)
-    last = record.folder.last_attempt()
-    if not last:
-        return None
-    try:
-        history = History(record)
-    except OSError as error:
-        raise UsageError(f"{record.folder.events} cannot be read: {error.strerror}") from None
-    return history.ledger(history.resolved(last))
+    return ledger_of(Record.open(run))
 
 
 def _read_file(path: Path) -> Ledger:
@@ -185,25 +177,14 @@ def _encoded(ledgers: Sequence[Ledger], form: Format, by: By, *, width: int | No
 def content(ledgers: Sequence[Ledger]) -> dict[str, Any]:
     """Everything, for programs: totals of each job, sums by each dimension, and all rows."""
     from orchestrator.cost.focus import as_text, focus_rows
-    from orchestrator.cost.groups import DIMENSIONS, currency_of, grouped
+    from orchestrator.cost.groups import currency_of, sums
     from orchestrator.cost.records import FLOPS_CONVENTION
 
     return {
         "currency": currency_of(ledgers),
         "flopsConvention": FLOPS_CONVENTION,
         "jobs": [ledger.model_dump(mode="json", by_alias=True, exclude={"rows"}) for ledger in ledgers],
-        "by": {
-            dimension: [
-                {
-                    "name": group.name,
-                    "seconds": format(group.seconds, "f"),
-                    "deviceSeconds": format(group.device_seconds, "f"),
-                    "cost": format(group.cost, "f"),
-                }
-                for group in grouped(ledgers, dimension)
-            ]
-            for dimension in DIMENSIONS
-        },
+        "by": sums(ledgers),
         "rows": [
             {name: value if isinstance(value, int | None) else as_text(value) for name, value in row.items()}
             for row in focus_rows(ledgers)

@@ -103,7 +103,8 @@ def _unexpected(answer: Answer) -> FathomError:
 
 
 def _problem(one: Mapping[str, Any]) -> Problem:
-    return Problem(path_of(str(one.get("pointer", ""))), str(one.get("detail", "")))
+    where = path_of(str(one.get("pointer") or "")) or str(one.get("parameter") or "")
+    return Problem(where, str(one.get("detail", "")))
 
 
 def path_of(pointer: str) -> str:

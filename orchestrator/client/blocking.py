@@ -111,6 +111,7 @@ class Client:
 
     plan = _verb(AsyncClient.plan)
     apply = _verb(AsyncClient.apply)
+    preview = _verb(AsyncClient.preview)
     get = _verb(AsyncClient.get)
     list = _stream(AsyncClient.list)
     patch = _verb(AsyncClient.patch)
@@ -123,6 +124,7 @@ class Client:
     logs = _stream(AsyncClient.logs)
     events = _stream(AsyncClient.events)
     metrics = _stream(AsyncClient.metrics)
+    metrics_since = _verb(AsyncClient.metrics_since)
 
     cost = _verb(AsyncClient.cost)
     costs = _verb(AsyncClient.costs)

@@ -90,7 +90,8 @@ class Connection:
                             failed, last = 0, event.id or last
                             if event.event == _END:
                                 return
-                            yield event
+                            if event.data or event.retry is None:  # else it only says when to come back
+                                yield event
                         failed, outcome = 0, Cut("the stream ended before the job did", arrived=True)
                     else:
                         outcome = self._refused(await stream.answer())
@@ -127,7 +128,7 @@ class Connection:
         if cut.arrived and not call.repeatable:
             return Unavailable(
                 f"{self.service.url} broke off ({cut}) before it answered {call.method} {call.path}: whether it was "
-                "done is not known; look with `fathom get`"
+                "done is not known; look before you try again"
             )
         return Unavailable(
             f"{self.service.url} does not answer ({cut}): is the service running, and the address right?"

@@ -13,7 +13,7 @@ import httpx2
 from orchestrator.client import calls
 from orchestrator.client.calls import Document, JobSource, Page, job_of
 from orchestrator.client.connection import Connection, read_json
-from orchestrator.client.differences import differences, merge_patch, require_mutable
+from orchestrator.client.differences import Preview, differences, merge_patch, require_mutable
 from orchestrator.client.find import Service, find
 from orchestrator.client.outcome import reached
 from orchestrator.client.transport import Asyncio, Transport, options
@@ -87,16 +87,25 @@ class AsyncClient:
         the job is there and differs in what cannot change. `dry_run`: only say what it would be.
         """
         planned = job if isinstance(job, PlannedJob) else None
+        seen = await self.preview(job)
+        if seen.live is None:
+            call = calls.create(seen.wanted, planned.id if planned else None, dry_run=dry_run)
+            return await self._connection.ask(call)
+        if not seen.changes or dry_run:
+            return seen.live
+        live = seen.live
+        return await self._connection.ask(calls.patch(live.team, live.name, merge_patch(seen.changes), live.etag))
+
+    async def preview(self, job: JobSource | PlannedJob) -> Preview:
+        """What `apply` would do; Conflict where it could not."""
         wanted = job.job if isinstance(job, PlannedJob) else await self._job(job)
         try:
             live = await self.get(f"{wanted.metadata.namespace}/{wanted.metadata.name}")
         except NotFound:
-            return await self._connection.ask(calls.create(wanted, planned.id if planned else None, dry_run=dry_run))
+            return Preview(wanted, None)
         found = differences(live, wanted)
         require_mutable(live, found)
-        if not found or dry_run:
-            return live
-        return await self._connection.ask(calls.patch(live.team, live.name, merge_patch(found), live.etag))
+        return Preview(wanted, live, found)
 
     async def get(self, name: JobName) -> Job:
         """NotFound where there is none that this token may see."""
@@ -191,6 +200,10 @@ class AsyncClient:
         async with aclosing(self._records(name, "metrics", follow, after)) as records:
             async for record in records:
                 yield record
+
+    async def metrics_since(self, name: JobName, after: str = "") -> Page[Document]:
+        """One page of them, and where it ends: `next` is the `after` of what comes later."""
+        return await self._connection.ask(calls.records(*await self._named(name), "metrics", after))
 
     # ------------------------------------------------------------------ money, comparison, the service
 

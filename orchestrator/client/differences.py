@@ -35,6 +35,17 @@ class Difference:
         return f"{self.path}: {_shown(self.old)} -> {_shown(self.new)}"
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What `apply` would do."""
+
+    wanted: TrainingJob
+    live: Job | None
+    """The job of this name; None: it would be made."""
+    changes: Sequence[Difference] = ()
+    """What would be changed; empty with a live job: nothing would."""
+
+
 def differences(live: Job, wanted: TrainingJob) -> list[Difference]:
     """In the order of the fields. What may change is compared only where `wanted` says it: a file that is silent about
     `suspend` does not resume a job that somebody suspended."""

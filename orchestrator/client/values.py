@@ -6,9 +6,9 @@ import re
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
-from orchestrator.errors import UsageError
+from orchestrator.errors import Unavailable, UsageError
 from orchestrator.plan.forecast import Plan
 from orchestrator.schema import Part
 from orchestrator.spec import JobSpec, TrainingJob
@@ -109,8 +109,18 @@ class PlannedJob(Given):
 
     @cached_property
     def forecast(self) -> Plan | None:
-        """The forecast, typed."""
-        return None if self.plan is None else Plan.model_validate(self.plan, by_alias=True)
+        """The forecast, typed; Unavailable where this client knows its form no more."""
+        if self.plan is None:
+            return None
+        try:
+            return Plan.model_validate(self.plan, by_alias=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise Unavailable(
+                f"the service's forecast is not understood ({where}: {first['msg']}): are client and service of the "
+                "same version?"
+            ) from None
 
 
 class Me(Given):

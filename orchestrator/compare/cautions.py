@@ -55,7 +55,7 @@ def _data(runs: Sequence[RunFacts], names: Sequence[str], metric: str) -> Said:
         found.append(("data-differs", f"trained on different data ({_shown(digests)})"))
     unknown = [name for run, name in zip(runs, names, strict=True) if run.data.digest is None and run.points]
     if unknown:
-        text = f"which data {_list(unknown)} was trained on is not recorded here: whether it is the same is not checked"
+        text = f"which data {_list(unknown)} had is not recorded here: whether it is the same is not checked"
         found.append(("data-unknown", text))
     return found
 

@@ -6,6 +6,7 @@ Imports neither torch, mlflow, matplotlib nor ray: the API does this in its own 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def resolve_runs(names: Sequence[str], home: Path) -> list[Path]:
 
 def _folder(name: str, home: Path) -> Path:
     for path in (Path(name), home / name):
-        if (path / "job.json").is_file():
+        if os.path.isfile(path / "job.json"):  # False, too, for what can be no path
             return path
     found = [path for path in sorted(home.glob(f"{_plain(name)}-*")) if _job_of(path) == name]
     if len(found) > 1:

@@ -30,6 +30,7 @@ body {{ max-width: 72rem }}
 .caution {{ border-left: 4px solid {colour(AMBER)}; background: {colour(SAND)}; padding: .4rem .9rem; margin: .5rem 0 }}
 .verdict {{ font-size: 1.1rem }}
 td.best {{ font-weight: 700 }} td.best::before {{ content: "★ "; color: {colour(BLUE)} }}
+.wide td, .wide th {{ white-space: nowrap }} .settings td {{ white-space: normal; min-width: 7rem }}
 .units td:last-child {{ text-align: left; color: {colour(MUTED)} }}
 td small {{ color: {colour(MUTED)}; font-weight: 400; display: block }}
 .key {{ display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem; vertical-align: -.05rem }}
@@ -229,4 +230,8 @@ def _money(of: Comparison) -> list[str]:
 def _configuration(of: Comparison) -> list[str]:
     rows = ([one.key, *("-" if value is None else value for value in one.values)] for one in of.differing)
     same = f"{of.equal_settings} settings are equal in all runs" if of.equal_settings else "No settings are known"
-    return [heading("Settings that differ", 2), table(["", *_heads(of)], rows), note(f"{same}.")]
+    return [
+        heading("Settings that differ", 2),
+        f'<div class="settings">{table(["", *_heads(of)], rows)}</div>',
+        note(f"{same}."),
+    ]

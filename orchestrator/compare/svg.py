@@ -20,12 +20,13 @@ _NAME = 22
 """Characters of a name beside a line."""
 _LINE = 16
 """Pixels between two names."""
+_DASHES = ("", "7 4", "2 3")
 Format = Callable[[float], str]
 
 
 def look(number: int) -> tuple[str, str]:
-    """Colour and dashes of the run of that number: twenty that differ."""
-    return colour(LINES[number % len(LINES)]), "" if number < len(LINES) else "7 4"
+    """Colour and dashes of the run of that number: as many that differ as there are runs in a comparison."""
+    return colour(LINES[number % len(LINES)]), _DASHES[number // len(LINES)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Range:
 
 def nice(low: float, high: float, wanted: int = 6) -> Range:
     """The range, and round values in it: 1, 2 or 5 times a power of ten apart."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high)):  # equal as far as numbers can tell
         room = abs(high) * 0.1 or 1.0
         low, high = low - room, high + room
     rough = (high - low) / wanted

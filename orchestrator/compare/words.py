@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from decimal import Decimal
 
 from orchestrator.compare.document import Comparison, Equal, Kind, Row, Value
@@ -11,6 +10,8 @@ from orchestrator.cost.meter import precise
 
 Number = str | int | float | Decimal | None
 _SIZES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+_NAMED = 5
+"""Runs in a sentence besides the best."""
 EQUAL = {
     Axis.step: "optimizer steps", Axis.tokens: "tokens", Axis.flops: "training FLOPs", Axis.hours: "hours",
     Axis.dollars: "dollars",
@@ -103,8 +104,7 @@ def verdict(one: Equal, comparison: Comparison) -> str:
     known.sort(key=lambda pair: pair[0], reverse=comparison.metric.better == "higher")
     best = known[0][0]
     others = [f"{value.run} {metric(n)} ({n - best:+.4f})" for n, value in known if value.run not in one.best]
-    return f"{where} {_list(one.best)} is best with {metric(best)} {unit}; {', '.join(others)}."
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join(names)
+    more = [f"{len(others) - _NAMED} more"] if len(others) > _NAMED else []
+    are = "is" if len(one.best) == 1 else "are"
+    best_ones = " and ".join(one.best)
+    return f"{where} {best_ones} {are} best with {metric(best)} {unit}; {', '.join([*others[:_NAMED], *more])}."

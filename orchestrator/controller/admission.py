@@ -70,3 +70,9 @@ def _unpriced(job: TrainingJob, book: PriceBook) -> Iterator[Problem]:
     except UsageError as error:
         path = "priceClass" if book.classes(compute.accelerator) else "accelerator"
         yield Problem(f"spec.compute.{path}", str(error))
+
+
+def units(job: TrainingJob) -> int:
+    """Devices, or processor cores, that a job pays for."""
+    compute = job.spec.compute
+    return compute.world_size * ((compute.cpu_per_worker or 1) if compute.accelerator == "cpu" else 1)

@@ -206,6 +206,21 @@ class History:
         )
 
 
+def ledger_of(record: Record) -> Ledger | None:
+    """Where each second and dollar of a run went, as its files say now; None if no attempt was ever prepared.
+
+    UsageError if a file of the record is damaged.
+    """
+    last = record.folder.last_attempt()
+    if not last:
+        return None
+    try:
+        history = History(record)
+    except OSError as error:
+        raise UsageError(f"{record.folder.events} cannot be read: {error.strerror}") from None
+    return history.ledger(history.resolved(last))
+
+
 def changed_tariff(folder: RunFolder, attempt: int) -> Tariff | None:
     """What an attempt pays, if the price was changed while it ran; UsageError if that cannot be read."""
     path = folder.tariff(attempt)

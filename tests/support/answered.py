@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.plan.basis import Basis
+from orchestrator.plan.estimate import estimate
+from orchestrator.plan.request import request_of
+from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 AT = "2026-06-01T12:00:00.000000Z"
@@ -49,15 +53,33 @@ def progress(step: int = 5, steps: int = 10, **more: object) -> dict[str, Any]:
     return {"step": step, "steps": steps, "tokens": step * 256, "observedAt": AT} | more
 
 
-def planned(name: str = "tiny", *, high: float | None = None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    """An answer about a plan: without a forecast."""
+def forecast(low: float, expected: float, high: float) -> dict[str, Any]:
+    """A plan of the planner's own, with these costs in dollars."""
+    basis = Basis.load(Settings.load({"FATHOM_HOME": "unused"}))
+    request = request_of(
+        TrainingJob.model_validate(
+            submitted(
+                model={"preset": "v2-lite-16b"},
+                training={"tokens": 10**9},
+                compute={"accelerator": "H100", "gpus": 8},
+            ),
+            by_alias=True,
+        )
+    )
+    document = estimate(request, basis).model_dump(mode="json")
+    document["cost"] |= {"low": low, "expected": expected, "high": high}
+    return dict(document)
+
+
+def planned(name: str = "tiny", *, plan: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    """An answer about a plan."""
     return {
-        "id": "plan-1",
+        "id": f"plan-{name}",
         "expiresAt": AT,
-        "job": submitted(name, **changes),
-        "plan": None,
+        "job": submitted(name, changes.pop("team", "default"), **changes),
+        "plan": plan,
         "choices": [{"path": "spec.parallelism.expert", "value": "2", "reason": "both workers"}],
-        "price": {"perHour": "0.08", "currency": "USD", "source": "a list of 2026-06-01"},
+        "price": {"perHour": "0.08", "currency": "USD", "source": "a list (2026-06-01)"},
         "fits": True,
-        "messages": ["no forecast for this machine yet"],
+        "messages": [] if plan else ["no forecast for this machine yet"],
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -74,6 +75,25 @@ class Wire:
         """One after the other, the last for ever."""
         left = list(replies)
         self.script = lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+    def routes(self, **replies: Reply | Sequence[Reply]) -> None:
+        """By method and the end of the path without its query, e.g. `GET_jobs_default_tiny`, `POST_plans`; of several
+        replies one after the other, the last for ever. All else is not found."""
+        left = {name: list(found) if isinstance(found, Sequence) else [found] for name, found in replies.items()}
+
+        def script(asked: Asked) -> Reply:
+            path = asked.path.partition("?")[0].removeprefix("/v1/")
+            found = left.get("_".join([asked.method, *re.split("[/:]", path)]))
+            if found is None:
+                return problem(404, "not-found", f"there is nothing at {path}")
+            return found.pop(0) if len(found) > 1 else found[0]
+
+        self.script = script
+
+    @property
+    def lines(self) -> list[str]:
+        """What was asked, without who the token is."""
+        return [f"{asked.method} {asked.path}" for asked in self.asked if asked.path != "/v1/me"]
 
 
 class _Server(socketserver.ThreadingTCPServer):

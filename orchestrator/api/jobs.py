@@ -1,0 +1,313 @@
+"""`/v1/jobs`: submit, list, read, change, end and forget. Wishes only: the controller makes them true."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from orchestrator.api.answers import job_response, problems
+from orchestrator.api.auth import needs, require_seen, seen_by
+from orchestrator.api.desk import AtDesk, Caller, Desk
+from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
+from orchestrator.api.once import DoOnce
+from orchestrator.api.patch import patched
+from orchestrator.api.plans import load_basis, planned_now, price_of
+from orchestrator.api.preconditions import require_match
+from orchestrator.api.signed import require_fresh, verify
+from orchestrator.controller.admission import check
+from orchestrator.errors import Conflict, Forbidden, NotFound, PreconditionFailed, Unavailable, UsageError
+from orchestrator.spec import TrainingJob
+from orchestrator.status import JobStatus, Phase
+from orchestrator.store.access import Role, Token
+from orchestrator.store.base import Query as Wanted
+from orchestrator.store.base import StoredJob, Wish
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+_READER, _RUNNER = [needs(Role.READER)], [needs(Role.RUNNER)]
+_CHANGED = problems("not-found", "conflict", "precondition-failed")
+_ONCE = ("idempotency-in-flight", "idempotency-mismatch", "invalid-json", "too-large", "unsupported-media")
+
+Namespace = Annotated[
+    str, Path(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="The team.", examples=["default"])
+]
+Name = Annotated[
+    str, Path(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", description="Of the job.", examples=["mini"])
+]
+IfMatch = Annotated[
+    list[str] | None, Header(description="ETags of the state that is to be changed; it is changed in no other.")
+]
+"""Headers that come several times are one list."""
+
+
+@router.post(
+    "/jobs",
+    operation_id="createJob",
+    summary="Submit a job",
+    status_code=201,
+    response_model=JobDocument,
+    dependencies=_RUNNER,
+    responses={
+        **problems("invalid-job", "over-budget", "conflict", "stale-plan", *_ONCE),
+        200: {"model": JobDocument, "description": "With `dryRun`: the job as it would be"},
+    },
+)
+def create_job(
+    body: JobRequest,
+    desk: AtDesk,
+    caller: Caller,
+    once: DoOnce,
+    dry_run: Annotated[bool, Query(alias="dryRun", description="Only check it; nothing is kept.")] = False,
+) -> Response:
+    """It is checked as `fathom train` does: its form, its data, its price, the money of its team. Then it waits for the
+    controller in phase Pending."""
+    job = body.job.job(caller)
+    if caller.team not in (None, job.metadata.namespace):
+        raise Forbidden(f"metadata.namespace is {job.metadata.namespace}, but your token is of team {caller.team}")
+
+    def prepare() -> None:
+        basis = load_basis(desk.settings)
+        if body.plan is not None:
+            planned = verify(body.plan, desk.settings.signing_key())
+            require_fresh(planned, planned_now(job, price_of(job, basis), desk, until=0), datetime.now(UTC))
+        _require_possible(job, desk)
+
+    def act(_: None) -> Response:
+        if dry_run:
+            return job_response(_would_be(job, caller, desk))
+        stored = desk.store.create(job, by=caller.name)
+        return job_response(stored, 201, {"Location": _path(stored)})
+
+    response = once(prepare, act)
+    desk.wake()
+    return response
+
+
+def _require_possible(job: TrainingJob, desk: Desk) -> None:
+    try:
+        check(job, desk.settings)
+    except UsageError as error:  # a file of the operator's
+        raise Unavailable(str(error)) from error
+
+
+def _would_be(job: TrainingJob, caller: Token, desk: Desk) -> StoredJob:
+    """What would be stored; Conflict if the name is taken."""
+    namespace, name = job.metadata.namespace, job.metadata.name
+    try:
+        there = desk.store.get(namespace, name)
+    except NotFound:
+        now = datetime.now(UTC)
+        return StoredJob(str(uuid.UUID(int=0)), Wish(job), JobStatus(), 1, 1, now, caller.name, folder="")
+    raise Conflict(f"{namespace}/{name} exists already ({there.status.phase}): give the job another name")
+
+
+@router.get(
+    "/jobs",
+    operation_id="listJobs",
+    summary="List jobs, newest first",
+    response_model=JobList,
+    dependencies=_READER,
+    responses=problems("not-found"),
+)
+def list_jobs(
+    request: Request,
+    desk: AtDesk,
+    caller: Caller,
+    namespace: Annotated[str | None, Query(max_length=63, description="Of this team only.")] = None,
+    phase: Annotated[list[Phase] | None, Query(description="In one of these phases only.")] = None,
+    name: Annotated[str, Query(max_length=40, description="Only those whose name contains this.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="Jobs of one page.")] = 100,
+    cursor: Annotated[str, Query(max_length=40, description="`next` of the page before.")] = "",
+) -> JSONResponse:
+    """Pages do not shift while jobs come and go."""
+    wanted = Wanted(seen_by(caller, namespace), frozenset(phase or ()), name, limit, cursor)
+    page = desk.store.documents(wanted)
+    headers = {}
+    if page.next:
+        following = request.url.include_query_params(cursor=page.next)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return JSONResponse({"items": list(page.documents), "next": page.next}, headers=headers)
+
+
+@router.get(
+    "/jobs/{namespace}/{name}",
+    operation_id="getJob",
+    summary="Read a job",
+    response_model=JobDocument,
+    dependencies=_READER,
+    responses=problems("not-found"),
+)
+def get_job(namespace: Namespace, name: Name, desk: AtDesk, caller: Caller) -> JSONResponse:
+    """What is wished of it, and how it stands."""
+    require_seen(caller, namespace, name)
+    return job_response(desk.store.get(namespace, name))
+
+
+@router.patch(
+    "/jobs/{namespace}/{name}",
+    operation_id="patchJob",
+    summary="Change a job",
+    response_model=JobDocument,
+    dependencies=_RUNNER,
+    responses={**_CHANGED, **problems("invalid-job", *_ONCE[2:])},
+)
+def patch_job(
+    namespace: Namespace, name: Name, patch: JobPatch, desk: AtDesk, caller: Caller, if_match: IfMatch = None
+) -> JSONResponse:
+    """A merge patch (RFC 7396) of the fields that may change once a job is accepted: `budget.limit`, `suspend`,
+    `retry`, `tracking.tags`, and `queue.priorityClass` until it is admitted."""
+
+    def edit(stored: StoredJob) -> Wish:
+        _require_wanted(stored, "changed")
+        return replace(stored.wish, job=patched(stored, patch.root))
+
+    return job_response(_changed(desk, caller, namespace, name, if_match, edit))
+
+
+@router.delete(
+    "/jobs/{namespace}/{name}",
+    operation_id="deleteJob",
+    summary="End a job and forget it",
+    status_code=202,
+    response_model=JobDocument,
+    dependencies=_RUNNER,
+    responses=_CHANGED,
+)
+def delete_job(
+    namespace: Namespace,
+    name: Name,
+    desk: AtDesk,
+    caller: Caller,
+    keep_files: Annotated[bool, Query(alias="keepFiles", description="Leave the run's folder where it is.")] = False,
+    if_match: IfMatch = None,
+) -> JSONResponse:
+    """It is ordered to save and to stop; once nothing of it runs its folder is removed, and it is forgotten."""
+
+    def edit(stored: StoredJob) -> Wish:
+        wish = stored.wish
+        return replace(wish, deleted_at=wish.deleted_at or datetime.now(UTC), keep_files=wish.keep_files or keep_files)
+
+    return job_response(_changed(desk, caller, namespace, name, if_match, edit), 202)
+
+
+def _action(verb: str, summary: str, edit: Callable[[StoredJob], Wish], text: str) -> None:
+    """A route `:verb` that changes the wish."""
+
+    @router.post(
+        f"/jobs/{{namespace}}/{{name}}:{verb}",
+        operation_id=f"{verb}Job",
+        summary=summary,
+        description=text,
+        response_model=JobDocument,
+        dependencies=_RUNNER,
+        responses={**problems("not-found", "conflict", "precondition-failed", *_ONCE[:2])},
+    )
+    def act_on_job(
+        namespace: Namespace, name: Name, desk: AtDesk, caller: Caller, once: DoOnce, if_match: IfMatch = None
+    ) -> Response:
+        def act(_: None) -> Response:
+            return job_response(_changed(desk, caller, namespace, name, if_match, edit))
+
+        response = once(lambda: None, act)
+        desk.wake()
+        return response
+
+
+def _cancelled(stored: StoredJob) -> Wish:
+    wish = stored.wish
+    if stored.status.phase.terminal or wish.cancelled_at is not None:
+        return wish
+    return replace(wish, cancelled_at=datetime.now(UTC))
+
+
+def _suspended(stored: StoredJob) -> Wish:
+    _require_wanted(stored, "suspended")
+    if stored.status.phase.terminal:
+        raise Conflict(f"{_named(stored)} has ended ({stored.status.phase}): there is nothing to suspend")
+    return _with_suspend(stored.wish, suspend=True)
+
+
+def _resumed(stored: StoredJob) -> Wish:
+    _require_wanted(stored, "resumed")
+    phase, wish = stored.status.phase, stored.wish
+    if phase in (Phase.SUCCEEDED, Phase.CANCELLED):
+        raise Conflict(f"{_named(stored)} has ended ({phase}): submit it under another name to train again")
+    if not wish.job.spec.suspend and phase not in (Phase.SUSPENDED, Phase.FAILED):
+        return wish
+    if stored.status.observed_generation < stored.generation and not wish.job.spec.suspend and wish.resumed:
+        return wish  # resumed already, and the controller has not seen it yet
+    granted = max(stored.status.attempt_count, wish.granted_after)
+    return replace(_with_suspend(wish, suspend=False), granted_after=granted, resumed=wish.resumed + 1)
+
+
+_action(
+    "cancel", "End a job for good", _cancelled,
+    "It writes a last checkpoint, ends, and is Cancelled. Nothing happens to one that has ended.",
+)  # fmt: skip
+_action(
+    "suspend", "Let a job wait", _suspended,
+    "It writes a checkpoint and lets go of its machines until it is resumed.",
+)  # fmt: skip
+_action(
+    "resume", "Let a job go on", _resumed,
+    "A suspended or failed job goes on from its last checkpoint, with all its attempts granted anew. Nothing happens "
+    "to one that goes on.",
+)  # fmt: skip
+
+
+def _changed(
+    desk: Desk,
+    caller: Token,
+    namespace: str,
+    name: str,
+    if_match: Sequence[str] | None,
+    edit: Callable[[StoredJob], Wish],
+) -> StoredJob:
+    """The job with another wish. Made of the state that was looked at, or not at all; without If-Match it is looked at
+    again where somebody else was quicker."""
+    require_seen(caller, namespace, name)
+    while True:
+        stored = desk.store.get(namespace, name)
+        conditional = require_match(if_match or (), stored)
+        wish = edit(stored)
+        try:
+            changed = desk.store.change(
+                namespace,
+                name,
+                lambda _, wish=wish: wish,  # type: ignore[misc]  # bound now
+                generation=stored.generation,
+                uid=stored.uid,
+            )
+        except Conflict as error:
+            if conditional:
+                raise PreconditionFailed(str(error)) from None
+            continue
+        desk.wake()
+        return changed
+
+
+def _require_wanted(stored: StoredJob, done: str) -> None:
+    """Conflict for a job that is ordered to end for good."""
+    if stored.wish.deleted_at is not None or stored.wish.cancelled_at is not None:
+        ending = "deleted" if stored.wish.deleted_at is not None else "cancelled"
+        raise Conflict(f"{_named(stored)} is being {ending}, and cannot be {done} any more")
+
+
+def _with_suspend(wish: Wish, *, suspend: bool) -> Wish:
+    if wish.job.spec.suspend is suspend:
+        return wish
+    spec = wish.job.spec.model_copy(update={"suspend": suspend})
+    return replace(wish, job=wish.job.model_copy(update={"spec": spec}))
+
+
+def _named(stored: StoredJob) -> str:
+    return f"{stored.namespace}/{stored.name}"
+
+
+def _path(stored: StoredJob) -> str:
+    return f"/v1/jobs/{stored.namespace}/{stored.name}"

@@ -1,0 +1,240 @@
+"""What stands between the network and the application, as plain ASGI: ids, headers, names, origins, rates, bodies.
+
+Order, outermost first: `Envelope`, `Trail`, `Borders`, `TokenGate`, `Begun`, `Rates`, `Bodies` (those that are not here
+are in `api.trail` and `api.auth`). None waits for a disk in the event loop; all but the outermost see HTTP only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator.api import strict_json
+from orchestrator.api.problems import Refusal, problem_response, refuse
+
+_LOG = logging.getLogger(__name__)
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+_LARGE = 64 * 1024
+"""Bytes from which reading JSON takes a thread of its own."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one caller may ask of the service."""
+
+    body_bytes: int = 1 << 20
+    body_seconds: float = 30.0
+    rate: float | None = 50.0
+    """Requests a second that one token may make, on average; None: any."""
+    burst: int = 200
+    """And at once."""
+
+
+class Envelope:
+    """The outermost: an id for each request, headers of safety on each answer, words for what we did not foresee."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def wrapped(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers["X-Request-ID"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, wrapped)
+        except Exception:
+            _LOG.exception("request %s: %s %s failed", request_id, scope["method"], scope["path"])
+            if started:
+                raise
+            detail = f"that is our fault, and is in the service's log under request {request_id}"
+            await problem_response(scope, "internal", detail)(scope, receive, wrapped)
+
+
+class Borders:
+    """Refuses names that are not ours (DNS rebinding) and pages of other sites."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(hosts) != 1 or _host(hosts[0]) not in self._hosts:
+            detail = f"this service answers as {', '.join(sorted(self._hosts))} only: `fathom serve --help` adds names"
+            await refuse(scope, receive, send, Refusal("foreign-host", detail))
+        elif any(origin.lower() not in _own(hosts[0]) for origin in origins):
+            await refuse(
+                scope, receive, send, Refusal("foreign-origin", "the request comes from a page of another site")
+            )
+        else:
+            await self._app(scope, receive, send)
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without its port."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", header)
+    return match[1].lower() if match else ""
+
+
+def _own(host: str) -> tuple[str, str]:
+    return f"http://{host.lower()}", f"https://{host.lower()}"
+
+
+class Rates:
+    """So many requests a second for each token, counted by token bucket; 429 says when to come again."""
+
+    def __init__(
+        self, app: ASGIApp, *, rate: float | None, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app = app
+        self._buckets = None if rate is None else Buckets(rate, burst, clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        token = scope["state"].get("token")
+        wait = 0.0 if self._buckets is None or token is None else self._buckets.take(token.name)
+        if wait:
+            await refuse(scope, receive, send, too_many(wait))
+            return
+        await self._app(scope, receive, send)
+
+
+def too_many(wait: float) -> Refusal:
+    """After `wait` seconds there is room again."""
+    seconds = math.ceil(wait)
+    return Refusal("rate-limited", f"come again in {seconds} s", headers={"Retry-After": str(seconds)})
+
+
+class Buckets:
+    """Token buckets by name. Used from the event loop only."""
+
+    _MAX = 10_000
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._filled: dict[str, tuple[float, float]] = {}
+        """Name -> what is in the bucket, and when it was."""
+
+    def take(self, name: str) -> float:
+        """0 if there was one to take; otherwise the seconds until there will be."""
+        now = self._clock()
+        level, since = self._filled.pop(name, (float(self._burst), now))
+        level = min(float(self._burst), level + (now - since) * self._rate)
+        taken = level >= 1
+        self._filled[name] = (level - taken, now)
+        if len(self._filled) > self._MAX:
+            self._filled.pop(next(iter(self._filled)))  # that which was used longest ago
+        return 0.0 if taken else (1 - level) / self._rate
+
+
+class Bodies:
+    """Reads the body before the application does: bounded in size, time and depth, and JSON where it says so."""
+
+    def __init__(self, app: ASGIApp, *, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._read(Headers(scope=scope), receive)
+            if body is None:
+                return  # the caller has gone
+            await _require_json(Headers(scope=scope), body, scope["method"])
+        except Refusal as refusal:
+            await refuse(scope, receive, send, refusal)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        most = self._limits.body_bytes
+        said = headers.get("content-length", "")
+        if said.isdecimal() and int(said[:20]) > most:
+            raise Refusal("too-large", f"the body has {said[:20]} bytes, at most {most} are read")
+        pieces = bytearray()
+        try:
+            with anyio.fail_after(self._limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    pieces += message.get("body", b"")
+                    if len(pieces) > most:
+                        raise Refusal("too-large", f"the body has more than {most} bytes, at most that many are read")
+                    if not message.get("more_body", False):
+                        return bytes(pieces)
+        except TimeoutError:
+            seconds = f"{self._limits.body_seconds:g}"
+            raise Refusal("slow-request", f"the body did not arrive in {seconds} s") from None
+
+
+_WANTED = {"PATCH": ("application/merge-patch+json", "application/json")}
+
+
+async def _require_json(headers: Headers, body: bytes, method: str) -> None:
+    """Refusal unless the body is empty, or JSON and said to be."""
+    if not body:
+        return
+    wanted = _WANTED.get(method, ("application/json",))
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in wanted or len(headers.getlist("content-type")) != 1:
+        raise Refusal("unsupported-media", f"the body is {kind[:80] or 'of no type'}: send {' or '.join(wanted)}")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal("unsupported-media", "compressed bodies are not read: send it as it is")
+    try:
+        if len(body) > _LARGE:
+            await run_in_threadpool(strict_json.read, body)
+        else:
+            strict_json.read(body)
+    except strict_json.NotJson as error:
+        raise Refusal("invalid-json", str(error)) from None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """The body again, for the application, then whatever comes."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
