@@ -15,7 +15,6 @@ from functools import partial
 
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
-from orchestrator.controller.decide import Decision, Tally, after_attempt
 from orchestrator.controller.expected import expect
 from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
@@ -24,6 +23,7 @@ from orchestrator.controller.pictures import refresh_artifacts
 from orchestrator.controller.purse import Purse
 from orchestrator.controller.record import Record, replace_file
 from orchestrator.controller.report import job_status
+from orchestrator.controller.retry import Decision, Tally, after_attempt
 from orchestrator.controller.spending import OVER_BUDGET
 from orchestrator.controller.sync import driver_lives
 from orchestrator.controller.teams import release, reserve
