@@ -12,18 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.launch.base import Capacity
 from orchestrator.spec import TrainingJob
 
 PATIENCE_SECONDS = 600.0
 """So long smaller jobs may pass one that waits."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Of a machine, or of a part of it."""
-
-    cpus: int
-    gpus: int = 0
 
 
 @dataclass(frozen=True)

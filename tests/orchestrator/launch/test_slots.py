@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.store import small_job
 
+from orchestrator.launch.base import Capacity
 from orchestrator.launch.slots import (
     PATIENCE_SECONDS,
-    Capacity,
     Waiting,
     machine_capacity,
     need_of,
