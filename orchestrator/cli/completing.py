@@ -54,12 +54,13 @@ def _kept(cache: Path) -> list[str] | None:
 
 def _of_service() -> list[str] | None:
     """None where no service answers in time. Jobs of other teams as TEAM/NAME, as commands take them."""
-    from orchestrator.cli.asking import ask
     from orchestrator.client.find import find
+    from orchestrator.doctor.ask import ask
     from orchestrator.errors import FathomError
 
     try:
-        answer = ask(find(), f"/v1/jobs?limit={_MOST}", timeout=TIMEOUT_SECONDS)
+        service = find()
+        answer = ask(service.url, f"/v1/jobs?limit={_MOST}", token=service.token, timeout=TIMEOUT_SECONDS)
         found = [item["metadata"] for item in json.loads(answer.body)["items"]] if answer.status == 200 else None
         return None if found is None else [_written(one["namespace"], one["name"]) for one in found]
     except (FathomError, OSError, ValueError, KeyError, TypeError):

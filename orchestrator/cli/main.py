@@ -22,6 +22,7 @@ from orchestrator.cli.completion import completion_command, is_completing, quiet
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.demo import demo_command
+from orchestrator.cli.doctor import doctor_command
 from orchestrator.cli.evaluate import evaluate_command
 from orchestrator.cli.explain import explain_command
 from orchestrator.cli.export import export_command
@@ -84,6 +85,7 @@ app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
 app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
 app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
 app.command("explain", rich_help_panel=_SERVICE)(explain_command)
+app.command("doctor", rich_help_panel=_SERVICE)(doctor_command)
 app.command("completion", rich_help_panel=_SERVICE)(completion_command)
 app.command("demo", rich_help_panel=_SERVICE)(demo_command)
 app.add_typer(token_app, name="token", rich_help_panel=_SERVICE)

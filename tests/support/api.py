@@ -41,15 +41,32 @@ class Service:
         self.access = Access(self.store.database)
         self.capacity = Capacity(Slots(cpus=8))
         self.woken = 0
-        self.app: FastAPI = make_app(
-            self.store, self.settings, capacity=lambda: self.capacity, wake=self._wake, limits=limits
-        )
+        self._limits = limits
+        self.app: FastAPI
+        self.start()
         self.secrets = {role: self.access.make(f"a-{role}", role, by="test")[1] for role in Role}
-        self.admin, self.runner, self.reader = (self.client(self.secrets[role]) for role in reversed(Role))
+
+    def start(self) -> None:
+        """The application over the store as it is now: as a service does that comes back."""
+        self.app = make_app(
+            self.store, self.settings, capacity=lambda: self.capacity, wake=self._wake, limits=self._limits
+        )
 
     def client(self, secret: str | None, **options: Any) -> TestClient:  # noqa: ANN401
         headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
         return TestClient(self.app, base_url=URL, headers=headers, **options)
+
+    @property
+    def admin(self) -> TestClient:
+        return self.client(self.secrets[Role.ADMIN])
+
+    @property
+    def runner(self) -> TestClient:
+        return self.client(self.secrets[Role.RUNNER])
+
+    @property
+    def reader(self) -> TestClient:
+        return self.client(self.secrets[Role.READER])
 
     def of_team(self, team: str, role: Role = Role.RUNNER) -> TestClient:
         return self.client(self.access.make(f"{team}-{role}", role, team=team, by="test")[1])

@@ -118,7 +118,7 @@ def test_the_service_is_asked_once_and_remembered(tmp_path: Path, monkeypatch: p
 
 def test_a_token_is_not_sent_where_it_could_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("orchestrator.cli.asking.ask", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr("orchestrator.doctor.ask.ask", lambda *given, **_: asked.append(given))
     monkeypatch.setenv("FATHOM_HOME", str(tmp_path))
     monkeypatch.setenv("FATHOM_URL", "http://far.example.org")
     monkeypatch.setenv("FATHOM_TOKEN", "secret")

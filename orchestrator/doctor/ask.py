@@ -1,4 +1,4 @@
-"""One quick question to the service, by the standard library: for completion and `fathom doctor`, which must say soon
+"""One quick question to a web server, by the standard library: for `fathom doctor` and completion, which must say soon
 what is there, and not try again for minutes as a client does.
 
 Proxies of the environment are not asked: the service is on this machine, or named by FATHOM_URL.
@@ -9,11 +9,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from orchestrator.client.find import Service
 
 _LARGEST = 4_000_000
 
@@ -28,12 +24,12 @@ class Reply:
     body: bytes
 
 
-def ask(service: Service, path: str, *, timeout: float) -> Reply:
-    """GET with the service's token. OSError where nobody answers in time, or with nonsense."""
-    parts = urlsplit(service.url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    headers = {"Accept": "application/json", "Authorization": f"Bearer {service.token}"}
+def ask(url: str, path: str, *, token: str = "", timeout: float) -> Reply:
+    """GET of `path` below `url`. OSError where nobody answers in time, or with nonsense."""
+    headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
+        parts = urlsplit(url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port, timeout=timeout)
         try:
             connection.request("GET", parts.path.rstrip("/") + path, headers=headers)
