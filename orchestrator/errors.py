@@ -12,6 +12,7 @@
     │   ├── IdempotencyMismatch   422   the Idempotency-Key came with another request before
     │   └── IdempotencyInFlight   409   the request with that key is still being worked on
     ├── OverBudget     402  exit 5     the budget does not allow it
+    ├── RateLimited    429  exit 1     more at once, or in a minute, than a token may
     ├── RunFailed      500  exit 1     a run ended without success
     ├── Unavailable    503  exit 1     what is needed does not work now, e.g. the disk is full
     └── Interrupted    499  exit 130   a person stopped it
@@ -139,6 +140,22 @@ class OverBudget(FathomError):
     code = "over-budget"
     http_status = 402
     exit_code = 5
+
+
+class RateLimited(FathomError):
+    """More than a token may have at once, or in a minute."""
+
+    code = "rate-limited"
+    http_status = 429
+    exit_code = 1
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        """`retry_after`: seconds until it is worth trying again."""
+        super().__init__(message, retry_after)  # both: an exception is unpickled by calling its class
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunFailed(FathomError):

@@ -54,6 +54,7 @@ LIGHT = [
     "orchestrator.cli.compare",
     "orchestrator.cli.main",
     "orchestrator.reference",
+    "orchestrator.why",
 ]
 BARRED = """
 import importlib, resource, sys
@@ -140,6 +141,7 @@ RUN = {
         ("calibrate --help", "--write", ()),
         ("calibrate RUNS --write OWN", "cpu_matrix_flops", ("numpy", "scipy")),
         ("model mini", "mini", ()),
+        ("explain spec.compute", "gpusPerNode", ()),
     ],
 )
 def test_what_plans_and_accounts_needs_nothing_heavy(

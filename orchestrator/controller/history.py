@@ -7,7 +7,7 @@ import time
 from decimal import ROUND_DOWN, Decimal
 
 from orchestrator.controller.observe import Observation
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.controller.report import training_flops
 from orchestrator.cost import budget
 from orchestrator.cost.ledger import Ledger, Owner, build_ledger
@@ -26,6 +26,7 @@ from orchestrator.launch.events import (
     Progress,
     Started,
 )
+from orchestrator.launch.files import replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 _NO_DRIVERS = (Evaluated, BudgetNote)
@@ -204,6 +205,21 @@ class History:
             limit=limit,
             share=share,
         )
+
+
+def ledger_of(record: Record) -> Ledger | None:
+    """Where each second and dollar of a run went, as its files say now; None if no attempt was ever prepared.
+
+    UsageError if a file of the record is damaged.
+    """
+    last = record.folder.last_attempt()
+    if not last:
+        return None
+    try:
+        history = History(record)
+    except OSError as error:
+        raise UsageError(f"{record.folder.events} cannot be read: {error.strerror}") from None
+    return history.ledger(history.resolved(last))
 
 
 def changed_tariff(folder: RunFolder, attempt: int) -> Tariff | None:

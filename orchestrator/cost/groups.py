@@ -45,6 +45,22 @@ def grouped(ledgers: Sequence[Ledger], by: Dimension) -> list[Group]:
     return [group for group in names.values() if group.seconds]
 
 
+def sums(ledgers: Sequence[Ledger]) -> dict[Dimension, list[dict[str, str]]]:
+    """Groups by every dimension, for programs: numbers as exact decimal strings."""
+    return {
+        dimension: [
+            {
+                "name": group.name,
+                "seconds": format(group.seconds, "f"),
+                "deviceSeconds": format(group.device_seconds, "f"),
+                "cost": format(group.cost, "f"),
+            }
+            for group in grouped(ledgers, dimension)
+        ]
+        for dimension in DIMENSIONS
+    }
+
+
 def currency_of(ledgers: Sequence[Ledger]) -> str:
     """The one that all are in; ValueError if there are two."""
     found = {ledger.rate.currency: ledger for ledger in ledgers}

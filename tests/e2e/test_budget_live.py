@@ -30,7 +30,7 @@ def test_a_raised_limit_and_a_raised_price(make_home: Callable[[], Home]) -> Non
     home = make_home()
     file = home.prices
     file.write_text(PRICES.format("1800"))  # the two of them cost a dollar a second
-    process = home.start("train", "job.yaml", "-o", "json", "--set", "training.tokens=50M", "--set", "budget.limit=90")
+    process = home.start("train", "job.yaml", "-o", "json", "--set", "training.tokens=50M", "--set", "budget.limit=70")
     folder = home.run_folder()
     began = wait_for(lambda: next((one.start for one in Record.open(folder.root).held()), None))
     raised = home.fathom("budget", folder.root, "--limit", "2000", "-o", "json")  # at once: starting may take long
@@ -39,7 +39,7 @@ def test_a_raised_limit_and_a_raised_price(make_home: Callable[[], Home]) -> Non
 
     def beyond() -> bool | None:
         step = last_step(folder)
-        return True if step is not None and step.time > began + 95 else None
+        return True if step is not None and step.time > began + 75 else None
 
     wait_for(beyond)
     deadline = read_control(folder.control).hard_deadline

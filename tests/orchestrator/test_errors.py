@@ -19,6 +19,7 @@ TABLE = {
     "IdempotencyMismatch": ("idempotency-mismatch", 422, 4),
     "IdempotencyInFlight": ("idempotency-in-flight", 409, 4),
     "OverBudget": ("over-budget", 402, 5),
+    "RateLimited": ("rate-limited", 429, 1),
     "RunFailed": ("run-failed", 500, 1),
     "Unavailable": ("unavailable", 503, 1),
     "Interrupted": ("interrupted", 499, 130),
@@ -57,3 +58,8 @@ def test_invalid_job_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(InvalidJob([Problem("a", "b")])))
     assert error.problems == [Problem("a", "b")]
     assert str(error) == "a: b"
+
+
+def test_when_to_try_again_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(errors.RateLimited("too many", 2.5)))
+    assert (str(error), error.retry_after) == ("too many", 2.5)

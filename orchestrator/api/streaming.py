@@ -1,0 +1,48 @@
+"""Whether a request wants server-sent events, and how a stream is answered to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Header, Query, Request, Response
+
+from orchestrator.api.desk import Desk
+from orchestrator.api.following import Follower
+from orchestrator.api.streams import Streams
+from orchestrator.errors import FathomError
+from orchestrator.store.access import Token
+
+EVENT_STREAM = "text/event-stream"
+Follow = Annotated[
+    bool, Query(description=f"Server-sent events, until the job has ended; so does `Accept: {EVENT_STREAM}`.")
+]
+LastEventId = Annotated[
+    str | None, Header(max_length=40, description="Id of the last event that was read: those after it are sent.")
+]
+
+
+def wants_stream(request: Request, *, follow: bool) -> bool:
+    """Whether it shall go on."""
+    accepted = request.headers.get("accept", "")
+    return follow or any(part.partition(";")[0].strip().lower() == EVENT_STREAM for part in accepted.split(","))
+
+
+def stream(request: Request, desk: Desk, caller: Token, follower: Follower) -> Response:
+    """The answer; it ends when the caller's token does not count any more."""
+    streams: Streams = request.app.state.streams
+    secret = request.headers["authorization"].partition(" ")[2].strip()
+
+    def allowed() -> bool:
+        try:
+            return desk.access.authenticate(secret) == caller
+        except FathomError:
+            return False
+
+    return streams.answer(caller.name, follower, allowed=allowed)
+
+
+def documented(description: str, ids: str) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route that streams, too."""
+    text = f"{description} As server-sent events: `id` is {ids}, the last event is `end` with the job's phase."
+    event = {"type": "string", "description": "Lines `id`, `data`, and a comment each 15 s where nothing happens."}
+    return {200: {"description": text, "content": {EVENT_STREAM: {"schema": event}}}}
