@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completing import job_names
 from orchestrator.cli.output import talk
 
 if TYPE_CHECKING:
     from orchestrator.client import Client
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", show_default=False)]
+JobArgument = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", show_default=False, autocompletion=job_names),
+]
 
 
 def connect() -> Client:
