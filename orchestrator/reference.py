@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-from orchestrator.controller.decide import ONCE, RETRYABLE
+from orchestrator.controller.retry import ONCE, RETRYABLE
 from orchestrator.explain import Field, all_fields, walk
 from orchestrator.launch.events import FailureClass
 from orchestrator.reasons import CONDITIONS, FAILURES, Text, Ways

@@ -18,6 +18,7 @@ import typer
 from orchestrator.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.api.capacity import Capacity
     from orchestrator.api.server import Server
     from orchestrator.controller.service import Controller
     from orchestrator.store.base import JobStore
@@ -39,7 +40,7 @@ def serve_command(
 
     Ctrl-C ends the service and no training: those go on, and the next `fathom serve` finds them again.
     """
-    from orchestrator.launch.locks import hold_lock
+    from orchestrator.launch.local import hold_lock
     from orchestrator.settings import Settings
 
     settings = Settings.load()
@@ -66,7 +67,7 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     app = make_app(
         store,
         settings,
-        capacity=controller.capacity,
+        capacity=lambda: _capacity(controller),
         wake=controller.wake,
         hosts=frozenset({*LOCAL_HOSTS, host, *names}),
         controller=controller.health,
@@ -79,6 +80,17 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
             _say(f"{host} is open to the network, and tokens travel there in plain text: put TLS in front of it")
         server.run(sockets=[listener])
     _say(_farewell(store))
+
+
+def _capacity(controller: Controller) -> Capacity:
+    """As the API tells it."""
+    from orchestrator.api.capacity import Capacity, Holder, Slots
+    from orchestrator.launch.slots import need_of
+
+    machine, jobs = controller.slots()
+    needs = [(job, need_of(job.wish.job)) for job in jobs]
+    holders = [Holder(job.namespace, job.name, Slots(need.cpus, need.gpus)) for job, need in needs]
+    return Capacity(Slots(machine.cpus, machine.gpus), tuple(holders))
 
 
 def _server(app: object) -> Server:
