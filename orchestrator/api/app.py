@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from orchestrator.api import audit, jobs, machine, plans, tokens
+from orchestrator.api import audit, compare, jobs, machine, plans, tokens
 from orchestrator.api.auth import TokenGate
 from orchestrator.api.capacity import Capacity
 from orchestrator.api.desk import Desk
@@ -24,7 +24,7 @@ from orchestrator.store.database import NAME, Database
 from orchestrator.store.idempotency import Idempotency
 from orchestrator.store.sqlite import SqliteStore
 
-ROUTERS = (plans.router, jobs.router, tokens.router, audit.router, machine.router)
+ROUTERS = (plans.router, jobs.router, compare.router, tokens.router, audit.router, machine.router)
 _ABOUT = """Submit, follow, change and compare training jobs, and know what each costs.
 
 Every request but /livez and /readyz takes a bearer token. Errors are problem documents (RFC 9457); docs/problems.md

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.output import Output, OutputOption, talk
-from orchestrator.cli.served import confirmed, connect
+from orchestrator.cli.served import JobsArgument, confirmed, connect, detachable
 
 if TYPE_CHECKING:
     from orchestrator.client import Job
 
-JobsArgument = Annotated[list[str], typer.Argument(metavar="JOB...", help="NAME or TEAM/NAME.", show_default=False)]
+WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
 _REST = {
     "cancel": "writes a last checkpoint and ends for good",
     "suspend": "writes a checkpoint and lets go of its machines; go on with `fathom resume {key}`",
@@ -20,20 +20,20 @@ _REST = {
 }
 
 
-def cancel_command(jobs: JobsArgument, output: OutputOption = Output.name) -> None:
+def cancel_command(jobs: JobsArgument, wait: WaitOption = False, output: OutputOption = Output.name) -> None:
     """End jobs for good, each with a last checkpoint.
 
     Example: fathom cancel mini
     """
-    _act("cancel", jobs, output)
+    _act("cancel", jobs, output, wait=wait)
 
 
-def suspend_command(jobs: JobsArgument, output: OutputOption = Output.name) -> None:
+def suspend_command(jobs: JobsArgument, wait: WaitOption = False, output: OutputOption = Output.name) -> None:
     """Let jobs write a checkpoint and give their machines back, until they are resumed.
 
     Example: fathom suspend mini
     """
-    _act("suspend", jobs, output)
+    _act("suspend", jobs, output, wait=wait)
 
 
 def resume_command(jobs: JobsArgument, output: OutputOption = Output.name) -> None:
@@ -65,11 +65,15 @@ def delete_command(
             talk(f"{job.key}: forgotten{running}")
 
 
-def _act(verb: str, jobs: list[str], output: Output) -> None:
+def _act(verb: str, jobs: list[str], output: Output, *, wait: bool = False) -> None:
+    """All are ordered before any is waited for."""
     from orchestrator.cli.jobs import print_job
 
-    with connect() as client:
+    with connect() as client, detachable("what was ordered happens all the same"):
+        ordered: list[Job] = []
         for name in jobs:
             job: Job = getattr(client, verb)(name)
-            print_job(job, output)
             talk(f"{job.key}: {_REST[verb].format(key=job.key)}")
+            ordered.append(job)
+        for job in ordered:
+            print_job(client.wait(job) if wait else job, output)

@@ -128,12 +128,9 @@ def _print_line(event: Mapping[str, Any], output: Output) -> None:
         print(f"{cells['TIME']}  {cells['ATTEMPT']:>3}  {cells['KIND']:<20}  {cells['WHAT']}".rstrip(), flush=True)
 
 
-def _time(seconds: object) -> str:
-    from datetime import UTC, datetime
-
-    if not isinstance(seconds, int | float):
-        return ""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+def _time(moment: object) -> str:
+    """2026-06-01T12:00:00.000000Z as people write it; whatever else it is as it is."""
+    return str(moment or "").partition(".")[0].replace("T", " ").removesuffix("Z")
 
 
 def _brief(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +11,14 @@ import typer
 
 from orchestrator.cli.completing import job_names
 from orchestrator.cli.output import talk
+from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from orchestrator.client import Client
 
-JobArgument = Annotated[
-    str,
-    typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", show_default=False, autocompletion=job_names),
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="NAME or TEAM/NAME.", autocompletion=job_names)]
+JobsArgument = Annotated[
+    list[str], typer.Argument(metavar="JOB...", help="NAME or TEAM/NAME.", autocompletion=job_names)
 ]
 
 
@@ -38,14 +40,13 @@ def detachable(words: str) -> Iterator[None]:
 
 
 def confirmed(question: str, yes: bool, instead: str) -> None:
-    """Ask, unless the answer was given; without a terminal it must be. Abort for no."""
-    import sys
-
-    from orchestrator.errors import UsageError
-
+    """Ask on stderr, unless the answer was given; without a terminal it must be. Exit 130 for anything but yes."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{instead}: there is no terminal to ask at, so give -y to do it")
-    if not typer.confirm(question, err=True):
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if answer.strip().lower() not in ("y", "yes"):
+        talk("nothing was done" if answer else "\nnothing was done")
         raise typer.Exit(130)

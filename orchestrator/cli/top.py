@@ -40,9 +40,9 @@ class Trend:
                 self.latest |= metrics
                 if "train/loss" in metrics:
                     self.losses.append(metrics["train/loss"])
-            if not page.items or page.next in ("", self.cursor):
+            came, self.cursor = self.cursor, page.next
+            if not page.more or page.next == came:
                 return
-            self.cursor = page.next
 
 
 def top_command(

@@ -22,6 +22,8 @@ from orchestrator.spec import TrainingJob
 T = TypeVar("T")
 G = TypeVar("G", bound=Given)
 Document = dict[str, Any]
+_RECORDS = 1000
+"""Events or steps of one page: as many as the service gives."""
 JobSource = TrainingJob | Mapping[str, Any] | Path
 """A job, its document, or the file that it is in."""
 
@@ -46,10 +48,12 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Page(Generic[T]):
-    """Some items, and the cursor of those that follow: empty at the end."""
+    """Some items, and the cursor of those that follow."""
 
     items: Sequence[T]
     next: str
+    more: bool
+    """Whether there is more already; `next` of records is also where later ones will be."""
 
 
 def job_of(source: JobSource, team: str | None = None) -> TrainingJob:
@@ -123,7 +127,7 @@ def document(path: str, query: Sequence[tuple[str, str]] = ()) -> Call[Document]
 def records(team: str, name: str, kind: str, after: str) -> Call[Page[Document]]:
     """`kind`: events or metrics; `after`: where the page before ended."""
     query = [("after", after)] if after else []
-    return Call("GET", f"{job_path(team, name)}/{kind}", _page(dict), query)
+    return Call("GET", f"{job_path(team, name)}/{kind}", _page(dict), [*query, ("limit", str(_RECORDS))])
 
 
 def stream(team: str, name: str, kind: str, query: Sequence[tuple[str, str]], last: str) -> Call[None]:
@@ -202,7 +206,8 @@ def _token(found: object) -> Token:
 def _page(item: Callable[[Any], T]) -> Callable[[Answer], Page[T]]:
     def read(answer: Answer) -> Page[T]:
         found = _document(answer)
-        return Page([item(one) for one in found.get("items", [])], str(found.get("next") or ""))
+        following = str(found.get("next") or "")
+        return Page([item(one) for one in found.get("items", [])], following, bool(found.get("more", following)))
 
     return read
 

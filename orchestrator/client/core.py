@@ -127,7 +127,7 @@ class AsyncClient:
             page: Page[Job] = await self._connection.ask(call)
             for job in page.items[:left]:
                 yield job
-            if not page.next:
+            if not page.more:
                 return
             cursor, left = page.next, None if left is None else left - len(page.items)
 
@@ -272,6 +272,6 @@ class AsyncClient:
             page: Page[Document] = await self._connection.ask(calls.records(team, found, kind, after))
             for record in page.items:
                 yield record
-            if not page.items or page.next in ("", after):
+            if not page.more or page.next == after:
                 return
             after = page.next

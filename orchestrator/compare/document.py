@@ -16,7 +16,7 @@ from orchestrator.compare.measures import Better
 from orchestrator.schema import Part
 from orchestrator.status import Phase
 
-Amount = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), when_used="json")]
+Amount = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 """A Decimal that JSON shows as a plain string."""
 Kind = Literal["metric", "money", "count", "flops", "hours", "seconds", "share", "speed"]
 """How a row's numbers are written for people."""

@@ -25,11 +25,13 @@ from orchestrator.tracking.mlflow import reference
 from orchestrator.tracking.reached import Reached
 from orchestrator.tracking.table import About, build
 
+DATABASE = "fathom.db"
 _MAX_MANIFEST = 1 << 28
 
 
 def resolve_runs(names: Sequence[str], home: Path) -> list[Path]:
-    """Folders of runs: `name` is one, or is the name of one in `home`, or that of a job that has one run there.
+    """Folders of runs: `name` is one, or the name of one in `home`; or it is a job of the service there, NAME of team
+    default or TEAM/NAME; or one that `fathom train` has run there once.
 
     NotFound for anything else; UsageError where a job has several runs.
     """
@@ -40,6 +42,8 @@ def _folder(name: str, home: Path) -> Path:
     for path in (Path(name), home / name):
         if os.path.isfile(path / "job.json"):  # False, too, for what can be no path
             return path
+    if (stored := _of_service(name, home)) is not None:
+        return stored
     found = [path for path in sorted(home.glob(f"{_plain(name)}-*")) if _job_of(path) == name]
     if len(found) > 1:
         listed = ", ".join(map(str, found[-5:]))
@@ -47,6 +51,19 @@ def _folder(name: str, home: Path) -> Path:
     if not found:
         raise NotFound(f"{name} is neither the folder of a run nor a job with a run in {home}")
     return found[0]
+
+
+def _of_service(name: str, home: Path) -> Path | None:
+    """None where there is no service, or no such job in it."""
+    if not (home / DATABASE).is_file():
+        return None
+    from orchestrator.store.sqlite import SqliteStore  # late: a folder needs no database
+
+    namespace, _, job = name.rpartition("/")
+    try:
+        return home / SqliteStore(home / DATABASE).get(namespace or "default", job).folder
+    except NotFound:
+        return None
 
 
 def _plain(name: str) -> str:

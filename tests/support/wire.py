@@ -37,6 +37,8 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     """Break off after the body, though more was promised."""
+    hold: threading.Event | None = None
+    """Keep the answer open until then."""
 
 
 class Gone:
@@ -121,10 +123,12 @@ def wire() -> Iterator[Wire]:
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(reply.body) + (10 if reply.cut else 0)))
+            self.send_header("Content-Length", str(len(reply.body) + (10 if reply.cut or reply.hold else 0)))
             self.end_headers()
             self.wfile.write(reply.body)
-            self.close_connection = reply.cut
+            if reply.hold is not None:
+                reply.hold.wait(60)
+            self.close_connection = reply.cut or reply.hold is not None
 
         do_GET = do_POST = do_PATCH = do_DELETE = _answer
 

@@ -85,7 +85,7 @@ def test_the_price_comes_first_and_somebody_must_agree(
     monkeypatch.setattr("sys.stdin", Terminal("n\n"))
     code, out, err = fathom("apply", job)
     assert (code, out) == (130, "")
-    assert err.endswith("submit default/tiny? [y/N]: ")
+    assert err.endswith("submit default/tiny? [y/N]: nothing was done\n")
     assert [asked.method for asked in server.asked if asked.path == "/v1/jobs"] == []
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert fathom("apply", job)[:2] == (0, "default/tiny  submitted\n")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +172,33 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
     assert err == "\ndetached: the job goes on; come back with `fathom logs a/b -f`\n"
 
 
+def test_a_real_ctrl_c_too(server: Wire) -> None:
+    hold = threading.Event()
+    server.routes(GET_jobs_a_b_logs=replace(sse("id: 1.4\ndata: one"), hold=hold))
+    code = "from orchestrator.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "logs", "a/b", "-f"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "one\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    hold.set()
+    assert (process.returncode, out) == (130, "")
+    assert err == "\ndetached: the job goes on; come back with `fathom logs a/b -f`\n"
+
+
 EVENTS = [
-    {"kind": "started", "attempt": 1, "seq": 1, "time": 1780315200.0, "step": 0, "worldSize": 2},
-    {"kind": "progress", "attempt": 1, "seq": 2, "time": 1780315201.0, "step": 1, "metrics": {"train/loss": 3.21}},
-    {"kind": "warning", "attempt": 1, "seq": 3, "time": 1780315202.0, "message": "slow disk"},
+    {"kind": "started", "attempt": 1, "seq": 1, "time": "2026-06-01T12:00:00.000000Z", "step": 0, "worldSize": 2},
+    {
+        "kind": "progress",
+        "attempt": 1,
+        "seq": 2,
+        "time": "2026-06-01T12:00:01.500000Z",
+        "step": 1,
+        "metrics": {"train/loss": 3.21},
+    },
+    {"kind": "warning", "attempt": 1, "seq": 3, "time": "2026-06-01T12:00:02.000000Z", "message": "slow disk"},
 ]
 
 
@@ -227,7 +255,11 @@ def test_top_off_a_terminal_is_one_table(server: Wire, fathom: Cli) -> None:
     ]
     server.routes(
         GET_jobs=listed(stored("tiny", status=STATUS)),
-        GET_jobs_default_tiny_metrics=[as_json({"items": steps, "next": "70"}), as_json({"items": [], "next": "70"})],
+        GET_jobs_default_tiny_metrics=[
+            as_json({"items": steps[:2], "next": "40", "more": True}),
+            as_json({"items": steps[2:], "next": "70", "more": False}),
+            as_json({"items": [], "next": "70", "more": False}),
+        ],
     )
     code, out, err = fathom("top")
     assert (code, err) == (0, "")
@@ -253,6 +285,14 @@ def test_wishes(server: Wire, fathom: Cli, verb: str) -> None:
     assert err.startswith("a/b: ")
     assert server.lines == [f"POST /v1/jobs/a/b:{verb}"]
     assert fathom(verb, "a/c")[0] == 3
+
+
+def test_a_wish_may_be_waited_for(server: Wire, fathom: Cli) -> None:
+    server.routes(
+        POST_jobs_a_b_suspend=as_json(stored("b", team="a")), GET_jobs_a_b=as_json(stored("b", "Suspended", team="a"))
+    )
+    code, out, _ = fathom("suspend", "a/b", "--wait", "-o", "json")
+    assert (code, json.loads(out)["status"]["phase"]) == (0, "Suspended")
 
 
 def test_deleting_must_be_meant(server: Wire, fathom: Cli) -> None:
@@ -291,3 +331,63 @@ def test_what_a_token_may_not_is_said(server: Wire, fathom: Cli) -> None:
     server.routes(GET_tokens=problem(403, "forbidden", "a runner's token may not list tokens"))
     code, out, err = fathom("token", "list")
     assert (code, out, err) == (2, "", "error: a runner's token may not list tokens\n")
+
+
+# ------------------------------------------------------------------ cost
+
+
+def group(name: str, cost: str) -> dict[str, str]:
+    return {"name": name, "seconds": "60", "deviceSeconds": "120", "cost": cost}
+
+
+COST: dict[str, Any] = {
+    "namespace": "default", "name": "tiny", "uid": "u", "currency": "USD", "spent": "2.5", "wasted": "0.5",
+    "limit": "10", "left": "7.5", "totals": {}, "rates": [], "flopsConvention": "x",
+    "by": {"class": [group("productive", "2"), group("starting", "0.5")], "attempt": [group("attempt 1", "2.5")]},
+}  # fmt: skip
+
+
+def test_the_cost_of_a_job(server: Wire, fathom: Cli) -> None:
+    server.routes(
+        GET_me=ME, GET_jobs_default_tiny_cost=as_json(COST), GET_jobs_a_b_cost=as_json(COST | {"namespace": "a"})
+    )
+    code, out, err = fathom("cost", "tiny")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["CLASS", "TIME", "DEVICE-HOURS", "COST", "SHARE"]
+    assert lines[1].split() == ["productive", "1", "m", "00", "s", "0.033", "$2.00", "80.0%"]
+    assert "default/tiny: $2.50 spent, of $10.00: $7.50 left" in out
+    assert "attempt 1" in fathom("cost", "tiny", "--by", "attempt")[1]
+    assert json.loads(fathom("cost", "tiny", "-o", "json")[1]) == COST
+    assert [line.split()[0] for line in fathom("cost", "tiny", "a/b")[1].splitlines()] == [
+        "JOB",
+        "default/tiny",
+        "a/tiny",
+    ]
+    assert fathom("cost", "tiny", "-o", "name")[1] == "default/tiny\n"
+    assert fathom("cost", "tiny", "-o", "csv")[0] == 2
+    assert fathom("cost", "tiny", "--team", "x")[0] == 2
+    assert fathom("cost", "none")[0] == 3
+
+
+def test_the_cost_of_all(server: Wire, fathom: Cli) -> None:
+    amount = {"currency": "USD", "spent": "2.5", "wasted": "0.5", "burnPerHour": "1"}
+    found = {
+        "jobs": [amount | {"namespace": "a", "name": "tiny", "uid": "u", "phase": "Running", "limit": None}],
+        "teams": [{"team": "a", "jobs": 1, "amounts": [amount], "trouble": None,
+                   "budget": {"currency": "USD", "limit": "100", "spent": "2.5", "reserved": "0", "left": "97.5"}},
+                  {"team": "b", "jobs": 0, "amounts": [], "budget": None, "trouble": "a file is missing"}],
+        "totals": [amount],
+    }  # fmt: skip
+    server.routes(GET_costs=as_json(found))
+    code, out, err = fathom("cost", "--team", "a")
+    assert (code, server.lines) == (0, ["GET /v1/costs?namespace=a"])
+    assert [line.split() for line in out.splitlines() if line] == [
+        ["JOB", "PHASE", "SPENT", "WASTED", "BURN/H", "LIMIT"],
+        ["a/tiny", "Running", "$2.50", "$0.5000", "$1.00", "-"],
+        ["TEAM", "JOBS", "SPENT", "WASTED", "BURN/H", "LIMIT", "LEFT"],
+        ["a", "1", "$2.50", "$0.5000", "$1.00", "$100.00", "$97.50"],
+        ["b", "0", "-", "-", "-", "-", "-"],
+    ]
+    assert err == "b: its budget cannot be counted: a file is missing\n"
+    assert json.loads(fathom("cost", "-o", "json")[1]) == found

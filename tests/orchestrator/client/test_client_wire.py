@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -60,18 +62,23 @@ def server() -> Iterator[Wire]:
 Verb = Callable[..., Any]
 
 
-def blocking(server: Wire, verb: str, *arguments: object, **named: object) -> tuple[Any, list[float]]:
+def given(server: Wire | None) -> tuple[str, str] | tuple[()]:
+    """None: the client is to find it by itself."""
+    return () if server is None else (server.url, SECRET)
+
+
+def blocking(server: Wire | None, verb: str, *arguments: object, **named: object) -> tuple[Any, list[float]]:
     """-> what the verb gives (a list of a stream), and what was slept."""
     hasty = Hasty()
-    with Client(server.url, SECRET, transport=hasty) as client:
+    with Client(*given(server), transport=hasty) as client:
         found = getattr(client, verb)(*arguments, **named)
         return (list(found) if isinstance(found, Iterator) else found), hasty.slept
 
 
-def looped(server: Wire, verb: str, *arguments: object, **named: object) -> tuple[Any, list[float]]:
+def looped(server: Wire | None, verb: str, *arguments: object, **named: object) -> tuple[Any, list[float]]:
     async def call() -> tuple[Any, list[float]]:
         hasty = HastyLoop()
-        async with AsyncClient(server.url, SECRET, transport=hasty) as client:
+        async with AsyncClient(*given(server), transport=hasty) as client:
             found = getattr(client, verb)(*arguments, **named)
             if hasattr(found, "__aiter__"):
                 return [one async for one in found], hasty.slept
@@ -81,8 +88,14 @@ def looped(server: Wire, verb: str, *arguments: object, **named: object) -> tupl
 
 
 @pytest.fixture(params=[blocking, looped])
-def call(request: pytest.FixtureRequest, server: Wire) -> Verb:
-    return lambda *arguments, **named: request.param(server, *arguments, **named)
+def way(request: pytest.FixtureRequest) -> Verb:
+    found: Verb = request.param
+    return found
+
+
+@pytest.fixture
+def call(way: Verb, server: Wire) -> Verb:
+    return lambda *arguments, **named: way(server, *arguments, **named)
 
 
 # ------------------------------------------------------------------ answers
@@ -251,6 +264,30 @@ def test_a_log_goes_on_where_it_was_cut(call: Verb, server: Wire) -> None:
     assert len(slept) == 4
 
 
+def test_a_service_that_comes_back_elsewhere_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Wire, way: Verb
+) -> None:
+    """As after kill -9 and another `fathom serve`: a new port, the same home."""
+    monkeypatch.setenv("FATHOM_HOME", str(tmp_path))
+    monkeypatch.delenv("FATHOM_URL", raising=False)
+    (tmp_path / "admin.token").write_text("admin-secret")
+    home = tmp_path / "service.json"
+    with wire() as other:
+        home.write_text(json.dumps({"url": server.url}))
+
+        def dies(_: Asked) -> Reply:
+            home.write_text(json.dumps({"url": other.url}))
+            return sse("id: 1.4\ndata: one", cut=True)
+
+        server.script = dies
+        other.replies(sse("id: 1.8\ndata: two", "event: end\ndata: {}"))
+        lines, _ = way(None, "logs", "a/b", follow=True)
+    assert lines == ["one", "two"]
+    [asked] = other.asked
+    assert (asked.headers["last-event-id"], asked.headers["authorization"]) == ("1.4", "Bearer admin-secret")
+    assert len(server.asked) == 1
+
+
 def test_a_stream_that_is_refused_is_an_error(call: Verb, server: Wire) -> None:
     server.replies(problem(404, "not-found", "there is no job a/b"))
     with pytest.raises(NotFound, match="there is no job a/b"):
@@ -274,11 +311,11 @@ def test_a_text_is_not_told_twice(call: Verb, server: Wire) -> None:
 
 
 def test_events_come_page_by_page(call: Verb, server: Wire) -> None:
-    pages = {"": ([{"seq": 1}, {"seq": 2}], "80"), "80": ([{"seq": 3}], "120"), "120": ([], "120")}
+    pages = {"": ([{"seq": 1}, {"seq": 2}], "80"), "80": ([{"seq": 3}], "120")}
 
     def script(asked: Asked) -> Reply:
         items, after = pages[httpx2.URL(asked.path).params.get("after", "")]
-        return as_json({"items": items, "next": after})
+        return as_json({"items": items, "next": after, "more": after == "80"})
 
     server.script = script
     assert call("metrics", "a/b")[0] == [{"seq": 1}, {"seq": 2}, {"seq": 3}]
