@@ -164,6 +164,20 @@ def test_a_budget_that_is_used_up_and_a_person_who_stopped_differ() -> None:
     assert stopped.advice == "go on from the last checkpoint with `fathom resume tiny`"
 
 
+def test_money_that_came_to_an_end_after_a_person_had_stopped_and_resumed_it() -> None:
+    money = condition("BudgetOK", "LimitReached", "False", "4.9 of 5 is spent")
+    stopped = [attempt(1, "stopped", "interrupted: suspended")]
+    found = why(tiny_job(), status(phase="Suspended", attempts=stopped, conditions=[money]), NOW)
+    assert found.sentence.startswith("tiny stopped because what is left of its budget")
+
+
+def test_trouble_of_the_service_is_not_hidden_by_the_silence_that_it_causes() -> None:
+    old = progress(observedAt=NOW - timedelta(hours=3))
+    trouble = condition("Running", "ControllerError", "Unknown", "disk full")
+    found = why(tiny_job(), status(phase="Running", progress=old, conditions=[trouble]), NOW)
+    assert found.sentence.endswith("because something fails in the service, which tries again: disk full.")
+
+
 def test_a_suspended_wish_is_named_before_how_the_attempt_ended() -> None:
     job = tiny_job()
     job = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})
