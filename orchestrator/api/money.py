@@ -132,7 +132,10 @@ def job_cost(stored: StoredJob, ledger: Ledger | None) -> JobCost:
         limit=None if limit is None else exact(limit),
         left=None if limit is None else exact(max(NONE, limit - totals.cost)),
         totals=totals,
-        by={name: [GroupSum.model_validate(group) for group in groups] for name, groups in sums([ledger] if ledger else []).items()},
+        by={
+            name: [GroupSum.model_validate(group) for group in groups]
+            for name, groups in sums([ledger] if ledger else []).items()
+        },
         rates=list(ledger.rates or (ledger.rate,)) if ledger else [],
     )
 

@@ -39,7 +39,12 @@ class Metrics:
     """Of one app."""
 
     def __init__(
-        self, tally: Callable[[], list[TeamTally]], capacity: Callable[[], Capacity], streams: Streams, health: Health | None, version: str
+        self,
+        tally: Callable[[], list[TeamTally]],
+        capacity: Callable[[], Capacity],
+        streams: Streams,
+        health: Health | None,
+        version: str,
     ) -> None:
         self.registry = CollectorRegistry()
         self.requests = Histogram(
@@ -89,7 +94,12 @@ class _State(Collector):
     """Asked anew for each scrape."""
 
     def __init__(
-        self, tally: Callable[[], list[TeamTally]], capacity: Callable[[], Capacity], streams: Streams, health: Health | None, version: str
+        self,
+        tally: Callable[[], list[TeamTally]],
+        capacity: Callable[[], Capacity],
+        streams: Streams,
+        health: Health | None,
+        version: str,
     ) -> None:
         self._tally, self._capacity, self._streams, self._health = tally, capacity, streams, health
         self._version = version
@@ -121,7 +131,9 @@ def _jobs(found: Iterable[TeamTally]) -> Iterator[Metric]:
     for one in found:
         for phase, number in one.phases.items():
             phases[phase] += number
-    yield _gauge("fathom_jobs", "Jobs by phase.", [((phase.value,), number) for phase, number in phases.items()], ("phase",))
+    yield _gauge(
+        "fathom_jobs", "Jobs by phase.", [((phase.value,), number) for phase, number in phases.items()], ("phase",)
+    )
     waiting = sum(phases[phase] for phase in _WAITING)
     yield _gauge("fathom_queue_length", "Jobs that wait to start.", [((), waiting)])
 

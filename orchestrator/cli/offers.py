@@ -36,6 +36,9 @@ def price_table(offers: Sequence[PlannedJob], *, colour: bool = False) -> str:
         rows.append({"JOB": "together", **dict(zip(("COST", "FROM", "TO"), words, strict=True))})
     sources = dict.fromkeys(one.price.source for one in offers if one.price and one.price.source)
     remarks = [f"{key_of(one)}: {message}" for one in offers for message in one.messages]
+    remarks += [
+        f"{key_of(one)}: {plan.notes[0]}" for one in offers if (plan := one.forecast) and not plan.cost and plan.notes
+    ]
     remarks += [f"{key_of(one)}: the service has no machines for it" for one in offers if not one.fits]
     remarks += [f"price: {source}" for source in sources]
     return table(_COLUMNS, rows, colour=colour) + "".join(f"· {line}\n" for line in remarks)
