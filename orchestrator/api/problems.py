@@ -8,6 +8,7 @@ two together.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.errors import FathomError, InvalidJob, Problem
+from orchestrator.errors import FathomError, InvalidJob, Problem, RateLimited
 from orchestrator.schema import Part
 
 TYPE = "https://fathom.dev/problems/"
@@ -140,6 +141,8 @@ def error_response(scope: Scope, error: FathomError) -> JSONResponse:
     """An error of our own tree."""
     faults = [_fault(problem) for problem in error.problems] if isinstance(error, InvalidJob) else []
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if error.code == "unauthorized" else {}
+    if isinstance(error, RateLimited):
+        headers = {"Retry-After": str(math.ceil(error.retry_after))}
     code = error.code if error.code in CODES else "internal"
     return problem_response(scope, code, printable(str(error), 10_000), errors=faults, headers=headers)
 
