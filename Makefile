@@ -40,8 +40,8 @@ lint: $(STAMP) ## Check style, types and import rules
 format: $(STAMP) ## Put the code into its usual form
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: $(STAMP) ## Write docs/job.md from the models
-	@$(BIN)/python -m orchestrator.reference > docs/job.md
+docs: $(STAMP) ## Write docs/job.md and docs/reasons.md from the models
+	@for name in job reasons; do $(BIN)/python -m orchestrator.reference $$name > docs/$$name.md; done
 
 trust: $(STAMP) ## Write the tables of docs/engine.md from real runs, killed and compared (half an hour)
 	@$(BIN)/python -W ignore benchmarks/trust.py

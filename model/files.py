@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,15 @@ def local_path(uri: str | Path) -> Path | None:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return None if "://" in text else Path(text)
+
+
+def make_durable(path: Path) -> None:
+    """A file, or the names in a folder, stand even if the machine loses its power now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_file(uri: str | Path, limit: int) -> bytes:

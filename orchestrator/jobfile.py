@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -37,6 +38,21 @@ def load_job(path: Path, assignments: Sequence[str] = ()) -> TrainingJob:
 def read_document(path: Path) -> Document:
     """The mapping in a job file; InvalidJob where there is none. Its fields are not looked at."""
     return _parse(_read(path), str(path))
+
+
+def load_jobs(path: Path, assignments: Sequence[str] = ()) -> list[TrainingJob]:
+    """Every job of a file of one or more documents; InvalidJob lists all problems of all of them."""
+    documents = _parse_all(_read(path), str(path))
+    jobs, problems = [], []
+    for number, document in enumerate(documents, start=1):
+        try:
+            jobs.append(make_job(document, assignments))
+        except InvalidJob as error:
+            where = f"{path}, document {number}: " if len(documents) > 1 else ""
+            problems += [Problem(f"{where}{one.path}", one.message) for one in error.problems]
+    if problems:
+        raise InvalidJob(problems)
+    return jobs
 
 
 def make_job(document: Document, assignments: Sequence[str] = ()) -> TrainingJob:
@@ -123,12 +139,29 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 
 def _parse(text: str, name: str) -> Document:
     """The one YAML mapping in `text`."""
+    with _readable(name):
+        return _mapping(yaml.load(text, _Loader), name)
+
+
+def _parse_all(text: str, name: str) -> list[Document]:
+    """The mappings of all its documents, at least one; what is empty between two `---` is none."""
+    with _readable(name):
+        found = [document for document in yaml.load_all(text, _Loader) if document is not None]
+    return [_mapping(document, name) for document in found or [None]]
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What PyYAML refuses, as InvalidJob."""
     try:
-        document = yaml.load(text, _Loader)
+        yield
     except yaml.YAMLError as error:
         raise InvalidJob([Problem(name, _yaml_message(error))]) from None
     except (ValueError, OverflowError) as error:  # numbers that Python refuses, e.g. of 5000 digits
         raise InvalidJob([Problem(name, f"holds a value that cannot be read: {error}")]) from None
+
+
+def _mapping(document: object, name: str) -> Document:
     if not isinstance(document, dict):
         found = "nothing" if document is None else _show(document)
         raise InvalidJob([Problem(name, f"must be a mapping with apiVersion, kind, metadata and spec, found {found}")])

@@ -33,6 +33,11 @@ class Settings(Frozen):
     rows replace those that ship with Fathom."""
     budgets_file: Path | None = None
     """What teams may spend (FATHOM_BUDGETS); without it only a job's own budget holds it."""
+    webhooks_file: Path | None = None
+    """Where teams want to hear of their jobs (FATHOM_WEBHOOKS); see docs/webhooks.md."""
+    webhook_hosts: tuple[str, ...] = ()
+    """The only hosts that a job may name for that (FATHOM_WEBHOOK_HOSTS, with commas between), private ones too;
+    without it every public host may be named."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
 
@@ -53,6 +58,8 @@ class Settings(Frozen):
             hardware_file=path("FATHOM_HARDWARE"),
             efficiencies_file=path("FATHOM_EFFICIENCIES"),
             budgets_file=path("FATHOM_BUDGETS"),
+            webhooks_file=path("FATHOM_WEBHOOKS"),
+            webhook_hosts=_listed(values.get("FATHOM_WEBHOOK_HOSTS", "")),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
         )
 
@@ -68,6 +75,10 @@ class Settings(Frozen):
                 "key there, or delete the file to get a new one (which refuses checkpoints of the old)"
             )
         return key
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().lower() for part in text.split(",") if part.strip())
 
 
 def _absolute(text: str) -> Path:

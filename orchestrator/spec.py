@@ -365,6 +365,23 @@ class Tracking(SpecPart):
         return self
 
 
+class Notify(SpecPart):
+    """Word of the job for another program, by HTTP; docs/webhooks.md."""
+
+    url: str = Field(max_length=2048, pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?$")
+    """Where it is posted to. http, and hosts that are not public, only where FATHOM_WEBHOOK_HOSTS names the host."""
+    when: list[Literal["failed", "budget-warning", "ended"]] = Field(
+        default=["failed", "budget-warning", "ended"], min_length=1, max_length=3
+    )
+    """When: an attempt has failed; a share of budget.warnAt is spent, or all that the limit allows; the job is over."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.when)) != len(self.when):
+            wrong("when", f"names {len(self.when)} occasions, of which {len(set(self.when))} differ: give each once")
+        return self
+
+
 class Queue(SpecPart):
     """Admission (Kubernetes with Kueue only)."""
 
@@ -399,6 +416,8 @@ class JobSpec(SpecPart):
     """What happens when something breaks."""
     tracking: Tracking = Tracking()
     """MLflow."""
+    notify: Notify | None = None
+    """Word of the job for another program; absent: none but that of the team."""
     queue: Queue = Queue()
     """Admission (Kubernetes with Kueue only)."""
     suspend: bool = False

@@ -59,6 +59,8 @@ class Reason(StrEnum):
     PRICE_MISSING = "PriceMissing"
     WAITING_FOR_QUEUE = "WaitingForQueue"
     WAITING_FOR_QUOTA = "WaitingForQuota"
+    WAITING_FOR_SLOTS = "WaitingForSlots"
+    WAITING_FOR_TEAM_BUDGET = "WaitingForTeamBudget"
     QUEUE_ADMITTED = "QueueAdmitted"
     NO_QUEUE = "NoQueue"
     PREEMPTED = "Preempted"
@@ -81,6 +83,7 @@ class Reason(StrEnum):
     FAILED = "Failed"
     CANCELLED = "Cancelled"
     NOT_ENDED = "NotEnded"
+    CONTROLLER_ERROR = "ControllerError"
 
 
 REASONS: dict[ConditionType, frozenset[Reason]] = {
@@ -90,6 +93,8 @@ REASONS: dict[ConditionType, frozenset[Reason]] = {
         {
             Reason.WAITING_FOR_QUEUE,
             Reason.WAITING_FOR_QUOTA,
+            Reason.WAITING_FOR_SLOTS,
+            Reason.WAITING_FOR_TEAM_BUDGET,
             Reason.QUEUE_ADMITTED,
             Reason.NO_QUEUE,
             Reason.PREEMPTED,
@@ -108,6 +113,7 @@ REASONS: dict[ConditionType, frozenset[Reason]] = {
             Reason.PREEMPTED,
             Reason.SUSPENDED,
             Reason.ENDED,
+            Reason.CONTROLLER_ERROR,
         }
     ),
     ConditionType.BUDGET_OK: frozenset(

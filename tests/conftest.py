@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from support.api import Service
+
     from orchestrator.store.sqlite import SqliteStore
 
 
@@ -18,3 +20,13 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     made = SqliteStore(tmp_path / "fathom.db")
     yield made
     made.database.close()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """The real REST API in process, over an empty home."""
+    from support.api import Service
+
+    made = Service(tmp_path)
+    yield made
+    made.close()

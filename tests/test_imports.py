@@ -49,8 +49,12 @@ LIGHT = [
     "orchestrator.cli.planned",
     "orchestrator.cli.pictures",
     "orchestrator.cost.ledger",
+    "orchestrator.compare.load",
+    "orchestrator.compare.page",
+    "orchestrator.cli.compare",
     "orchestrator.cli.main",
     "orchestrator.reference",
+    "orchestrator.why",
 ]
 BARRED = """
 import importlib, resource, sys
@@ -137,6 +141,7 @@ RUN = {
         ("calibrate --help", "--write", ()),
         ("calibrate RUNS --write OWN", "cpu_matrix_flops", ("numpy", "scipy")),
         ("model mini", "mini", ()),
+        ("explain spec.compute", "gpusPerNode", ()),
     ],
 )
 def test_what_plans_and_accounts_needs_nothing_heavy(

@@ -18,7 +18,7 @@ from model.dataset import (
     is_whole,
     read_manifest,
 )
-from model.files import local_path
+from model.files import local_path, make_durable
 
 OWN_FILES = re.compile(
     r"manifest\.json|tokenizer\.json|(train|heldout)-\d{5}\.bin|[a-z0-9][a-z0-9_-]{0,31}(/(train|heldout)-\d{5,8}\.bin)?"
@@ -90,7 +90,7 @@ def _is_own(out: Path, name: str) -> bool:
 def publish(building: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`, which is absent, empty or a dataset to replace."""
     for path in (*building.rglob("*"), building):
-        _sync(path)
+        make_durable(path)
     old = building.with_suffix(".old")
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)  # of a call that was interrupted right after this
@@ -101,14 +101,5 @@ def publish(building: Path, out: Path) -> None:
         if old.exists() and not out.exists():
             os.rename(old, out)
         raise FileExistsError(f"{out} appeared while the dataset was being prepared ({error})") from error
-    _sync(out.parent)
+    make_durable(out.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file or folder durable before the folder's name says that it is complete."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

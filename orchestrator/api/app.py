@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from orchestrator.api import audit, costs, health, jobs, logs, machine, plans, prometheus, records, tokens
+from orchestrator.api import audit, compare, costs, health, jobs, logs, machine, plans, prometheus, records, tokens
 from orchestrator.api.auth import TokenGate
 from orchestrator.api.capacity import Capacity
 from orchestrator.api.desk import Desk
@@ -35,6 +35,7 @@ ROUTERS = (
     logs.router,
     records.router,
     costs.router,
+    compare.router,
     tokens.router,
     audit.router,
     machine.router,

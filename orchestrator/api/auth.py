@@ -6,21 +6,24 @@ takes; `seen_by` narrows what a token of a team sees. What a token may not see i
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Annotated, Any
 
-from fastapi import Depends, Security
+from fastapi import Depends, Path, Security
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator.api.desk import Caller
+from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.api.problems import Refusal, error_response, refuse
-from orchestrator.errors import FathomError, Forbidden, NotFound
+from orchestrator.errors import FathomError, Forbidden, NotFound, Unauthorized
 from orchestrator.store.access import Access, Role, Token
+from orchestrator.store.base import StoredJob
 
 OPEN = frozenset({"/livez", "/readyz"})
 """What answers without a token, and tells nothing."""
+_LOG = logging.getLogger(__name__)
 _ASK = {"WWW-Authenticate": "Bearer"}
 
 
@@ -42,8 +45,13 @@ class TokenGate:
             return
         try:
             scope["state"]["token"] = await run_in_threadpool(self._access.authenticate, secret)
-        except FathomError as error:
+        except Unauthorized as error:
             await error_response(scope, error)(scope, receive, send)
+            return
+        except FathomError as error:  # whoever asks is not known: nothing of the inside is said
+            _LOG.error("request %s: %s", scope["state"]["request_id"], error)
+            detail = "no token can be looked up now; the service's log says why"
+            await refuse(scope, receive, send, Refusal("unavailable", detail))
             return
         await self._app(scope, receive, send)
 
@@ -57,7 +65,11 @@ def _bearer(headers: Headers) -> str | None:
     return secret.strip() or None if scheme.lower() == "bearer" else None
 
 
-_SCHEME = HTTPBearer(auto_error=False, description="A token of this service; `fathom serve` writes one into its home.")
+_SCHEME = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="A token of this service; `fathom serve` writes one into its home.",
+)
 
 
 class RoleNeeded:
@@ -89,3 +101,20 @@ def require_seen(token: Token, namespace: str, name: str) -> None:
     """NotFound, as for what does not exist, unless the token may see the job."""
     if token.team not in (None, namespace):
         raise NotFound(f"there is no job {namespace}/{name}: `fathom list` shows those there are")
+
+
+Namespace = Annotated[
+    str, Path(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="The team.", examples=["default"])
+]
+Name = Annotated[
+    str, Path(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", description="Of the job.", examples=["mini"])
+]
+
+
+def _seen_job(namespace: Namespace, name: Name, desk: AtDesk, caller: Caller) -> StoredJob:
+    require_seen(caller, namespace, name)
+    return desk.store.get(namespace, name)
+
+
+SeenJob = Annotated[StoredJob, Depends(_seen_job)]
+"""The job of `{namespace}/{name}` in the path; NotFound where there is none, or none for this token."""

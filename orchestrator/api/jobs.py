@@ -8,16 +8,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from orchestrator.api.answers import job_response, problems
-from orchestrator.api.auth import needs, require_seen, seen_by
+from orchestrator.api.auth import Name, Namespace, SeenJob, needs, require_seen, seen_by
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
 from orchestrator.api.once import DoOnce
 from orchestrator.api.patch import patched
-from orchestrator.api.plans import load_basis, planned_now, price_of
+from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency
 from orchestrator.api.preconditions import require_match
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
@@ -29,16 +29,11 @@ from orchestrator.store.base import Query as Wanted
 from orchestrator.store.base import StoredJob, Wish
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
+_PATCH = {"$ref": f"#/components/schemas/{JobPatch.__name__}"}
 _READER, _RUNNER = [needs(Role.READER)], [needs(Role.RUNNER)]
 _CHANGED = problems("not-found", "conflict", "precondition-failed")
 _ONCE = ("idempotency-in-flight", "idempotency-mismatch", "invalid-json", "too-large", "unsupported-media")
 
-Namespace = Annotated[
-    str, Path(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", description="The team.", examples=["default"])
-]
-Name = Annotated[
-    str, Path(max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", description="Of the job.", examples=["mini"])
-]
 IfMatch = Annotated[
     list[str] | None, Header(description="ETags of the state that is to be changed; it is changed in no other.")
 ]
@@ -142,10 +137,9 @@ def list_jobs(
     dependencies=_READER,
     responses=problems("not-found"),
 )
-def get_job(namespace: Namespace, name: Name, desk: AtDesk, caller: Caller) -> JSONResponse:
+def get_job(job: SeenJob) -> JSONResponse:
     """What is wished of it, and how it stands."""
-    require_seen(caller, namespace, name)
-    return job_response(desk.store.get(namespace, name))
+    return job_response(job)
 
 
 @router.patch(
@@ -155,6 +149,7 @@ def get_job(namespace: Namespace, name: Name, desk: AtDesk, caller: Caller) -> J
     response_model=JobDocument,
     dependencies=_RUNNER,
     responses={**_CHANGED, **problems("invalid-job", *_ONCE[2:])},
+    openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {"schema": _PATCH}}}},
 )
 def patch_job(
     namespace: Namespace, name: Name, patch: JobPatch, desk: AtDesk, caller: Caller, if_match: IfMatch = None
@@ -164,7 +159,10 @@ def patch_job(
 
     def edit(stored: StoredJob) -> Wish:
         _require_wanted(stored, "changed")
-        return replace(stored.wish, job=patched(stored, patch.root))
+        job = patched(stored, patch.root)
+        if stored.wish.job.spec.budget is None and job.spec.budget is not None:
+            require_currency(job.spec.budget, price_of(job, load_basis(desk.settings)))
+        return replace(stored.wish, job=job)
 
     return job_response(_changed(desk, caller, namespace, name, if_match, edit))
 

@@ -80,7 +80,8 @@ def _theirs(document: Json) -> Json:
 
 def _problem(path: str, job: TrainingJob, stored: StoredJob) -> Problem | None:
     """Why this may not become what `job` says; None if it may."""
-    if not any(path == field or path.startswith(f"{field}.") for field in MUTABLE):
+    first_budget = path.startswith("spec.budget.") and stored.wish.job.spec.budget is None
+    if not first_budget and not any(path == field or path.startswith(f"{field}.") for field in MUTABLE):
         return _fixed(path)
     if path == "spec.queue.priorityClass" and stored.status.phase not in _WAITING:
         return Problem(path, f"is fixed once the job is admitted, and it is {stored.status.phase}")

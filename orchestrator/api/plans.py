@@ -22,7 +22,7 @@ from orchestrator.plan.estimate import estimate
 from orchestrator.plan.prices import Price
 from orchestrator.plan.request import request_of
 from orchestrator.settings import Settings
-from orchestrator.spec import TrainingJob
+from orchestrator.spec import Budget, TrainingJob
 from orchestrator.store.access import Role
 from orchestrator.store.document import timestamp
 
@@ -78,6 +78,13 @@ def price_of(job: TrainingJob, basis: Basis) -> Price:
         return basis.prices.price(compute.accelerator, compute.price_class)
     except UsageError as error:
         raise InvalidJob([Problem("spec.compute.priceClass", str(error))]) from None
+
+
+def require_currency(budget: Budget, price: Price) -> None:
+    """InvalidJob for a budget in other money than the job is paid in."""
+    if budget.currency != price.currency:
+        message = f"is {budget.currency}, but the job is paid in {price.currency} ({price.source})"
+        raise InvalidJob([Problem("spec.budget.currency", message)])
 
 
 def planned_now(job: TrainingJob, price: Price, desk: Desk, *, until: int) -> Planned:

@@ -142,7 +142,7 @@ def error_response(scope: Scope, error: FathomError) -> JSONResponse:
     faults = [_fault(problem) for problem in error.problems] if isinstance(error, InvalidJob) else []
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if error.code == "unauthorized" else {}
     if isinstance(error, RateLimited):
-        headers = {"Retry-After": str(math.ceil(error.retry_after))}
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
     code = error.code if error.code in CODES else "internal"
     return problem_response(scope, code, printable(str(error), 10_000), errors=faults, headers=headers)
 

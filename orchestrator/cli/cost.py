@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.completing import job_names
 from orchestrator.cli.files import require_free, write_file
+from orchestrator.cli.output import Output
 from orchestrator.cli.pictures import Form, require_picture, write_picture
+from orchestrator.cli.served_cost import print_all, print_jobs, served
 from orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +37,10 @@ class Format(StrEnum):
     """How the result is written."""
 
     table = "table"
+    wide = "wide"
     json = "json"
+    yaml = "yaml"
+    name = "name"
     csv = "csv"
     parquet = "parquet"
 
@@ -52,8 +58,15 @@ class By(StrEnum):
 
 def cost_command(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, e.g. runs/mini-20260101-120000, or ledger.json files.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Jobs, folders of runs such as runs/mini-20260101-120000, ledger.json files. Left out: all of the "
+            "service's jobs.",
+            autocompletion=job_names,
+        ),
+    ] = None,
+    team: Annotated[str | None, typer.Option(help="All jobs of this team, as the service has them.")] = None,
     output: Annotated[
         Format | None,
         typer.Option("--output", "-o", help="How to write; by default as the file's name ends, else a table."),
@@ -68,9 +81,14 @@ def cost_command(
 ) -> None:
     """Show where each second and dollar went; CSV and Parquet have the columns of FOCUS.
 
-    Examples: fathom cost runs/mini-20260101-120000 --by cause  |  fathom cost runs/*/ --by team -o json
+    Examples: fathom cost mini  |  fathom cost --team vision  |  fathom cost runs/*/ --by team -o json
     """
     form = output or _by_name(out)
+    if not runs or team is not None or all(served(str(run)) for run in runs):
+        if out is not None or plot is not None:
+            raise UsageError("files are written from the folder of a run: give that instead of a job's name")
+        _print_served([str(run) for run in runs or []], team, form, by)
+        return
     if form is Format.parquet and out is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: give --output-file FILE, or pipe it into a program")
     if plot is not None and len(runs) != 1:
@@ -87,15 +105,31 @@ def cost_command(
     else:
         write_file(out, data)
         rows, runs_ = sum(len(ledger.rows) for ledger in ledgers), f"{len(ledgers)} run{'s' * (len(ledgers) != 1)}"
-        typer.echo(f"{out}: {'table' if form is Format.table else f'{rows} rows'} of {runs_}", err=True)
+        typer.echo(
+            f"{out}: {'table' if form in (Format.table, Format.wide, Format.name) else f'{rows} rows'} of {runs_}",
+            err=True,
+        )
+
+
+def _print_served(names: Sequence[str], team: str | None, form: Format, by: By) -> None:
+    if names and team is not None:
+        raise UsageError("--team shows all jobs of a team: leave the names out, or --team")
+    if form in (Format.csv, Format.parquet):
+        raise UsageError(f"{form} is made from the folder of a run: give that instead of a job's name")
+    if names:
+        print_jobs(names, Output(form.value), by.value)
+    else:
+        print_all(team, Output(form.value))
 
 
 def _by_name(out: Path | None) -> Format:
     suffix = out.suffix.lower() if out else ""
-    known = {"": Format.table, ".txt": Format.table} | {f".{kind}": kind for kind in Format if kind is not Format.table}
+    files = (Format.json, Format.yaml, Format.csv, Format.parquet)
+    known = {"": Format.table, ".txt": Format.table} | {f".{kind}": kind for kind in files}
     if suffix not in known:
         raise UsageError(
-            f"{out}: what to write into a {suffix} file is not known: name it .csv, .json, .parquet or .txt, or give -o"
+            f"{out}: what to write into a {suffix} file is not known: name it .csv, .json, .yaml, .parquet or .txt, or "
+            "give -o"
         )
     return known[suffix]
 
@@ -127,10 +161,11 @@ def _read_all(runs: Sequence[Path]) -> list[Ledger]:
 
 
 def _read_run(run: Path) -> Ledger | None:
+    from orchestrator.cli.runs import find_run
     from orchestrator.controller.history import ledger_of
-    from orchestrator.controller.record import Record
+    from orchestrator.settings import Settings
 
-    return ledger_of(Record.open(run))
+    return ledger_of(find_run(str(run), Settings.load().home))
 
 
 def _read_file(path: Path) -> Ledger:
@@ -154,16 +189,22 @@ def _read_file(path: Path) -> Ledger:
 
 def _encoded(ledgers: Sequence[Ledger], form: Format, by: By, *, width: int | None) -> bytes:
     from orchestrator.cost import focus
-    from orchestrator.cost.groups import currency_of
+    from orchestrator.cost.groups import currency_of, job_of
 
     try:
         currency_of(ledgers)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if form is Format.table:
+    if form in (Format.table, Format.wide):
         return _for_people(ledgers, by, width)
+    if form is Format.name:
+        return "".join(f"{job_of(ledger)}\n" for ledger in ledgers).encode()
     if form is Format.json:
         return (json.dumps(content(ledgers), indent=1) + "\n").encode()
+    if form is Format.yaml:
+        import yaml
+
+        return yaml.safe_dump(content(ledgers), sort_keys=False, width=120).encode()
     if form is Format.csv:
         return focus.as_csv(ledgers)
     try:

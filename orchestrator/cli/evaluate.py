@@ -103,8 +103,8 @@ def _evaluate(
 
 def _keep(record: Record, resolved: Resolved, found: Evaluation) -> Path:
     """Into the run's folder: the table of examples, then the event by which everybody else knows."""
-    from orchestrator.controller.record import replace_file
     from orchestrator.launch.events import shared_log
+    from orchestrator.launch.files import replace_file
 
     path = record.folder.artifacts / f"evaluation-step-{found.step}.json"
     try:

@@ -12,21 +12,34 @@ from typing import cast
 
 import typer
 
+from orchestrator.cli.apply import apply_command
 from orchestrator.cli.budget import budget_command
 from orchestrator.cli.calibrate import calibrate_command
+from orchestrator.cli.change import cancel_command, delete_command, resume_command, suspend_command
 from orchestrator.cli.checkpoints import checkpoints_app
+from orchestrator.cli.compare import compare_command
+from orchestrator.cli.completion import completion_command, is_completing, quietly
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
+from orchestrator.cli.demo import demo_command
+from orchestrator.cli.doctor import doctor_command
 from orchestrator.cli.evaluate import evaluate_command
+from orchestrator.cli.explain import explain_command
 from orchestrator.cli.export import export_command
+from orchestrator.cli.follow import events_command, logs_command, wait_command
 from orchestrator.cli.generate import generate_command
 from orchestrator.cli.goodput import goodput_command
+from orchestrator.cli.groups import Grouped
+from orchestrator.cli.jobs import get_command, list_command
 from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
 from orchestrator.cli.plan import plan_command
 from orchestrator.cli.sync import sync_command
+from orchestrator.cli.tokens import token_app
+from orchestrator.cli.top import top_command
 from orchestrator.cli.train import train_command
+from orchestrator.cli.why import why_command
 from orchestrator.errors import FathomError, Interrupted, RunFailed
 
 EXIT_CODES = (
@@ -34,6 +47,7 @@ EXIT_CODES = (
 )
 
 app = typer.Typer(
+    cls=Grouped,
     help="Train DeepSeek-style language models, and know the price at every moment.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -41,24 +55,43 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut the names of options, and its errors come in boxes
 )
-app.command("train")(train_command)
-app.command("plan")(plan_command)
-app.command("cost")(cost_command)
-app.command("budget")(budget_command)
-app.command("evaluate")(evaluate_command)
-app.command("export")(export_command)
-app.command("generate")(generate_command)
-app.command("goodput")(goodput_command)
-app.command("metrics")(metrics_command)
-app.command("model")(model_command)
-app.command("calibrate")(calibrate_command)
-app.command("sync")(sync_command)
-app.command("mlflow")(mlflow_command)
-app.add_typer(data_app, name="data")
-app.add_typer(checkpoints_app, name="checkpoints")
+_JOBS, _MONEY, _MODELS, _SERVICE = "Jobs", "Plans and money", "Data and models", "The service"
+app.command("apply", rich_help_panel=_JOBS)(apply_command)
+app.command("list", rich_help_panel=_JOBS)(list_command)
+app.command("get", rich_help_panel=_JOBS)(get_command)
+app.command("logs", rich_help_panel=_JOBS)(logs_command)
+app.command("events", rich_help_panel=_JOBS)(events_command)
+app.command("top", rich_help_panel=_JOBS)(top_command)
+app.command("wait", rich_help_panel=_JOBS)(wait_command)
+app.command("why", rich_help_panel=_JOBS)(why_command)
+app.command("compare", rich_help_panel=_JOBS)(compare_command)
+app.command("suspend", rich_help_panel=_JOBS)(suspend_command)
+app.command("resume", rich_help_panel=_JOBS)(resume_command)
+app.command("cancel", rich_help_panel=_JOBS)(cancel_command)
+app.command("delete", rich_help_panel=_JOBS)(delete_command)
+app.command("train", rich_help_panel=_JOBS)(train_command)
+app.command("plan", rich_help_panel=_MONEY)(plan_command)
+app.command("cost", rich_help_panel=_MONEY)(cost_command)
+app.command("budget", rich_help_panel=_MONEY)(budget_command)
+app.command("goodput", rich_help_panel=_MONEY)(goodput_command)
+app.command("calibrate", rich_help_panel=_MONEY)(calibrate_command)
+app.command("model", rich_help_panel=_MODELS)(model_command)
+app.command("evaluate", rich_help_panel=_MODELS)(evaluate_command)
+app.command("generate", rich_help_panel=_MODELS)(generate_command)
+app.command("export", rich_help_panel=_MODELS)(export_command)
+app.command("metrics", rich_help_panel=_MODELS)(metrics_command)
+app.command("sync", rich_help_panel=_MODELS)(sync_command)
+app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
+app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
+app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
+app.command("explain", rich_help_panel=_SERVICE)(explain_command)
+app.command("doctor", rich_help_panel=_SERVICE)(doctor_command)
+app.command("completion", rich_help_panel=_SERVICE)(completion_command)
+app.command("demo", rich_help_panel=_SERVICE)(demo_command)
+app.add_typer(token_app, name="token", rich_help_panel=_SERVICE)
 
 
-for one in [command for known in (app, data_app, checkpoints_app) for command in known.registered_commands]:
+for one in [command for known in (app, data_app, checkpoints_app, token_app) for command in known.registered_commands]:
     assert one.callback is not None
     # the whole first paragraph: what typer takes by itself ends with the line
     one.short_help = " ".join((inspect.getdoc(one.callback) or "").split("\n\n")[0].split())
@@ -71,6 +104,8 @@ _Refused = cast(
 
 def main() -> None:
     """Entry point of the console script."""
+    if is_completing():
+        quietly(app)
     code = _outcome()
     error = _lost()
     failed = 0 if error is None else _give_up(error)

@@ -11,10 +11,11 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from model.config import Frozen
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
+from orchestrator.launch.files import replace_file
 from orchestrator.launch.resolve import Resolved
 from orchestrator.plan import defaults
 from orchestrator.plan.basis import Basis

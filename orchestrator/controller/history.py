@@ -7,7 +7,7 @@ import time
 from decimal import ROUND_DOWN, Decimal
 
 from orchestrator.controller.observe import Observation
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.controller.report import training_flops
 from orchestrator.cost import budget
 from orchestrator.cost.ledger import Ledger, Owner, build_ledger
@@ -26,6 +26,7 @@ from orchestrator.launch.events import (
     Progress,
     Started,
 )
+from orchestrator.launch.files import replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 _NO_DRIVERS = (Evaluated, BudgetNote)

@@ -6,8 +6,6 @@ Invariant: every file is replaced whole, so that a crash leaves the old or the n
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.launch.base import RunFolder, in_short
+from orchestrator.launch.files import replace_file
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
 
@@ -122,28 +121,3 @@ def _uid(found: object) -> str:
     if not isinstance(found, str):
         raise TypeError(f"uid must be text, got {found!r}")
     return found
-
-
-def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a file whole or not at all; `durable`: it stands even if the machine loses its power now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own: others may write the same file now
-    try:
-        with draft.open("x") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

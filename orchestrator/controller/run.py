@@ -15,15 +15,15 @@ from functools import partial
 
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
-from orchestrator.controller.decide import Decision, Tally, after_attempt
 from orchestrator.controller.expected import expect
 from orchestrator.controller.history import History
 from orchestrator.controller.mirroring import Tracking
 from orchestrator.controller.observe import Observation, remark_on
 from orchestrator.controller.pictures import refresh_artifacts
 from orchestrator.controller.purse import Purse
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.controller.report import job_status
+from orchestrator.controller.retry import Decision, Tally, after_attempt
 from orchestrator.controller.spending import OVER_BUDGET
 from orchestrator.controller.sync import driver_lives
 from orchestrator.controller.teams import release, reserve
@@ -32,6 +32,7 @@ from orchestrator.errors import FathomError, OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.evidence import describe
+from orchestrator.launch.files import replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
@@ -239,7 +240,7 @@ class LocalRun:
         self.history.hold(self.resolved.attempt, began, now)
         self.record.save_held(self.history.held)
         if driver is None:
-            driver = local.start(self.folder, self.resolved)
+            driver = local.start(self.folder, self.resolved.attempt)
             self.observation.ended = None
         return driver
 

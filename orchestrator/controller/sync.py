@@ -7,10 +7,8 @@ once (`tracking.lock`); a run that another process follows, or whose driver live
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +19,7 @@ from orchestrator.controller.wanted import Wanted
 from orchestrator.errors import Conflict, FathomError
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
+from orchestrator.launch.locks import is_locked, locked
 from orchestrator.settings import Settings
 from orchestrator.tracking import client as requests
 from orchestrator.tracking.mlflow import MadeWay, Mirroring, Reference, reference, target
@@ -70,7 +69,7 @@ class Mirror:
         if not now and self._clock() < self._not_before:
             return False
         try:
-            with _lock(self.record.folder.tracking_lock) as mine:
+            with locked(self.record.folder.tracking_lock) as mine:
                 if mine:
                     self._reach(live=live)
             self.behind = None if mine else "another process is sending"
@@ -203,14 +202,7 @@ def _is_left(folder: RunFolder, settings: Settings) -> bool:
 
 def is_followed(folder: RunFolder) -> bool:
     """Whether a launcher has the run in its hands."""
-    try:
-        with folder.launcher_lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+    return is_locked(folder.launcher_lock)
 
 
 def driver_lives(folder: RunFolder) -> bool:
@@ -219,15 +211,3 @@ def driver_lives(folder: RunFolder) -> bool:
         return local.running(folder) is not None
     except Conflict:
         return True
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Whether we have it; nobody waits for it."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True  # released when the file is closed, also by a crash

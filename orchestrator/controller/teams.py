@@ -8,16 +8,14 @@ granted that fit together.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
 from orchestrator.controller.history import History, changed_tariff
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.controller.sync import driver_lives, is_followed
 from orchestrator.cost import budget as budgets
 from orchestrator.cost.book import Account, Book, book_of, plain
@@ -26,12 +24,14 @@ from orchestrator.cost.teams import TeamLimit, read_teams
 from orchestrator.errors import Conflict, FathomError, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
+from orchestrator.launch.files import replace_file
+from orchestrator.launch.locks import locked
 from orchestrator.launch.resolve import read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Phase
 
-PATIENCE_SECONDS, _PAUSE = 60.0, 0.05
+PATIENCE_SECONDS = 60.0
 _OVER = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SUSPENDED)
 
 
@@ -198,14 +198,7 @@ def _lock(home: Path, team: str) -> Iterator[None]:
     """Of a team in a home; Conflict if another process holds it for long."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / f".budget-{team}.lock"
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Conflict(f"{path} is held by another launch for {PATIENCE_SECONDS:.0f} s: end it") from None
-                time.sleep(_PAUSE)
-        yield  # released when the file is closed, also by a crash
+    with locked(path, patience=PATIENCE_SECONDS) as mine:
+        if not mine:
+            raise Conflict(f"{path} is held by another launch for {PATIENCE_SECONDS:.0f} s: end it")
+        yield

@@ -114,6 +114,14 @@ def money(amount: Decimal, currency: str) -> str:
     return _with_currency(sign, f"{rounded:,}", currency)
 
 
+def precise(amount: Decimal, currency: str) -> str:
+    """For tables that compare: four digits that say something, and never less than cents."""
+    places = 2 if not amount else min(12, max(2, 3 - amount.adjusted()))
+    with localcontext(prec=_DIGITS):
+        rounded = abs(amount).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+    return _with_currency("-" if amount < 0 else "", f"{rounded:,f}", currency)
+
+
 def _with_currency(prefix: str, digits: str, currency: str) -> str:
     symbol = _SYMBOLS.get(currency)
     return f"{prefix}{symbol}{digits}" if symbol else f"{prefix}{digits} {currency}"

@@ -1,11 +1,20 @@
-"""Where everything of one run lies, for the launcher, the driver and the command line."""
+"""Where everything of one run lies, and what a launcher does; for the controller, the driver and the command line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pydantic import ValidationError
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Of a machine, or of a part of it."""
+
+    cpus: int
+    gpus: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,59 @@ class RunFolder:
     def log(self, attempt: int) -> Path:
         """Everything that the driver and its workers print."""
         return self.root / "logs" / f"attempt-{attempt}.log"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a launcher sees of an attempt that was written down."""
+
+    alive: bool
+    begun: bool = True
+    """Whether its driver was ever started."""
+    left: bool = False
+    """The driver is gone, and something that it started is not."""
+    began: float | None = None
+    """Unix time at which the driver was started, where that is known."""
+    ordered: str | None = None
+    """Why it was told to stop."""
+    deadline: float | None = None
+    """Unix time by which it must have ended since it was told so."""
+
+
+class Launcher(Protocol):
+    """Runs attempts; on this machine (`launch.local`), or in a cluster. No method waits for long.
+
+    An attempt is written down in the run's folder (`RunFolder.resolved`) before it is started. Invariant: at every
+    moment, whoever is killed in between, at most one driver of a run lives, and `look` does not miss it.
+    """
+
+    def look(self, folder: RunFolder, attempt: int) -> Sight:
+        """At the newest attempt."""
+        ...
+
+    def start(self, folder: RunFolder, attempt: int) -> None:
+        """Conflict if a driver of the run lives."""
+        ...
+
+    def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
+        """Ask the driver to write a final checkpoint and end. OSError if it cannot be told now."""
+        ...
+
+    def kill(self, folder: RunFolder, attempt: int) -> None:
+        """End the driver at once with everything that it started; nothing is saved. Call it until `look` says so."""
+        ...
+
+    def remove(self, folder: RunFolder) -> None:
+        """All files of a run of which nothing lives."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """What there is to share out."""
+        ...
+
+    def describe(self, folder: RunFolder, attempt: int) -> str:
+        """What the processes of a driver that hangs are doing, in a few words."""
+        ...
 
 
 def in_short(error: Exception) -> str:

@@ -5,10 +5,6 @@ The launcher orders the stop and gives newer deadlines, the driver's own signal 
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.cost.budget import Deadlines
@@ -20,9 +16,10 @@ from orchestrator.launch.events import (
     read_control,
     write_control,
 )
+from orchestrator.launch.locks import locked
 
-_TRIES, _PAUSE = 20, 0.01
-"""For a turn at the file: how often, and seconds in between."""
+PATIENCE_SECONDS, _PAUSE = 10.0, 0.01
+"""For a turn at the file, which takes milliseconds."""
 
 
 def amend_control(
@@ -30,10 +27,13 @@ def amend_control(
 ) -> Answer:
     """Put an order to stop, or a newer deadline of an incarnation, into the answer and leave the rest; -> the new one.
 
-    Several processes may do so at once: they take turns. What is no answer is replaced.
+    Several processes may do so at once: they take turns. What is no answer is replaced. OSError if it cannot be
+    written. Never call it in a signal handler: what that interrupted may have the turn.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock"), patience=PATIENCE_SECONDS, pause=_PAUSE) as mine:
+        if not mine:
+            raise TimeoutError(f"{path} is being written by another process for {PATIENCE_SECONDS:.0f} s")
         try:
             before = read_control(path)
         except ValueError:
@@ -45,19 +45,6 @@ def amend_control(
         answer = (order or before).model_copy(update={"hard_deadline": deadline, "nonsense": ""})
         write_control(path, answer)
     return answer
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait for a moment at most: in a signal handler the holder may be what was interrupted."""
-    with path.open("a") as file:
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_PAUSE)
-        yield
 
 
 def hard_deadline(number: int, incarnation: str, until: Deadlines) -> HardDeadline:

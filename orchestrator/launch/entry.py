@@ -1,7 +1,8 @@
-"""The driver of one attempt: starts Ray, runs the workers, writes how it ended. `python -m ... RUN_FOLDER ATTEMPT`.
+"""The driver of one attempt: starts Ray, runs the workers, writes how it ended.
 
-Fixed entry point: everything it needs stands in the resolved configuration, no user string reaches a shell. It holds
-the run's lock while it lives, and obeys the control file, SIGTERM and its own deadline. `launch.guard` watches it.
+`python -m ... RUN_FOLDER ATTEMPT [LOCK]`. Fixed entry point: everything it needs stands in the resolved configuration,
+no user string reaches a shell. It holds the run's lock while it lives (LOCK: the descriptor that was locked
+for it), obeys the control file, SIGTERM and its own deadline. `launch.guard` watches it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +24,7 @@ from orchestrator.launch.deadline import DeadlineGuard
 from orchestrator.launch.ending import Ending, last_step
 from orchestrator.launch.events import CheckpointAndStop, FailureClass
 from orchestrator.launch.guard import Guard
-from orchestrator.launch.local import hold_lock
+from orchestrator.launch.local import hold_lock, keep_lock
 from orchestrator.launch.machine import LoadMeter
 from orchestrator.launch.reporter import FileReporter
 from orchestrator.launch.resolve import Resolved, read_resolved
@@ -37,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """0 if the attempt succeeded or stopped as ordered, 1 otherwise."""
     folder, attempt = RunFolder(Path(arguments[0])), int(arguments[1])
     resolved = read_resolved(folder.resolved(attempt))
-    with hold_lock(folder.lock):
+    with keep_lock(int(arguments[2]), folder.lock, attempt) if arguments[2:] else hold_lock(folder.lock, attempt):
         ending = Ending(folder, resolved)
         outcome, failure, message = _attempt(folder, resolved, ending)
         ending.write(outcome, failure, message)
@@ -46,14 +49,16 @@ def main(arguments: list[str]) -> int:
 
 def _attempt(folder: RunFolder, resolved: Resolved, ending: Ending) -> tuple[str, FailureClass | None, str]:
     """-> outcome, failure class, message."""
-    _obey_sigterm(folder)
+    terminated = Terminated(folder)
+    terminated.start()
+    _obey_sigterm(terminated)
     reporter = _reporter(folder, resolved)
     DeadlineGuard(reporter, ending).start()
     Guard(folder, resolved, reporter, ending).start()
     LoadMeter(reporter).start()
     error: Exception | None = None
     try:
-        _train(resolved, reporter)
+        _train(resolved, reporter, terminated)
     except Exception as caught:  # noqa: BLE001 - whatever ended Ray Train must become an `ended` event
         error = caught
     return how_it_ended(resolved, reporter, error, last_step(folder, resolved))
@@ -88,7 +93,7 @@ def _reporter(folder: RunFolder, resolved: Resolved) -> FileReporter:
     )
 
 
-def _train(resolved: Resolved, reporter: FileReporter) -> None:
+def _train(resolved: Resolved, reporter: FileReporter, terminated: Terminated) -> None:
     os.environ |= {
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -111,7 +116,7 @@ def _train(resolved: Resolved, reporter: FileReporter) -> None:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
     )
-    _obey_sigterm(RunFolder(reporter.root))  # ray.init puts its own handler there, which ends the process
+    _obey_sigterm(terminated)  # ray.init puts its own handler there, which ends the process
     identity = Identity(job=resolved.job.uid, attempt=resolved.attempt, incarnation=resolved.incarnation)
     settings = Settings.load()
     settings.signing_key()  # made now if there is none: workers only read it
@@ -135,14 +140,35 @@ def _train(resolved: Resolved, reporter: FileReporter) -> None:
         ray.shutdown()
 
 
-def _obey_sigterm(folder: RunFolder) -> None:
+def _obey_sigterm(terminated: Terminated) -> None:
     """TERM asks for a checkpoint and the end, like the control file; it must not end the driver by itself."""
+    signal.signal(signal.SIGTERM, terminated.tell)
 
-    def stop(*_: object) -> None:
-        order = CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason="terminated")
-        amend_control(folder.control, order=order)
 
-    signal.signal(signal.SIGTERM, stop)
+class Terminated:
+    """Hears of a signal, and orders the stop in a thread: what the signal interrupted may hold any lock."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._ear, self._mouth = os.pipe()
+        os.set_blocking(self._mouth, False)
+
+    def start(self) -> None:
+        """Listen until the driver ends."""
+        threading.Thread(target=self._listen, name="terminated", daemon=True).start()
+
+    def tell(self, *_: object) -> None:
+        """Safe in a signal handler."""
+        with suppress(BlockingIOError):  # told a thousand times
+            os.write(self._mouth, b"!")
+
+    def _listen(self) -> None:
+        while os.read(self._ear, 1024):
+            order = CheckpointAndStop(deadline=time.time() + GRACE_SECONDS, reason="terminated")
+            try:
+                amend_control(self._folder.control, order=order)
+            except OSError as error:
+                print(f"the order to stop could not be written: {error}", flush=True)
 
 
 if __name__ == "__main__":

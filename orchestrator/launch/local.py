@@ -1,18 +1,20 @@
 """Attempts on this machine: each is a session of its own, with its own Ray, log and lock.
 
-The lock file says whether a driver lives: it is held (flock) by the driver itself, and names its pid, start time and
-the machine's boot, so that a later process can find it again and never mistakes another process for it.
+The lock file says whether a driver lives: the lock (flock) is taken before the driver is started, and handed to it, so
+that there is no moment in which the driver lives and the lock is free. The file names pid, start time and boot of the
+driver, so that a later process can find it again and never mistakes another process for it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,39 +22,63 @@ import psutil
 
 from orchestrator.cost.budget import Deadlines
 from orchestrator.errors import Conflict
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import Capacity, RunFolder, Sight
 from orchestrator.launch.control import amend_control
-from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control
-from orchestrator.launch.processes import kill_session, session
-from orchestrator.launch.resolve import Resolved
+from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control, scan
+from orchestrator.launch.evidence import describe
+from orchestrator.launch.files import replace_file
+from orchestrator.launch.locks import is_locked, take
+from orchestrator.launch.processes import MARK, kill_session, session
+from orchestrator.launch.resolve import Resolved, read_resolved
 
-_TRIES, _PAUSE = 20, 0.05
+PATIENCE_SECONDS = 1.0
 """Whoever only looks at a lock holds it for a moment: that much patience before it counts as taken."""
+
+DRIVER = (sys.executable, "-m", "orchestrator.launch.entry")
 
 _LARGEST_PID = 2**22
 """On Linux."""
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, attempt: int = 0) -> Iterator[None]:
     """Hold a run's lock; Conflict if another process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_PAUSE)
-        else:
-            holder = _holder(path)
-            pid = int(holder["pid"]) if holder else "unknown"
-            raise Conflict(f"{path.parent} is in the hands of process {pid}: wait until it ends, or stop it")
-        file.truncate(0)
-        own = psutil.Process()
-        json.dump({"pid": own.pid, "started": own.create_time(), "boot": psutil.boot_time()}, file)
-        file.flush()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not take(descriptor, patience=PATIENCE_SECONDS):
+            raise _conflict(path)
+        _name(descriptor, os.getpid(), attempt)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def keep_lock(descriptor: int, path: Path, attempt: int) -> Iterator[None]:
+    """In a driver: the lock that it was started with, which no process that it starts gets to hold."""
+    os.set_inheritable(descriptor, False)
+    if not take(descriptor):
+        raise _conflict(path)
+    _name(descriptor, os.getpid(), attempt)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _conflict(path: Path) -> Conflict:
+    holder = _holder(path)
+    pid = int(holder["pid"]) if holder else "unknown"
+    return Conflict(f"{path.parent} is in the hands of process {pid}: wait until it ends, or stop it")
+
+
+def _name(descriptor: int, pid: int, attempt: int) -> None:
+    """Write down who holds the lock."""
+    started = psutil.Process(pid).create_time()
+    text = json.dumps({"pid": pid, "started": started, "boot": psutil.boot_time(), "attempt": attempt}).encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
 
 
 @dataclass(frozen=True)
@@ -88,38 +114,49 @@ class Driver:
 
 def prepare(folder: RunFolder, resolved: Resolved) -> None:
     """Write the resolved configuration of an attempt, by which it is priced, too."""
-    target = folder.resolved(resolved.attempt)
-    draft = target.with_name(f".{target.name}.tmp")
-    draft.write_text(resolved.model_dump_json(indent=1))
-    draft.replace(target)  # half of one could never be read again
+    replace_file(folder.resolved(resolved.attempt), resolved.model_dump_json(indent=1), durable=True)
 
 
-def start(folder: RunFolder, resolved: Resolved) -> Driver:
-    """Start the driver of an attempt that is prepared, in a session of its own."""
-    folder.control.unlink(missing_ok=True)
-    log = folder.log(resolved.attempt)
+def start(folder: RunFolder, attempt: int, command: Sequence[str] = DRIVER) -> Driver:
+    """Start the driver of an attempt that is prepared, in a session of its own, with the run's lock in its hands.
+
+    Conflict if a driver lives. Whoever calls may be killed at any moment: there is no driver, or it has the lock.
+    """
+    log = folder.log(attempt)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "orchestrator.launch.entry", str(folder.root), str(resolved.attempt)]
-    with log.open("ab") as stream:
-        child = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not take(descriptor, patience=PATIENCE_SECONDS):
+            raise _conflict(folder.lock)
+        os.ftruncate(descriptor, 0)  # it named the driver before
+        folder.control.unlink(missing_ok=True)
+        with log.open("ab") as stream:
+            child = subprocess.Popen(
+                [*command, str(folder.root), str(attempt), str(descriptor)],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=(descriptor,),
+                env=os.environ | {MARK: str(folder.root)},
+            )
+        _name(descriptor, child.pid, attempt)  # so will the driver, which takes a second to come to that
+    finally:
+        os.close(descriptor)  # the driver's own stays open
     return Driver(psutil.Process(child.pid), child)
 
 
 def running(folder: RunFolder) -> Driver | None:
     """The driver that holds this run's lock, if one lives; Conflict if it is held by nobody on this machine."""
-    for _ in range(_TRIES):
-        try:
-            with folder.lock.open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
-        except FileNotFoundError:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        if not is_locked(folder.lock):
             return None
-        except BlockingIOError:
-            if (driver := _driver(_holder(folder.lock))) is not None:
-                return driver
-        time.sleep(_PAUSE)  # it has just begun and not yet said who it is, or has just ended
+        if (driver := _driver(_holder(folder.lock))) is not None:
+            return driver
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)  # it has just begun and not yet said who it is, or has just ended
     raise Conflict(f"{folder.lock} is held, but not by a driver on this machine: wait until it ends, or stop it there")
 
 
@@ -128,7 +165,8 @@ def _holder(lock: Path) -> dict[str, float] | None:
     try:
         found = json.loads(lock.read_text())
         holder = {name: float(found[name]) for name in ("pid", "started", "boot")}
-    except (ValueError, TypeError, KeyError, OverflowError):
+        holder["attempt"] = float(found.get("attempt", 0))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     return holder if 0 < holder["pid"] <= _LARGEST_PID else None
 
@@ -160,3 +198,95 @@ def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
     except ValueError:
         return None
     return known if known is not None and known.incarnation == incarnation else None
+
+
+class LocalLauncher:
+    """The `Launcher` of this machine."""
+
+    def __init__(self, capacity: Callable[[], Capacity], command: Sequence[str] = DRIVER) -> None:
+        """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock."""
+        self._capacity, self._command = capacity, command
+        self._children: dict[Path, Driver] = {}
+        """Those that this process has started."""
+
+    def look(self, folder: RunFolder, attempt: int) -> Sight:
+        child = self._children.get(folder.root)
+        if child is not None and not child.alive():  # which collects its exit status
+            del self._children[folder.root]
+        holder = _holder(folder.lock)
+        if is_locked(folder.lock):
+            named = _driver(holder)
+            if holder is not None and named is None and _driver(_holder(folder.lock)) is None:
+                return Sight(alive=False, left=True)  # something else has the driver's lock
+            ordered, deadline = _ordered(folder)
+            return Sight(True, began=holder["started"] if holder else None, ordered=ordered, deadline=deadline)
+        if not _begun(folder, attempt, _holder(folder.lock)):
+            return Sight(alive=False, begun=False)
+        ordered, deadline = _ordered(folder)
+        return Sight(False, left=bool(_left(folder)), ordered=ordered, deadline=deadline)
+
+    def start(self, folder: RunFolder, attempt: int) -> None:
+        self._children[folder.root] = start(folder, attempt, self._command)
+
+    def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
+        order_stop(folder, reason, grace_seconds)
+
+    def kill(self, folder: RunFolder, attempt: int) -> None:
+        driver = self._children.get(folder.root) or _driver(_holder(folder.lock))
+        if driver is not None:
+            driver.kill()
+        for process in _left(folder):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def remove(self, folder: RunFolder) -> None:
+        doomed = folder.root.with_name(f".removing-{folder.root.name}")  # at once: half a run would be read as one
+        if folder.root.exists():
+            folder.root.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def capacity(self) -> Capacity:
+        return self._capacity()
+
+    def describe(self, folder: RunFolder, attempt: int) -> str:
+        driver = _driver(_holder(folder.lock))
+        return describe(folder, read_resolved(folder.resolved(attempt)), driver.session() if driver else [])
+
+
+def _ordered(folder: RunFolder) -> tuple[str | None, float | None]:
+    try:
+        answer = read_control(folder.control)
+    except (ValueError, OSError):
+        return None, None
+    return (answer.reason, answer.deadline) if isinstance(answer, CheckpointAndStop) else (None, None)
+
+
+def _begun(folder: RunFolder, attempt: int, holder: dict[str, float] | None) -> bool:
+    """Whether a driver of this attempt was ever started: by its name on the lock, its log, or its events."""
+    if holder is not None and holder.get("attempt") == attempt:
+        return True
+    log = folder.log(attempt)
+    if log.exists() and log.stat().st_size:
+        return True
+    return any(event.attempt == attempt for event in scan(folder.events).events)
+
+
+def _left(folder: RunFolder) -> list[psutil.Process]:
+    """What the driver that held the lock last has left in its session."""
+    holder = _holder(folder.lock)
+    if holder is None or abs(psutil.boot_time() - holder["boot"]) >= 5:
+        return []
+    pid = int(holder["pid"])
+    if psutil.pid_exists(pid) and _driver(holder) is None:
+        return []  # its number is another's now, which it cannot be while its session lives
+    return [process for process in session(pid) if process.pid == pid or _is_of(process, folder)]
+
+
+def _is_of(process: psutil.Process, folder: RunFolder) -> bool:
+    """Whether the run's driver has started it: by what it was started with, which Ray writes its own title over."""
+    try:
+        environment = process.environ()
+        ours = environment.get(MARK) == str(folder.root)
+        return ours or ("PATH" not in environment and "ray" in " ".join(process.cmdline()))
+    except psutil.Error:
+        return False

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import psutil
 
+MARK = "FATHOM_RUN_FOLDER"
+"""In the environment of a driver, and so of everything that it starts."""
 _TRIES, _PAUSE = 20, 0.05
 """How often, and seconds in between."""
 

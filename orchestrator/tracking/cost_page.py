@@ -33,10 +33,6 @@ from orchestrator.tracking.plots import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS: dict[TimeClass, str] = {
-    "queued": palette.FOG, "pulling": palette.SILVER, "starting": palette.STEEL, "productive": palette.BLUE,
-    "checkpoint": palette.SKY, "recovering": palette.RUST, "lost": palette.CRIMSON, "idle": palette.OCHRE,
-}  # fmt: skip
 _LEARNING: tuple[TimeClass, ...] = ("productive", "checkpoint")
 
 Bar = tuple[TimeClass, list[tuple[str, Decimal]]]
@@ -106,7 +102,7 @@ def _draw_ledger(axes: Axes, ledger: Ledger) -> None:
         left = 0.0
         for part, (_, amount) in enumerate(parts):
             alpha = max(0.35, 1 - 0.22 * part)
-            axes.barh(y, float(amount), left=left, color=_COLOURS[name], alpha=alpha, height=0.62)
+            axes.barh(y, float(amount), left=left, color=palette.TIME_CLASSES[name], alpha=alpha, height=0.62)
             left += float(amount)
             if part < len(parts) - 1:  # an edge all around would hide a bar of a pixel
                 axes.vlines(left, y - 0.31, y + 0.31, color=PAPER, linewidth=1.2)

@@ -1,6 +1,6 @@
 """Pages that need no other file: inline SVG, no script, nothing from elsewhere; dark where the reader's browser is.
 
-Used by `cost_page`, `plan_picture` and `run_timeline`. Pure: text and drawings in, bytes out.
+Used by `cost_page`, `plan_picture`, `run_timeline` and `compare.page`. Pure: text and drawings in, bytes out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ _METADATA = re.compile("<metadata>.*?</metadata>", re.DOTALL)
 _HEX = re.compile("|".join(DARK), re.IGNORECASE)
 
 
-def page(title: str, parts: Iterable[str]) -> bytes:
-    """A whole document; `parts` are HTML already, `title` is not."""
-    return _PAGE.format(title=escape(title), light=_set(False), dark=_set(True), body="\n".join(parts)).encode()
+def page(title: str, parts: Iterable[str], style: str = "") -> bytes:
+    """A whole document; `parts` are HTML already and `style` is CSS, `title` is neither."""
+    sets = {"light": _set(False), "dark": _set(True)}
+    return _PAGE.format(title=escape(title), body="\n".join(parts), style=style, **sets).encode()
+
+
+def colour(light: str) -> str:
+    """A colour of the palette as a value of CSS, which follows the reader's."""
+    return f"var({_NAME[light]})"
 
 
 def heading(text: str, level: int = 1) -> str:
@@ -78,7 +84,7 @@ table {{ border-collapse: collapse }}
 th {{ color: var(--c66727f); font-weight: 600; vertical-align: bottom }}
 th, td {{ padding: .25rem 1.2rem .25rem 0; text-align: left; border-bottom: 1px solid var(--ce4e7eb) }}
 th + th, td + td {{ text-align: right; font-variant-numeric: tabular-nums }}
-</style></head><body>
+{style}</style></head><body>
 {body}
 </body></html>
 """

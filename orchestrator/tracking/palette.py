@@ -21,3 +21,11 @@ DARK = {
     OCHRE: "#f0c184", FOG: "#aeb8c2", HAZE: "#1d262f",
 }  # fmt: skip
 """Light -> dark. Every colour of a picture is one of these, so that none is left over on dark paper."""
+
+TIME_CLASSES = {
+    "queued": FOG, "pulling": SILVER, "starting": STEEL, "productive": BLUE,
+    "checkpoint": SKY, "recovering": RUST, "lost": CRIMSON, "idle": OCHRE,
+}  # fmt: skip
+"""Classes of a run's time, see `cost.timeline`."""
+LINES = (BLUE, RUST, GREEN, CRIMSON, OCHRE, NAVY, SKY, STEEL)
+"""Of several runs in one picture: told apart by every eye, on both papers."""

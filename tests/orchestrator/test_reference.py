@@ -1,11 +1,14 @@
 from pathlib import Path
 
-from orchestrator.reference import job_reference
+import pytest
+
+from orchestrator.reference import DOCUMENTS, job_reference
 
 
-def test_the_committed_reference_is_the_generated_one() -> None:
-    committed = Path(__file__).parents[2] / "docs" / "job.md"
-    assert committed.read_text() == job_reference(), "run `make docs`"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_committed_reference_is_the_generated_one(name: str) -> None:
+    committed = Path(__file__).parents[2] / "docs" / f"{name}.md"
+    assert committed.read_text() == DOCUMENTS[name](), "run `make docs`"
 
 
 def test_each_field_is_explained() -> None:

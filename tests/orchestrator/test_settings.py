@@ -28,6 +28,8 @@ def test_environment(tmp_path: Path) -> None:
             "FATHOM_PRICES": "~/prices.yaml",
             "FATHOM_HARDWARE": "~/hardware.yaml",
             "FATHOM_EFFICIENCIES": "~/efficiencies.yaml",
+            "FATHOM_WEBHOOKS": "~/hooks.yaml",
+            "FATHOM_WEBHOOK_HOSTS": " Hooks.example.org, 127.0.0.1:8080,,",
             "FATHOM_SIGNING_KEY_FILE": str(tmp_path / "key"),
         }
     )
@@ -35,6 +37,8 @@ def test_environment(tmp_path: Path) -> None:
     assert settings.tracking_uri == "http://b"
     assert settings.price_file == Path.home() / "prices.yaml"
     assert settings.hardware_file == Path.home() / "hardware.yaml"
+    assert settings.webhooks_file == Path.home() / "hooks.yaml"
+    assert settings.webhook_hosts == ("hooks.example.org", "127.0.0.1:8080")
     assert settings.efficiencies_file == Path.home() / "efficiencies.yaml"
     assert settings.signing_key_file == tmp_path / "key"
 

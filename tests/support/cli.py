@@ -25,3 +25,12 @@ def command(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         return (code if isinstance(code, int) else 0), out, err
 
     return call
+
+
+def commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Calls of `fathom ...`."""
+
+    def call(name: object, *arguments: object) -> tuple[int, str, str]:
+        return command(str(name), monkeypatch, capsys)(*arguments)
+
+    return call

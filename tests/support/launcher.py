@@ -15,7 +15,7 @@ from orchestrator.controller.run import LocalRun, Result
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import CheckpointAndStop, Ended, EventLog, read, read_control
-from orchestrator.launch.resolve import Resolved
+from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
 from support.runs import dataset, tiny_job
@@ -111,8 +111,8 @@ class Stage:
         monkeypatch.setattr(run_module, "refresh_artifacts", lambda *_: None)
         monkeypatch.setattr(local, "start", self._start)
 
-    def _start(self, folder: RunFolder, resolved: Resolved) -> Driver:
-        folder.resolved(resolved.attempt).write_text(resolved.model_dump_json())
+    def _start(self, folder: RunFolder, attempt: int) -> Driver:
+        resolved = read_resolved(folder.resolved(attempt))
         self.started.append(resolved)
         story = self.stories.pop(0)
         return Driver(resolved, story(Attempt(folder, resolved, self.clock)), self.killed)

@@ -92,7 +92,7 @@ def test_what_cannot_be_a_limit(budget: Cli, tmp_path: Path, limit: str, words: 
 
 
 def test_two_who_change_it_at_once(budget: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
     record = run(tmp_path, "100.00")
     with local.hold_lock(record.folder.job_lock):
         code, _, err = budget(record.folder.root, "--limit", "200")

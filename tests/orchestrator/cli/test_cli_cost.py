@@ -217,7 +217,7 @@ def test_what_to_write_follows_from_the_name_or_is_asked_for(
     run = made()
     code, _, err = cli(run, "--output-file", tmp_path / "cost.xlsx")
     assert code == 2
-    assert "name it .csv, .json, .parquet or .txt, or give -o" in err
+    assert "name it .csv, .json, .yaml, .parquet or .txt, or give -o" in err
     assert cli(run, "--output-file", tmp_path / "cost.xlsx", "-o", "csv")[0] == 0
     assert cli(run, "--output-file", tmp_path / "cost.txt")[2] == f"{tmp_path / 'cost.txt'}: table of 1 run\n"
     pipe = tmp_path / "pipe.csv"

@@ -147,7 +147,7 @@ def test_more_workers_cost_more_from_then_on_and_not_before(record: Record) -> N
 
 
 def test_nothing_changes_while_a_driver_lives(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
     with local.hold_lock(record.folder.lock), pytest.raises(Conflict, match="stop it first"):
         change(record, ["retry.maxAttempts=9"], SETTINGS)
     assert Record.open(record.folder.root) == record

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, FathomError, NotFound, UsageError
 from orchestrator.launch import local
+from orchestrator.launch.files import replace_file
 from orchestrator.spec import Budget, Metadata, TrainingJob
 from orchestrator.status import JobStatus, Phase
 
@@ -162,7 +163,7 @@ def test_a_job_is_replaced_while_nobody_runs_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lock", ["lock", "launcher_lock"])
 def test_a_job_in_somebodys_hands_is_not_replaced(tmp_path: Path, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
     record = Record.create(tmp_path, JOB)
     with local.hold_lock(getattr(record.folder, lock)), pytest.raises(Conflict, match=str(os.getpid())):
         record.change(JOB.model_copy(update={"metadata": Metadata(name="other")}))

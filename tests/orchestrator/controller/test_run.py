@@ -23,7 +23,6 @@ from orchestrator.errors import OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import FailureClass, read_control
-from orchestrator.launch.resolve import Resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget
 from orchestrator.tracking.client import connect
@@ -252,10 +251,10 @@ def test_what_an_attempt_holds_is_written_down_before_it_is_started(
     """A launcher that dies at once leaves a driver that is paid for."""
     seen: list[list[Held]] = []
 
-    def start(folder: RunFolder, resolved: Resolved) -> Driver:
+    def start(folder: RunFolder, attempt: int) -> Driver:
         assert folder.resolved(1).exists()
         seen.append(stage.record.held())
-        return stage._start(folder, resolved)
+        return stage._start(folder, attempt)
 
     monkeypatch.setattr(local, "start", start)
     stage.run(works)

@@ -1,10 +1,14 @@
+import time
 from pathlib import Path
 
 import pytest
 from support.runs import resolved
 
-from orchestrator.launch.entry import how_it_ended
-from orchestrator.launch.events import CheckpointAndStop, FailureClass, write_control
+from orchestrator.launch import control
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.entry import Terminated, how_it_ended
+from orchestrator.launch.events import CheckpointAndStop, FailureClass, read_control, write_control
+from orchestrator.launch.locks import locked
 from orchestrator.launch.reporter import FileReporter
 
 
@@ -58,3 +62,31 @@ def test_what_ray_says(reporter: FileReporter) -> None:
 def test_the_failure_of_another_attempt_is_not_this_ones(reporter: FileReporter) -> None:
     FileReporter(reporter.root, "u", 2, "i2").failed("fenced", "m")
     assert how_it_ended(resolved(), reporter, None, 8) == ("succeeded", None, "")
+
+
+def test_a_signal_orders_the_stop_though_what_it_interrupted_has_the_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    terminated = Terminated(folder)
+    terminated.start()
+    with locked(folder.control.with_name(".control.json.lock")) as mine:
+        assert mine
+        for _ in range(3):
+            terminated.tell()
+        assert not folder.control.exists(), "nobody writes beside the one whose turn it is"
+    until = time.monotonic() + 10
+    while not folder.control.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    answer = read_control(folder.control)
+    assert isinstance(answer, CheckpointAndStop)
+    assert answer.reason == "terminated"
+
+
+def test_a_turn_that_never_comes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PATIENCE_SECONDS", 0.02)
+    path = tmp_path / "control.json"
+    with locked(path.with_name(".control.json.lock")) as mine:
+        assert mine
+        with pytest.raises(OSError, match="written by another process"):
+            control.amend_control(path, order=CheckpointAndStop(deadline=1.0, reason="m"))
+    assert not path.exists()

@@ -133,7 +133,7 @@ STRANGE = [
 def test_a_lock_held_by_nobody_who_is_known_is_a_conflict(
     folder: RunFolder, start: Start, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
     start(SILENT, str(folder.lock), said)
     with pytest.raises(Conflict, match="not by a driver on this machine"):
         running(folder)
@@ -144,7 +144,7 @@ def test_a_lock_held_by_nobody_who_is_known_is_a_conflict(
 def test_another_process_with_the_drivers_number_is_not_the_driver(
     folder: RunFolder, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_PAUSE", 0.001)
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
     own = psutil.Process()
     stale = {"pid": own.pid, "started": own.create_time() - 100, "boot": psutil.boot_time()}
     start(SILENT, str(folder.lock), json.dumps(stale))
@@ -176,20 +176,27 @@ def test_a_kill_spares_everybody_else(start: Start) -> None:
     Driver(psutil.Process(second.pid), second).kill()
 
 
-def test_a_second_driver_of_a_run_ends_and_says_who_has_it(folder: RunFolder, start: Start) -> None:
+def test_a_second_driver_is_not_started(folder: RunFolder, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PATIENCE_SECONDS", 0.02)
+    holder = start(HOLD, str(folder.lock))
+    order_stop(folder, "for the one that lives", 10)
+    local.prepare(folder, resolved(attempt=3))
+    with pytest.raises(Conflict, match=f"in the hands of process {holder.pid}"):
+        local.start(folder, 3)
+    assert folder.control.exists(), "its order is not taken from it"
+    assert running(folder) is not None
+
+
+def test_a_second_driver_that_was_started_by_hand_says_who_has_the_run(folder: RunFolder, start: Start) -> None:
     """The real driver: it finds its configuration and the lock, and touches nothing."""
     holder = start(HOLD, str(folder.lock))
-    order_stop(folder, "of an earlier attempt", 10)
     plan = resolved(attempt=3, storage=str(folder.root))
     local.prepare(folder, plan)
-    driver = local.start(folder, plan)
-    assert driver.child is not None
-    assert driver.child.wait(60) == 1
-    assert not driver.alive()
-    assert f"in the hands of process {holder.pid}" in folder.log(3).read_text()
+    done = subprocess.run([*local.DRIVER, str(folder.root), "3"], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 1
+    assert f"in the hands of process {holder.pid}" in done.stderr
     assert type(plan).model_validate_json(folder.resolved(3).read_text()) == plan
     assert folder.last_attempt() == 3
-    assert not folder.control.exists(), "an old order would stop the new attempt"
     assert not folder.events.exists()
 
 

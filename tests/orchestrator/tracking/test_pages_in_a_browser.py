@@ -11,9 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from support.compared import facts
 from support.pages import image
 from support.runs import RATE, event
 
+from orchestrator.compare.comparison import compare
+from orchestrator.compare.facts import Axis
+from orchestrator.compare.page import compare_page
 from orchestrator.cost.ledger import Held, build_ledger
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.estimate import estimate
@@ -38,8 +42,10 @@ OVERLAPS = """<script>
 const found = [];
 for (const svg of document.querySelectorAll("svg")) {
   const paper = svg.getBoundingClientRect();
-  const boxes = [...svg.querySelectorAll("g[id^=text_]")]
-    .map(g => [g.id, (g.querySelector(":scope > g, :scope > use, :scope > path") ? g.lastElementChild : g)
+  if (!paper.width) continue; // behind a switch
+  const boxes = [...svg.querySelectorAll("g[id^=text_], text")]
+    .map(g => [g.id || g.textContent,
+      (g.querySelector(":scope > g, :scope > use, :scope > path") ? g.lastElementChild : g)
       .getBoundingClientRect()]).filter(([, b]) => b.width);
   boxes.forEach(([name, a], at) => {
     if (a.left < paper.left - 1 || a.right > paper.right + 1 || a.top < paper.top - 1 || a.bottom > paper.bottom + 1)
@@ -79,6 +85,12 @@ def ledger_page() -> bytes:
     return cost_page(ledger, curve, Curve([12.0, 50.0], [2.0, 1.5]), title="Cost of a run")
 
 
+def comparison_page() -> bytes:
+    """As many runs as there may be, some of which end close to each other."""
+    runs = [facts(f"run-{n}", {1: 5.0 + n / 9, 10: 3.0, 20 + n: 2.0 + n % 7 / 40}) for n in range(20)]
+    return compare_page(compare(runs, Axis.dollars))
+
+
 def browse(page: Path, *options: str) -> str:
     """The browser's standard output; it can reach nothing, and starts from nothing."""
     assert CHROMIUM is not None
@@ -92,7 +104,7 @@ def browse(page: Path, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("make", [plan_page, timeline_page, ledger_page])
+@pytest.mark.parametrize("make", [plan_page, timeline_page, ledger_page, comparison_page])
 def test_a_page_in_a_browser(make: Callable[[], bytes], tmp_path: Path) -> None:
     page, measured = tmp_path / "page.html", tmp_path / "measured.html"
     page.write_bytes(make())

@@ -1,12 +1,12 @@
 """Colours that are told apart: on light and dark paper, and by eyes that see no red or no green."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 
 from orchestrator.tracking import palette
-from orchestrator.tracking.cost_page import _COLOURS as CLASSES
-from orchestrator.tracking.palette import BLUE, DARK, GRID, HAZE, INK, MUTED, PAPER, RUST, SAND
+from orchestrator.tracking.palette import BLUE, DARK, GRID, HAZE, INK, LINES, MUTED, PAPER, RUST, SAND
+from orchestrator.tracking.palette import TIME_CLASSES as CLASSES
 from orchestrator.tracking.plan_picture import _COLOURS as PARTS
 from orchestrator.tracking.run_timeline import _COLOURS as LOST
 
@@ -71,6 +71,15 @@ def test_neighbours_in_a_stack_differ_for_every_eye(stack: dict[str, str], dark:
     colours = [DARK[colour] if dark else colour for colour in stack.values()]
     for one, other in pairwise(colours):
         assert difference(one, other, eye) > 15, (one, other)
+
+
+@pytest.mark.parametrize("eye", EYES)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_lines_of_one_picture_differ_for_every_eye(dark: bool, eye: str) -> None:
+    colours = [DARK[colour] if dark else colour for colour in LINES]
+    for one, other in combinations(colours, 2):
+        assert difference(one, other, eye) > 12, (one, other)
+    assert all(contrast(one, DARK[PAPER] if dark else PAPER) > 2 for one in colours)
 
 
 def test_every_colour_has_a_counterpart_on_dark_paper() -> None:

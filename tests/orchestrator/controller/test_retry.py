@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.controller.decide import ONCE, RETRYABLE, Tally, after_attempt
+from orchestrator.controller.retry import ONCE, RETRYABLE, Tally, after_attempt
 from orchestrator.launch.events import Ended, FailureClass
 from orchestrator.spec import Retry
 

@@ -1,0 +1,26 @@
+"""Files that are replaced as a whole, so that a crash leaves the old or the new one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from model.files import make_durable
+
+
+def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a file whole or not at all; `durable`: it stands even if the machine loses its power now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own: others may write the same file now
+    try:
+        with draft.open("x") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    if durable:
+        make_durable(path.parent)
