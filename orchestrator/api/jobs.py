@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from orchestrator.api.answers import job_response, problems
 from orchestrator.api.auth import Name, Namespace, SeenJob, needs, require_seen, seen_by
+from orchestrator.api.capacity import never
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
 from orchestrator.api.once import DoOnce
@@ -21,7 +22,16 @@ from orchestrator.api.plans import load_basis, planned_now, price_of, require_cu
 from orchestrator.api.preconditions import require_match
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
-from orchestrator.errors import Conflict, Forbidden, NotFound, PreconditionFailed, Unavailable, UsageError
+from orchestrator.errors import (
+    Conflict,
+    Forbidden,
+    InvalidJob,
+    NotFound,
+    PreconditionFailed,
+    Problem,
+    Unavailable,
+    UsageError,
+)
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
 from orchestrator.store.access import Role, Token
@@ -88,6 +98,8 @@ def _require_possible(job: TrainingJob, desk: Desk) -> None:
         check(job, desk.settings)
     except UsageError as error:  # a file of the operator's
         raise Unavailable(str(error)) from error
+    if unfit := never(job, desk.capacity()):
+        raise InvalidJob([Problem("spec.compute.gpus", unfit)])
 
 
 def _would_be(job: TrainingJob, caller: Token, desk: Desk) -> StoredJob:
