@@ -10,6 +10,7 @@ import httpx2
 from starlette.testclient import TestClient
 
 from orchestrator.api.app import make_app
+from orchestrator.api.streams import Streams
 from orchestrator.controller.health import Health
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record, replace_file
@@ -40,8 +41,10 @@ def story(attempt: int, began: float, steps: int, outcome: str | None = "succeed
 class Runs(Service):
     """Jobs cost a dollar a second."""
 
-    def __init__(self, home: Path, *, health: Health | None = None, **env: str) -> None:
-        self.health = health
+    def __init__(
+        self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str
+    ) -> None:
+        self.health, self.streams = health, streams
         self._tokens: dict[tuple[Role, str], str] = {}
         super().__init__(home, **env)
 
@@ -53,6 +56,7 @@ class Runs(Service):
             wake=self._wake,
             limits=self._limits,
             controller=self.health,
+            streams=self.streams,
         )
 
     def get(self, path: str, role: Role = Role.ADMIN, team: str = "", **headers: str) -> httpx2.Response:
