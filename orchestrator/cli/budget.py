@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.train import Format
+from orchestrator.cli.output import Output, OutputOption, for_programs
 
 if TYPE_CHECKING:
     from orchestrator.controller.limit import Account
@@ -20,7 +19,7 @@ def budget_command(
     limit: Annotated[
         str | None, typer.Option(help="The new limit, e.g. 20.00, in the currency that the run is paid in.")
     ] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show the budget of a run, or give it another limit, which is in force at once; a run that has stopped goes on
     with `fathom train --resume`.
@@ -36,8 +35,7 @@ def budget_command(
     if limit is not None:
         record = change_limit(record, limit, Settings.load())
     found = account(record)
-    if output is Format.json:
-        print(json.dumps(_content(found), indent=1))
+    if for_programs(_content(found), output, [record.folder.root.name]):
         return
     status = record.status()
     for line in _lines(found, run, succeeded=status is not None and status.phase is Phase.SUCCEEDED):
