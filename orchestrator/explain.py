@@ -7,6 +7,7 @@ examples, which tests hold valid.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -114,7 +115,8 @@ class Field:
 
     def document(self) -> dict[str, Any]:
         """The JSON form; of nested fields all that is known, too."""
-        return asdict(self)
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 def explain(path: str) -> Field:

@@ -207,8 +207,9 @@ def _attempt(status: JobStatus, last: Attempt) -> str:
 
 
 def _with(said: str, message: str) -> str:
-    """Whole messages stay readable: on one line, without the full stop that the sentence brings."""
-    words = " ".join(message.split()).rstrip(".")
+    """Whole messages stay readable: on one line, without the full stop that the sentence brings; and none steers the
+    terminal that it is printed on."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in message).split()).rstrip(".")
     return f"{said}: {words}" if words else said
 
 

@@ -6,6 +6,7 @@ takes; `seen_by` narrows what a token of a team sees. What a token may not see i
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Security
@@ -16,12 +17,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.api.problems import Refusal, error_response, refuse
-from orchestrator.errors import FathomError, Forbidden, NotFound
+from orchestrator.errors import FathomError, Forbidden, NotFound, Unauthorized
 from orchestrator.store.access import Access, Role, Token
 from orchestrator.store.base import StoredJob
 
 OPEN = frozenset({"/livez", "/readyz"})
 """What answers without a token, and tells nothing."""
+_LOG = logging.getLogger(__name__)
 _ASK = {"WWW-Authenticate": "Bearer"}
 
 
@@ -43,8 +45,13 @@ class TokenGate:
             return
         try:
             scope["state"]["token"] = await run_in_threadpool(self._access.authenticate, secret)
-        except FathomError as error:
+        except Unauthorized as error:
             await error_response(scope, error)(scope, receive, send)
+            return
+        except FathomError as error:  # whoever asks is not known: nothing of the inside is said
+            _LOG.error("request %s: %s", scope["state"]["request_id"], error)
+            detail = "no token can be looked up now; the service's log says why"
+            await refuse(scope, receive, send, Refusal("unavailable", detail))
             return
         await self._app(scope, receive, send)
 

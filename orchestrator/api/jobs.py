@@ -29,6 +29,7 @@ from orchestrator.store.base import Query as Wanted
 from orchestrator.store.base import StoredJob, Wish
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
+_PATCH = {"$ref": f"#/components/schemas/{JobPatch.__name__}"}
 _READER, _RUNNER = [needs(Role.READER)], [needs(Role.RUNNER)]
 _CHANGED = problems("not-found", "conflict", "precondition-failed")
 _ONCE = ("idempotency-in-flight", "idempotency-mismatch", "invalid-json", "too-large", "unsupported-media")
@@ -148,6 +149,7 @@ def get_job(job: SeenJob) -> JSONResponse:
     response_model=JobDocument,
     dependencies=_RUNNER,
     responses={**_CHANGED, **problems("invalid-job", *_ONCE[2:])},
+    openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {"schema": _PATCH}}}},
 )
 def patch_job(
     namespace: Namespace, name: Name, patch: JobPatch, desk: AtDesk, caller: Caller, if_match: IfMatch = None

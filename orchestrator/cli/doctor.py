@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.completing import job_names
-from orchestrator.cli.train import Format
+from orchestrator.cli.output import Output, OutputOption, dump
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ def doctor_command(
     ] = None,
     output_file: Annotated[Path | None, typer.Option(help="The zip to write, with --bundle.")] = None,
     force: Annotated[bool, typer.Option(help="Replace that file.")] = False,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Check this machine, the home and its files, the service and what earlier runs have left. Exit code 1 if something
     fails.
@@ -43,17 +41,19 @@ def doctor_command(
         raise UsageError("--output-file and --force are for --bundle: name the job, too")
     place = Place(Settings.load())
     packing = None if bundle is None else _Packing(bundle, output_file, force, place)
-    findings = []
+    people, findings = output in (Output.table, Output.wide), []
     for finding in examine(place):
         findings.append(finding)
-        if output is Format.table:
+        if people:
             _print(finding, talk=packing is not None)
     packed = None if packing is None else packing.pack(findings)
-    if output is Format.json:
-        content = {"worst": worst(findings), "checks": [asdict(one) for one in findings]}
-        print(json.dumps(content | ({} if packed is None else {"bundle": packed}), indent=1))
+    if output in (Output.json, Output.yaml):
+        content = {"worst": str(worst(findings)), "checks": [one.document() for one in findings]}
+        dump(content | ({} if packed is None else {"bundle": packed}), output)
     elif packed is not None:
         print(packed)
+    elif output is Output.name:
+        print("\n".join(dict.fromkeys(one.check for one in findings if one.state is not State.OK)))
     if worst(findings) is State.FAIL and packed is None:
         raise typer.Exit(1)
 

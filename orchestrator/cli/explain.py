@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.train import Format
+from orchestrator.cli.output import Output, OutputOption, dump
 
 if TYPE_CHECKING:
     from orchestrator.explain import Field
@@ -28,17 +28,20 @@ def explain_command(
         str,
         typer.Argument(help="A field of a job, e.g. spec.compute or status.progress.", autocompletion=field_names),
     ] = "spec",
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print it.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Explain a field of a job: its meaning, type, bounds and default, with an example and the fields below it.
 
     Examples: fathom explain spec.compute  |  fathom explain training.tokens
     """
-    from orchestrator.explain import explain
+    from orchestrator.explain import explain, walk
 
     found = explain(field)
-    if output is Format.json:
-        print(json.dumps(found.document(), indent=1))
+    if output in (Output.json, Output.yaml):
+        dump(found.document(), output)
+        return
+    if output is Output.name:
+        print("\n".join(one.path for one in walk((found,))))
         return
     for line in _lines(found):
         print(line)

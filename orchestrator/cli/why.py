@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.completing import job_names
-from orchestrator.cli.train import Format
+from orchestrator.cli.output import Output, OutputOption, dump
 
 if TYPE_CHECKING:
     from orchestrator.why import Why
@@ -20,15 +19,18 @@ def why_command(
         str,
         typer.Argument(help="NAME or TEAM/NAME of a job, or the folder of a run.", autocompletion=job_names),
     ],
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print it.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Say why a job waits, runs slowly, has stopped or has failed, in one sentence, and what to do.
 
     Examples: fathom why v3-mini  |  fathom why runs/v3-mini-20260101-120000 -o json
     """
     found = _explained(job)
-    if output is Format.json:
-        print(json.dumps(asdict(found), indent=1))
+    if output in (Output.json, Output.yaml):
+        dump(asdict(found) | {"details": list(found.details)}, output)
+        return
+    if output is Output.name:
+        print(job)
         return
     print(found.sentence)
     print(f"what to do: {found.advice}")

@@ -51,6 +51,7 @@ def compare_page(of: Comparison) -> bytes:
     parts = [
         heading(title),
         *(f'<p class="verdict">{escape(verdict(one, of))}</p>' for one in _verdicts(of)),
+        note("One run each: runs that differ in nothing but their seed differ, too; compare several of each kind."),
         *(f'<p class="caution">{escape(caution.message)}</p>' for caution in of.cautions),
         _links(of),
         _runs(of),
@@ -64,8 +65,7 @@ def compare_page(of: Comparison) -> bytes:
         *_configuration(of),
         note(
             f"FLOPs: {of.flops_convention}. Hours and money are of all attempts, what was wasted included; steps that "
-            "a restart did again count once. Each curve is one run: runs that differ in nothing but their seed differ "
-            "in their loss, too, so compare several before believing a small difference."
+            "a restart did again count once."
         ),
     ]
     return page(title, (part for part in parts if part), _STYLE)

@@ -13,7 +13,7 @@ import platform
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -65,7 +65,7 @@ def make_bundle(record: Record, place: Place, findings: Sequence[Finding]) -> tu
                 listed.append(f"{member.name}: left out, since the bundle is full")
                 continue
             left, removed = left - len(data), removed + count
-            bundle.writestr(member.name, data)
+            bundle.writestr(secrets.without(member.name)[0], data)
             taken = f", {count} secrets taken out" if count else ""
             listed.append(f"{member.name}: {len(data):,} bytes{member.note}{taken}")
         contents = _contents(record, listed, removed)
@@ -86,7 +86,7 @@ def _contents(record: Record, listed: Sequence[str], removed: int) -> str:
 def _members(record: Record, place: Place, findings: Sequence[Finding]) -> Iterator[Member]:
     """The most telling ones first: what comes last is left out where there is too much."""
     folder = record.folder
-    yield Member("doctor.json", json.dumps([asdict(one) for one in findings], indent=1))
+    yield Member("doctor.json", json.dumps([one.document() for one in findings], indent=1))
     yield Member("why.txt", _why(record))
     yield Member("versions.json", json.dumps(_versions(), indent=1))
     yield Member("environment.json", json.dumps(_environment(place), indent=1))
@@ -106,7 +106,7 @@ def _members(record: Record, place: Place, findings: Sequence[Finding]) -> Itera
 def _file(root: Path, path: Path, most: int) -> Iterator[Member]:
     """The end of a plain file, from a whole line on; nothing where there is none."""
     read = _tail(path, most)
-    if read is None:
+    if read is None or not path.resolve().is_relative_to(root.resolve()):
         return
     data, size = read
     cut = size > len(data)

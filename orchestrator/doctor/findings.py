@@ -32,6 +32,10 @@ class Finding:
     do: str = ""
     """What to do; empty where all is well."""
 
+    def document(self) -> dict[str, str]:
+        """The JSON form."""
+        return {"check": self.check, "state": str(self.state), "says": self.says, "do": self.do}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -49,10 +53,16 @@ def examine(place: Place, checks: Sequence[Check] | None = None) -> Iterator[Fin
     for check in all_checks() if checks is None else checks:
         name = check.__name__.replace("_", " ")
         try:
-            yield from check(place)
+            for one in check(place):
+                yield Finding(one.check, one.state, _plain(one.says), _plain(one.do))
         except Exception as error:  # noqa: BLE001 - whatever a broken machine brings up is what we are here to tell
-            broken = f"could not be checked: {type(error).__name__}: {error}"
+            broken = _plain(f"could not be checked: {type(error).__name__}: {error}")
             yield Finding(name, State.FAIL, broken, "report this, with what stands here")
+
+
+def _plain(text: str) -> str:
+    """One line that cannot steer a terminal, whatever a file was named."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def all_checks() -> tuple[Check, ...]:

@@ -229,6 +229,6 @@ def test_whatever_the_status_there_is_a_sentence_and_an_advice(
     )
     assert found.sentence.startswith("tiny ")
     assert found.sentence.endswith(".")
-    assert "\n" not in found.sentence
+    assert found.sentence.isprintable()
     assert found.advice
     assert "{" not in found.advice

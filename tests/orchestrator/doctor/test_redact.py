@@ -125,5 +125,5 @@ def test_variables_that_hold_secrets(name: str, secret: bool) -> None:
 def test_no_text_takes_long(unit: str) -> None:
     """A log may be full of anything."""
     began = time.process_time()
-    NOTHING.without(unit * (1_000_000 // len(unit)))
-    assert time.process_time() - began < 10
+    NOTHING.without(unit * (300_000 // len(unit)))
+    assert time.process_time() - began < 5
