@@ -62,12 +62,8 @@ class MetricsPage(Following):
     items: list[MetricsRecord]
 
 
-EventsPage: Any = create_model(
-    "EventsPage",
-    __base__=Following,
-    __doc__="In the order in which they were written; see docs/architecture.md.",
-    items=(list[Annotated[_DATED, Field(discriminator="kind")]], ...),
-)
+_OneOf = Annotated[_DATED, Field(discriminator="kind")]
+EventsPage: Any = create_model("EventsPage", __base__=Following, items=(list[_OneOf], ...))
 After = Annotated[
     str, Query(max_length=15, pattern="^[0-9]*$", description="`next` of the page before, or the id of an event.")
 ]
