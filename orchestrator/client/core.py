@@ -28,9 +28,19 @@ _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0
 
 
 def finder(url: str | None, token: str | None, allow_http: bool) -> Callable[[], Service]:
-    """How a client looks for its service, at first and whenever it does not answer."""
+    """How a client looks for its service, at first and whenever it does not answer. A token of the environment is for
+    the address of the environment: where another is given, it needs its own."""
     told = {"FATHOM_URL": url, "FATHOM_TOKEN": token, "FATHOM_ALLOW_HTTP": "1" if allow_http else None}
-    return lambda: find({**os.environ, **{name: value for name, value in told.items() if value is not None}})
+    given = {name: value for name, value in told.items() if value is not None}
+
+    def look() -> Service:
+        env = dict(os.environ)
+        if url is not None and env.get("FATHOM_URL", url) != url:
+            env.pop("FATHOM_TOKEN", None)
+            env.pop("FATHOM_TOKEN_FILE", None)
+        return find(env | given)
+
+    return look
 
 
 class AsyncClient:
