@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +31,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import httpx2
-import psutil
+import httpx2  # noqa: E402
+import psutil  # noqa: E402
 
-from orchestrator.spec import TrainingJob
-from orchestrator.status import Attempt, Choice, Cost, JobStatus, Phase, Plan, Progress
+from orchestrator.spec import TrainingJob  # noqa: E402
+from orchestrator.status import Attempt, Choice, Cost, JobStatus, Phase, Plan, Progress  # noqa: E402
 
 PAGE, WARM = 100, 50
 
@@ -161,7 +162,7 @@ def fill(home: Path, number: int, data: Path) -> None:
 
 
 @contextmanager
-def service(home: Path) -> Any:
+def service(home: Path) -> Iterator[tuple[psutil.Process, httpx2.Client]]:
     log = (home / "serve.log").open("ab")
     child = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     process = psutil.Process(child.pid)

@@ -39,7 +39,7 @@ def serve_command(
 
     Ctrl-C ends the service and no training: those go on, and the next `fathom serve` finds them again.
     """
-    from orchestrator.launch.locks import hold_lock
+    from orchestrator.launch.local import hold_lock
     from orchestrator.settings import Settings
 
     settings = Settings.load()

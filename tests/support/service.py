@@ -13,10 +13,11 @@ from orchestrator.api.app import make_app
 from orchestrator.api.streams import Streams
 from orchestrator.controller.health import Health
 from orchestrator.controller.history import History
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import Event, EventLog
+from orchestrator.launch.files import replace_file
 from orchestrator.status import Cost, JobStatus, Phase
 from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
@@ -41,9 +42,7 @@ def story(attempt: int, began: float, steps: int, outcome: str | None = "succeed
 class Runs(Service):
     """Jobs cost a dollar a second."""
 
-    def __init__(
-        self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str
-    ) -> None:
+    def __init__(self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str) -> None:
         self.health, self.streams = health, streams
         self._tokens: dict[tuple[Role, str], str] = {}
         super().__init__(home, **env)
