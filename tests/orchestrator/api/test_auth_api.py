@@ -105,7 +105,7 @@ def test_a_broken_store_lets_nobody_in(service: Service) -> None:
     _break(service.store.database)
     found = problem(service.admin.get("/v1/jobs"), 503, "unavailable")
     assert str(service.home) not in found["detail"], "whoever asks is not known"
-    assert service.client(None).get("/readyz").text == "not ready\n"
+    assert service.client(None).get("/readyz").text == "not ready: store\n"
     assert service.client(None).get("/livez").text == "ok\n"
 
 

@@ -156,7 +156,9 @@ def test_logs(server: Wire, fathom: Cli) -> None:
     server.routes(GET_jobs_a_b_logs=[text, sse("id: 1.8\ndata: three", "event: end\ndata: {}")])
     assert fathom("logs", "a/b", "--attempt", 2, "--tail", 5) == (0, "one\ntwo\n", "")
     assert fathom("logs", "a/b", "-f") == (0, "three\n", "")
-    assert server.lines == ["GET /v1/jobs/a/b/logs?attempt=2&tail=5", "GET /v1/jobs/a/b/logs?follow=true"]
+    server.routes(GET_jobs_a_b_logs=Reply(200, b"", {"Content-Type": "text/plain"}))
+    assert fathom("logs", "a/b") == (0, "", "nothing was printed\n")
+    assert server.lines[:2] == ["GET /v1/jobs/a/b/logs?attempt=2&tail=5", "GET /v1/jobs/a/b/logs?follow=true"]
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
@@ -391,3 +393,12 @@ def test_the_cost_of_all(server: Wire, fathom: Cli) -> None:
     ]
     assert err == "b: its budget cannot be counted: a file is missing\n"
     assert json.loads(fathom("cost", "-o", "json")[1]) == found
+
+
+def test_the_budget_of_a_job(server: Wire, fathom: Cli) -> None:
+    live = stored("b", team="a", status=STATUS, budget={"limit": "9"})
+    server.routes(GET_jobs_a_b=as_json(live), PATCH_jobs_a_b=as_json(live))
+    assert fathom("budget", "a/b") == (0, "spent     $0.5000\nlimit     $9.00, of which $8.50 are left\n", "")
+    found = {"currency": "USD", "limit": "9", "spent": "0.5", "running": True}
+    assert json.loads(fathom("budget", "a/b", "--limit", "9", "-o", "json")[1]) == found
+    assert server.asked[-1].json() == {"spec": {"budget": {"limit": "9"}}}
