@@ -41,9 +41,7 @@ def story(attempt: int, began: float, steps: int, outcome: str | None = "succeed
 class Runs(Service):
     """Jobs cost a dollar a second."""
 
-    def __init__(
-        self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str
-    ) -> None:
+    def __init__(self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str) -> None:
         self.health, self.streams = health, streams
         self._tokens: dict[tuple[Role, str], str] = {}
         super().__init__(home, **env)
