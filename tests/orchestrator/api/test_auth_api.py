@@ -52,7 +52,7 @@ def test_paths_near_the_open_ones_are_closed(service: Service, path: str) -> Non
 
 def test_a_reader_reads_and_no_more(service: Service) -> None:
     service.create("a-name", "a-namespace")
-    reads = {"createPlan", "listJobs", "getJob", "whoAmI", "getCapacity", "isAlive", "isReady"}
+    reads = {"compareJobs", "createPlan", "listJobs", "getJob", "whoAmI", "getCapacity", "isAlive", "isReady"}
     for path, method, operation in operations(service):
         answer = service.reader.request(method, path)
         allowed = answer.status_code != 403
