@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.runs import tiny_job
 
 from orchestrator.cli.main import app
-from orchestrator.controller.decide import ONCE, RETRYABLE
+from orchestrator.controller.retry import ONCE, RETRYABLE
 from orchestrator.explain import all_fields, walk
 from orchestrator.launch.events import FailureClass
 from orchestrator.reasons import CONDITIONS, FAILURES, Ways
@@ -24,7 +24,7 @@ from orchestrator.why import failure_of, why
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PAIRS = [(kind, reason) for kind in ConditionType for reason in sorted(REASONS[kind])]
 TEXTS = [*(CONDITIONS[kind][reason] for kind, reason in PAIRS), *FAILURES.values()]
-VARIABLES = {"FATHOM_PRICES", "MLFLOW_TRACKING_URI"}
+VARIABLES = {"FATHOM_BUDGETS", "FATHOM_PRICES", "MLFLOW_TRACKING_URI"}
 SERVICE = {"apply", "cancel", "doctor", "get", "list", "logs", "resume", "serve", "suspend"}
 """Commands of the service's own groups."""
 
@@ -111,11 +111,14 @@ def test_what_explains_most_leads() -> None:
     waiting = [condition("Accepted", "Valid"), condition("Priced", "PriceFound"), condition("BudgetOK", "WithinBudget")]
     waiting += [
         condition("Complete", "NotEnded", "False"),
-        condition("Admitted", "WaitingForQuota", "False", "needs 2 CPUs"),
+        condition("Admitted", "WaitingForSlots", "False", "needs 2 CPUs"),
     ]
     found = why(tiny_job(), status(phase="Queued", conditions=waiting), NOW)
-    assert found.sentence == "tiny waits for machines, since those that it needs are all in use: needs 2 CPUs."
-    assert "Admitted is False (WaitingForQuota) for 10 minutes" in found.details
+    assert (
+        found.sentence
+        == "tiny waits for a free place on this machine, since those that it needs are in use: needs 2 CPUs."
+    )
+    assert "Admitted is False (WaitingForSlots) for 10 minutes" in found.details
 
 
 def test_an_invalid_job_is_explained_by_what_is_wrong_with_it() -> None:

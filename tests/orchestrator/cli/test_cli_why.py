@@ -72,9 +72,9 @@ def test_the_service_is_asked_where_there_is_one(
         monkeypatch.setenv("FATHOM_URL", service.url)
         monkeypatch.setenv("FATHOM_TOKEN", "t")
         why = command("why", monkeypatch, capsys)
-        waiting = {"type": "Admitted", "status": "False", "reason": "WaitingForQuota", "lastTransitionTime": AT}
+        waiting = {"type": "Admitted", "status": "False", "reason": "WaitingForSlots", "lastTransitionTime": AT}
         service.replies(as_json(stored("tiny", "Queued", team="red", status={"conditions": [waiting]})))
-        assert why("red/tiny")[1].startswith("red/tiny waits for machines")
+        assert why("red/tiny")[1].startswith("red/tiny waits for a free place on this machine")
         assert service.asked[-1].path == "/v1/jobs/red/tiny"
         assert why(root)[1].startswith("tiny has succeeded"), "a folder is read"
         service.replies(problem(404, "not-found", "there is no job red/other"))
