@@ -114,6 +114,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
             for operation in path.values():
                 for status, answer in operation.get("responses", {}).items():
                     if status >= "400" and MEDIA_TYPE in answer.get("content", {}):
-                        answer["content"] = {MEDIA_TYPE: answer["content"].get("application/json", {})}
+                        [schema] = [body for kind, body in answer["content"].items() if kind != MEDIA_TYPE]
+                        answer["content"] = {MEDIA_TYPE: schema}
         app.openapi_schema = found
     return app.openapi_schema

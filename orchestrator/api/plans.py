@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
-from orchestrator.api.capacity import misfit
+from orchestrator.api.capacity import in_words, never, slowly
 from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.documents import PlanDocument, PlanRequest
 from orchestrator.api.signed import VALID, Planned, digest, sign
@@ -43,7 +43,8 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     price = price_of(job, basis)
     forecast, messages = _forecast(job, basis, desk.settings)
     choices, refusals = _choices(job, desk.settings)
-    unfit = misfit(job, desk.capacity())
+    capacity = desk.capacity()
+    unfit = never(job, capacity)
     moment = datetime.now(UTC) + VALID
     planned = planned_now(job, price, desk, until=int(moment.timestamp()))
     document = {
@@ -57,8 +58,8 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
             "currency": price.currency,
             "source": f"{price.source} ({price.date})",
         },
-        "fits": unfit is None and (forecast is not None or not messages),
-        "messages": [*messages, *refusals, *([unfit] if unfit else [])],
+        "fits": not unfit and not messages,
+        "messages": [text for text in (*messages, *refusals, unfit, slowly(job, capacity)) if text],
     }
     return JSONResponse(document)
 
@@ -92,7 +93,7 @@ def planned_now(job: TrainingJob, price: Price, desk: Desk, *, until: int) -> Pl
     return Planned(
         job=digest(job),
         price=f"{_plain(price.amount)} {price.currency} per {price.unit}",
-        machines=str(desk.capacity().total),
+        machines=in_words(desk.capacity().total),
         until=until,
     )
 

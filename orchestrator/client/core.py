@@ -225,8 +225,8 @@ class AsyncClient:
         """Of all jobs and teams that the token may see."""
         return await self._connection.ask(calls.document("/v1/costs", [("namespace", team)] if team else []))
 
-    async def compare(self, *names: JobName, by: str = "tokens", metric: str | None = None) -> Document:
-        """Jobs beside each other; `by`: step, tokens, flops, hours or dollars; `metric`: absent the service's choice."""
+    async def compare(self, *names: JobName, by: str = "dollars", metric: str | None = None) -> Document:
+        """Jobs beside each other; `by`: step, tokens, flops, hours or dollars; `metric`: absent: chosen."""
         query = [("job", "/".join(await self._named(name))) for name in names]
         query += [("by", by), *([("metric", metric)] if metric is not None else [])]
         return await self._connection.ask(calls.document("/v1/compare", query))

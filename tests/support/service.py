@@ -1,34 +1,29 @@
-"""The API over a real store and real run folders, called in process, with tokens of every role."""
+"""An API with runs behind it: what launchers and drivers leave in folders, beside the jobs of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from orchestrator.api.app import make_app
-from orchestrator.api.capacity import Capacity, Holder, Slots
-from orchestrator.api.limits import Limits
+from orchestrator.api.streams import Streams
 from orchestrator.controller.health import Health
 from orchestrator.controller.history import History
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import Event, EventLog
-from orchestrator.settings import Settings
+from orchestrator.launch.files import replace_file
 from orchestrator.status import Cost, JobStatus, Phase
-from orchestrator.store.access import Access, Role
+from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
-from orchestrator.store.sqlite import SqliteStore
+from support.api import Service
 from support.runs import event, resolved
 from support.store import small_job
-
-CAPACITY = Capacity(Slots(cpus=8), (Holder("default", "mini", Slots(cpus=2)),))
 
 
 def story(attempt: int, began: float, steps: int, outcome: str | None = "succeeded") -> list[Event]:
@@ -44,44 +39,31 @@ def story(attempt: int, began: float, steps: int, outcome: str | None = "succeed
     return found
 
 
-@dataclass
-class Service:
-    """A home with a store, and the app over it."""
+class Runs(Service):
+    """Jobs cost a dollar a second."""
 
-    home: Path
-    environment: dict[str, str] = field(default_factory=dict)
-    health: Health | None = None
+    def __init__(self, home: Path, *, health: Health | None = None, streams: Streams | None = None, **env: str) -> None:
+        self.health, self.streams = health, streams
+        self._tokens: dict[tuple[Role, str], str] = {}
+        super().__init__(home, **env)
 
-    def __post_init__(self) -> None:
-        self.settings = Settings.load({"FATHOM_HOME": str(self.home), **self.environment})
-        self.store = SqliteStore(self.home / "fathom.db")
-        self.access = Access(self.store.database)
-        self.app: FastAPI = make_app(
+    def start(self) -> None:
+        self.app = make_app(
             self.store,
             self.settings,
-            capacity=lambda: CAPACITY,
-            wake=lambda: None,
-            limits=Limits(rate=None),
+            capacity=lambda: self.capacity,
+            wake=self._wake,
+            limits=self._limits,
             controller=self.health,
+            streams=self.streams,
         )
-        self.secrets: dict[tuple[Role, str | None], str] = {}
 
-    def close(self) -> None:
-        self.store.database.close()
-
-    def secret(self, role: Role = Role.ADMIN, team: str | None = None) -> str:
-        """Of a token that is made where it is asked for first."""
-        if (role, team) not in self.secrets:
-            name = f"{role}-{team or 'all'}"
-            self.secrets[role, team] = self.access.make(name, role, team=team, by="tests")[1]
-        return self.secrets[role, team]
-
-    def client(self, role: Role = Role.ADMIN, team: str | None = None) -> TestClient:
-        headers = {"Authorization": f"Bearer {self.secret(role, team)}"}
-        return TestClient(self.app, base_url="http://localhost", headers=headers, raise_server_exceptions=True)
-
-    def get(self, path: str, role: Role = Role.ADMIN, team: str | None = None, **headers: str) -> httpx2.Response:
-        found: httpx2.Response = self.client(role, team).get(path, headers=headers)
+    def get(self, path: str, role: Role = Role.ADMIN, team: str = "", **headers: str) -> httpx2.Response:
+        """As a token of a role, of all teams or of one."""
+        if team and (role, team) not in self._tokens:
+            self._tokens[role, team] = self.access.make(f"{team}-{role}", role, team=team, by="test")[1]
+        client: TestClient = self.client(self._tokens[role, team] if team else self.secrets[role])
+        found: httpx2.Response = client.get(path, headers=headers)
         return found
 
     def job(self, name: str = "mini", team: str = "default", **spec: Any) -> StoredJob:  # noqa: ANN401

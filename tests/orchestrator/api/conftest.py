@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.service import Service
+from support.service import Runs
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def runs(tmp_path: Path) -> Iterator[Runs]:
     """An API over an empty home."""
-    made = Service(tmp_path / "home")
+    made = Runs(tmp_path / "home")
     yield made
     made.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import command
-from support.service import Service, story
+from support.service import Runs, story
 
 from orchestrator.cost.timeline import Held
 from orchestrator.launch import local
@@ -22,21 +22,21 @@ BUDGETS = '- {team: default, limit: "100.00", currency: USD}\n- {team: idle, lim
 
 
 @pytest.fixture
-def limited(tmp_path: Path) -> Iterator[Service]:
+def limited(tmp_path: Path) -> Iterator[Runs]:
     """A service with limits of two teams; a dollar a second."""
     (tmp_path / "budgets.yaml").write_text(BUDGETS)
-    made = Service(tmp_path / "home", {"FATHOM_BUDGETS": str(tmp_path / "budgets.yaml")})
+    made = Runs(tmp_path / "home", FATHOM_BUDGETS=str(tmp_path / "budgets.yaml"))
     yield made
     made.close()
 
 
 def test_a_job_costs_what_the_command_says(
-    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stored = service.job(budget={"limit": "50.00"})
+    stored = runs.job(budget={"limit": "50.00"})
     events = story(1, T, 4, "failed") + story(2, T + 20, 3, outcome=None)
-    record = service.run(stored, events, [Held(1, T, T + 8.123456), Held(2, T + 20, T + 30.1)])
-    answer = service.get("/v1/jobs/default/mini/cost").json()
+    record = runs.run(stored, events, [Held(1, T, T + 8.123456), Held(2, T + 20, T + 30.1)])
+    answer = runs.get("/v1/jobs/default/mini/cost").json()
     _, out, _ = command("cost", monkeypatch, capsys)(str(record.folder.root), "-o", "json")
     told = json.loads(out)
     assert answer["totals"] == told["jobs"][0]["totals"]
@@ -48,35 +48,35 @@ def test_a_job_costs_what_the_command_says(
     assert sum(Decimal(one["cost"]) for one in answer["by"]["attempt"]) == Decimal(answer["spent"])
 
 
-def test_a_job_without_attempts_costs_nothing(service: Service) -> None:
-    service.job(budget={"limit": "5.00", "currency": "EUR"})
-    answer = service.get("/v1/jobs/default/mini/cost").json()
+def test_a_job_without_attempts_costs_nothing(runs: Runs) -> None:
+    runs.job(budget={"limit": "5.00", "currency": "EUR"})
+    answer = runs.get("/v1/jobs/default/mini/cost").json()
     assert (answer["spent"], answer["left"], answer["currency"], answer["rates"]) == ("0", "5.00", "EUR", [])
     assert all(groups == [] for groups in answer["by"].values())
 
 
-def test_a_record_that_is_damaged_is_a_fault_of_the_service(service: Service) -> None:
-    stored = service.job()
-    record = service.run(stored, story(1, T, 1), [Held(1, T, T + 3)])
+def test_a_record_that_is_damaged_is_a_fault_of_the_service(runs: Runs) -> None:
+    stored = runs.job()
+    record = runs.run(stored, story(1, T, 1), [Held(1, T, T + 3)])
     record.folder.held.write_text("{")
-    answer = service.get("/v1/jobs/default/mini/cost")
+    answer = runs.get("/v1/jobs/default/mini/cost")
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
 
 
-def test_costs_of_jobs_add_up_to_teams_and_to_all(service: Service) -> None:
+def test_costs_of_jobs_add_up_to_teams_and_to_all(runs: Runs) -> None:
     for number, team in enumerate(("default", "default", "others")):
-        stored = service.job(f"done{number}", team)
-        service.run(stored, story(1, T, 4 + number), [Held(1, T, T + 8.0000004 + number)])
-        service.end(stored)
-    live = service.job("live", "others", budget={"limit": "9.00"})
+        stored = runs.job(f"done{number}", team)
+        runs.run(stored, story(1, T, 4 + number), [Held(1, T, T + 8.0000004 + number)])
+        runs.end(stored)
+    live = runs.job("live", "others", budget={"limit": "9.00"})
     running = Cost(spent="1.500000", burn_per_hour="3600", wasted="0.250000", currency="USD")
-    service.store.set_status(live.uid, JobStatus(phase=Phase.RUNNING, cost=running))
-    service.job("new", "others", budget={"limit": "1.00", "currency": "EUR"})
-    answer = service.get("/v1/costs").json()
+    runs.store.set_status(live.uid, JobStatus(phase=Phase.RUNNING, cost=running))
+    runs.job("new", "others", budget={"limit": "1.00", "currency": "EUR"})
+    answer = runs.get("/v1/costs").json()
     by_name = {one["name"]: one for one in answer["jobs"]}
     for number in range(3):
         name, team = f"done{number}", ("default", "default", "others")[number]
-        assert by_name[name]["spent"] == service.get(f"/v1/jobs/{team}/{name}/cost").json()["spent"]
+        assert by_name[name]["spent"] == runs.get(f"/v1/jobs/{team}/{name}/cost").json()["spent"]
     assert by_name["live"]["spent"] == "1.500000"
     assert (by_name["live"]["limit"], by_name["new"]["limit"], by_name["new"]["currency"]) == ("9.00", "1.00", "EUR")
     teams = {one["team"]: one for one in answer["teams"]}
@@ -87,27 +87,27 @@ def test_costs_of_jobs_add_up_to_teams_and_to_all(service: Service) -> None:
     [total] = answer["totals"]
     assert Decimal(total["spent"]) == sum(Decimal(one["spent"]) for one in answer["jobs"])
     assert total["burnPerHour"] == "3600"
-    assert service.get("/v1/costs", Role.READER, "others").json()["teams"] == [teams["others"]]
-    assert service.get("/v1/costs?namespace=default").json()["teams"] == [teams["default"]]
-    assert service.get("/v1/costs?namespace=default", Role.READER, "others").status_code == 404
+    assert runs.get("/v1/costs", Role.READER, "others").json()["teams"] == [teams["others"]]
+    assert runs.get("/v1/costs?namespace=default").json()["teams"] == [teams["default"]]
+    assert runs.get("/v1/costs?namespace=default", Role.READER, "others").status_code == 404
 
 
-def test_a_ledger_is_read_again_only_if_it_was_changed(service: Service) -> None:
-    stored = service.job()
-    record = service.run(stored, story(1, T, 4), [Held(1, T, T + 8)])
-    service.end(stored)
-    ledgers = service.app.state.ledgers
+def test_a_ledger_is_read_again_only_if_it_was_changed(runs: Runs) -> None:
+    stored = runs.job()
+    record = runs.run(stored, story(1, T, 4), [Held(1, T, T + 8)])
+    runs.end(stored)
+    ledgers = runs.app.state.ledgers
     first = ledgers.finished(stored.folder)
     assert ledgers.finished(stored.folder) is first
     record.save_held([Held(1, T, T + 9)])
-    service.end(stored)
+    runs.end(stored)
     os.utime(record.folder.ledger, ns=(1, 1))
     assert ledgers.finished(stored.folder)[1].spent == first[1].spent + 1
     record.folder.ledger.write_text("{")
     assert ledgers.finished(stored.folder) is None
 
 
-def test_limits_of_teams_are_told_with_what_is_reserved_and_left(limited: Service) -> None:
+def test_limits_of_teams_are_told_with_what_is_reserved_and_left(limited: Runs) -> None:
     done = limited.job("done")
     limited.run(done, story(1, T, 4), [Held(1, T, T + 10)])
     limited.end(done)
@@ -125,7 +125,7 @@ def test_limits_of_teams_are_told_with_what_is_reserved_and_left(limited: Servic
     assert (teams["idle"]["jobs"], teams["idle"]["budget"]["left"], teams["idle"]["trouble"]) == (0, "5.00", None)
 
 
-def test_a_budget_that_cannot_be_counted_says_why_and_hides_nothing_else(limited: Service) -> None:
+def test_a_budget_that_cannot_be_counted_says_why_and_hides_nothing_else(limited: Runs) -> None:
     done = limited.job("done")
     record = limited.run(done, story(1, T, 4), [Held(1, T, T + 10)])
     record.folder.held.write_text("{")
