@@ -1,22 +1,14 @@
-"""What routes that read a job's files need: the job, if the caller may see it, its archive, and where it stands."""
+"""What routes that read a job's files need: its archive, and where the job stands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from orchestrator.api.auth import require_seen
 from orchestrator.api.desk import Desk
 from orchestrator.api.following import Standing
 from orchestrator.launch.archive import Archive, FolderArchive
 from orchestrator.launch.base import RunFolder
-from orchestrator.store.access import Token
 from orchestrator.store.base import StoredJob
-
-
-def seen_job(desk: Desk, caller: Token, namespace: str, name: str) -> StoredJob:
-    """NotFound where there is none, or none that the caller may see."""
-    require_seen(caller, namespace, name)
-    return desk.store.get(namespace, name)
 
 
 def run_folder(desk: Desk, stored: StoredJob) -> RunFolder:

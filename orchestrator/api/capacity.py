@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.launch.base import Capacity as Slots
+from orchestrator.launch.slots import need_of, oversubscribed, refusal
 from orchestrator.spec import TrainingJob
 
-
-@dataclass(frozen=True)
-class Slots:
-    """Processor cores and GPUs."""
-
-    cpus: int = 0
-    gpus: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.cpus} cores and {self.gpus} GPUs"
+__all__ = ["Capacity", "Holder", "Slots", "in_words", "never", "slowly"]
 
 
 @dataclass(frozen=True)
@@ -39,20 +32,16 @@ class Capacity:
         return Slots(sum(one.slots.cpus for one in self.holders), sum(one.slots.gpus for one in self.holders))
 
 
-def needed(job: TrainingJob) -> Slots:
-    """What a job holds while it runs."""
-    compute = job.spec.compute
-    if compute.accelerator == "cpu":
-        return Slots(cpus=compute.world_size * (compute.cpu_per_worker or 1))
-    return Slots(gpus=compute.world_size)
+def never(job: TrainingJob, capacity: Capacity) -> str:
+    """Why the job can never run on this machine; empty if it can."""
+    return refusal(need_of(job), capacity.total)
 
 
-def misfit(job: TrainingJob, capacity: Capacity) -> str | None:
-    """Why the job could never run on this machine; None if it could."""
-    wanted, total = needed(job), capacity.total
-    if wanted.cpus > total.cpus:
-        return f"needs {wanted.cpus} processor cores, this machine lends {total.cpus}: it would wait for ever"
-    if wanted.gpus > total.gpus:
-        kind = job.spec.compute.accelerator
-        return f"needs {wanted.gpus} GPUs ({kind}), this machine lends {total.gpus}: it would wait for ever"
-    return None
+def slowly(job: TrainingJob, capacity: Capacity) -> str:
+    """What to know of a job that runs alone, since it is larger than the machine; empty if it is not."""
+    return oversubscribed(need_of(job), capacity.total)
+
+
+def in_words(slots: Slots) -> str:
+    """E.g. 8 CPUs and 0 GPUs."""
+    return f"{slots.cpus} CPUs and {slots.gpus} GPUs"

@@ -11,10 +11,9 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
 from orchestrator.api.answers import problems
-from orchestrator.api.archives import run_folder, seen_job
-from orchestrator.api.auth import needs, seen_by
+from orchestrator.api.archives import run_folder
+from orchestrator.api.auth import SeenJob, needs, seen_by
 from orchestrator.api.desk import AtDesk, Caller, Desk
-from orchestrator.api.jobs import Name, Namespace
 from orchestrator.api.money import Costs, JobCost, Ledgers, Sums, TeamAmount, TeamBudget, exact, job_cost, listed
 from orchestrator.controller.history import ledger_of
 from orchestrator.controller.record import Record
@@ -37,9 +36,8 @@ _PAGE = 500
     dependencies=[needs(Role.READER)],
     responses=problems("not-found"),
 )
-def read_cost(namespace: Namespace, name: Name, desk: AtDesk, caller: Caller) -> JSONResponse:
+def read_cost(stored: SeenJob, desk: AtDesk) -> JSONResponse:
     """From its ledger, exact, as it is now."""
-    stored = seen_job(desk, caller, namespace, name)
     try:
         ledger = ledger_of(Record.open(run_folder(desk, stored).root))
     except NotFound:  # it has not begun
@@ -63,8 +61,8 @@ def list_costs(
     caller: Caller,
     namespace: Annotated[str | None, Query(max_length=63, description="Of this team only.")] = None,
 ) -> JSONResponse:
-    """Of jobs that the service has: one that was forgotten is in no sum, but its run counts for the team's budget as long
-    as its folder is there."""
+    """Of jobs that the service has: one that was forgotten is in no sum, but its run counts for the team's budget as
+    long as its folder is there."""
     team = seen_by(caller, namespace)
     ledgers: Ledgers = request.app.state.ledgers
     jobs, total, teams = [], Sums(), dict[str, Sums]()

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from json import dumps
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from orchestrator.api.answers import job_response, problems
 from orchestrator.api.auth import Name, Namespace, SeenJob, needs, require_seen, seen_by
+from orchestrator.api.capacity import never
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
 from orchestrator.api.once import DoOnce
@@ -21,7 +23,16 @@ from orchestrator.api.plans import load_basis, planned_now, price_of, require_cu
 from orchestrator.api.preconditions import require_match
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
-from orchestrator.errors import Conflict, Forbidden, NotFound, PreconditionFailed, Unavailable, UsageError
+from orchestrator.errors import (
+    Conflict,
+    Forbidden,
+    InvalidJob,
+    NotFound,
+    PreconditionFailed,
+    Problem,
+    Unavailable,
+    UsageError,
+)
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
 from orchestrator.store.access import Role, Token
@@ -88,6 +99,8 @@ def _require_possible(job: TrainingJob, desk: Desk) -> None:
         check(job, desk.settings)
     except UsageError as error:  # a file of the operator's
         raise Unavailable(str(error)) from error
+    if unfit := never(job, desk.capacity()):
+        raise InvalidJob([Problem("spec.compute.gpus", unfit)])
 
 
 def _would_be(job: TrainingJob, caller: Token, desk: Desk) -> StoredJob:
@@ -118,15 +131,16 @@ def list_jobs(
     name: Annotated[str, Query(max_length=40, description="Only those whose name contains this.")] = "",
     limit: Annotated[int, Query(ge=1, le=1000, description="Jobs of one page.")] = 100,
     cursor: Annotated[str, Query(max_length=40, description="`next` of the page before.")] = "",
-) -> JSONResponse:
+) -> Response:
     """Pages do not shift while jobs come and go."""
     wanted = Wanted(seen_by(caller, namespace), frozenset(phase or ()), name, limit, cursor)
-    page = desk.store.documents(wanted)
+    page = desk.store.texts(wanted)
     headers = {}
     if page.next:
         following = request.url.include_query_params(cursor=page.next)
         headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    return JSONResponse({"items": list(page.documents), "next": page.next}, headers=headers)
+    body = f'{{"items":[{",".join(page.texts)}],"next":{dumps(page.next)}}}'
+    return Response(body, headers=headers, media_type="application/json")
 
 
 @router.get(

@@ -9,11 +9,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from orchestrator.api.answers import problems
-from orchestrator.api.archives import archive_of, seen_job, standing
-from orchestrator.api.auth import needs
+from orchestrator.api.archives import archive_of, standing
+from orchestrator.api.auth import SeenJob, needs
 from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.api.following import LogFollower, Place, beginning, resumed
-from orchestrator.api.jobs import Name, Namespace
 from orchestrator.api.streaming import Follow, LastEventId, documented, stream, wants_stream
 from orchestrator.launch.archive import Archive, Source
 from orchestrator.launch.logtext import log_piece
@@ -34,8 +33,7 @@ _PIECE = 256 << 10
 )
 def read_logs(
     request: Request,
-    namespace: Namespace,
-    name: Name,
+    stored: SeenJob,
     desk: AtDesk,
     caller: Caller,
     attempt: Annotated[
@@ -47,7 +45,6 @@ def read_logs(
 ) -> Response:
     """Escape sequences are taken out and control characters made visible, so that a terminal may show it. A line longer
     than a piece (32 KiB where it is followed) comes in parts."""
-    stored = seen_job(desk, caller, namespace, name)
     archive = archive_of(desk, stored)
     if not wants_stream(request, follow=follow):
         place = beginning(archive, attempt, tail)

@@ -1,21 +1,19 @@
-"""`/v1/capacity`, `/livez`, `/readyz`: the machine and the service."""
+"""`/v1/capacity`: the machine."""
 
 from __future__ import annotations
 
 import logging
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
 from orchestrator.api.capacity import Slots
 from orchestrator.api.desk import AtDesk, Caller, Json
-from orchestrator.errors import FathomError
 from orchestrator.schema import Part
 from orchestrator.store.access import Role
-from orchestrator.store.base import Query
 
 router = APIRouter(tags=["service"])
 _LOG = logging.getLogger(__name__)
@@ -63,31 +61,6 @@ def get_capacity(desk: AtDesk, caller: Caller) -> JSONResponse:
             "holders": [{"namespace": one.namespace, "name": one.name, **_slots(one.slots)} for one in holders],
         }
     )
-
-
-@router.get("/livez", operation_id="isAlive", summary="Whether the service answers", response_class=PlainTextResponse)
-async def is_alive() -> PlainTextResponse:
-    """Without a token, and without facts."""
-    return PlainTextResponse("ok\n")
-
-
-@router.get(
-    "/readyz",
-    operation_id="isReady",
-    summary="Whether the service can work",
-    response_class=PlainTextResponse,
-    responses={
-        503: {"description": "Its job store does not work now; the log says why", "content": {"text/plain": {}}}
-    },
-)
-def is_ready(desk: AtDesk) -> PlainTextResponse:
-    """Without a token, and without facts."""
-    try:
-        desk.store.documents(Query(limit=1))
-    except FathomError as error:
-        _LOG.error("not ready: %s", error)
-        return PlainTextResponse("not ready\n", 503)
-    return PlainTextResponse("ok\n")
 
 
 def _slots(slots: Slots) -> Json:

@@ -1,7 +1,7 @@
 """What jobs and teams have cost, as the API says it. Pure, but for the files of finished runs.
 
-A job by itself is counted anew from its events, to the last digit. In lists, a job that has ended is as its ledger says;
-one that goes on as its status says, which the controller writes from the same ledger, rounded to 6 decimals.
+A job by itself is counted anew from its events, to the last digit. In lists, a job that has ended is as its ledger
+says; one that goes on as its status says, which the controller writes from the same ledger, rounded to 6 decimals.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class Costs(Part):
 def job_cost(stored: StoredJob, ledger: Ledger | None) -> JobCost:
     """Nothing for a job without attempts."""
     budget = stored.wish.job.spec.budget
+    summed = sums([ledger] if ledger else [])
     totals = ledger.totals if ledger else Totals.of((), 0, 0, None)
     limit = (ledger.limit if ledger else None) or (budget.amount if budget else None)
     return JobCost(
@@ -132,10 +133,7 @@ def job_cost(stored: StoredJob, ledger: Ledger | None) -> JobCost:
         limit=None if limit is None else exact(limit),
         left=None if limit is None else exact(max(NONE, limit - totals.cost)),
         totals=totals,
-        by={
-            name: [GroupSum.model_validate(group) for group in groups]
-            for name, groups in sums([ledger] if ledger else []).items()
-        },
+        by={name: [GroupSum.model_validate(group) for group in groups] for name, groups in summed.items()},
         rates=list(ledger.rates or (ledger.rate,)) if ledger else [],
     )
 

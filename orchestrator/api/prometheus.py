@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from importlib.metadata import version
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
 from orchestrator.api.capacity import Capacity
+from orchestrator.api.desk import Caller
 from orchestrator.api.streams import Streams
 from orchestrator.controller.health import Health
 from orchestrator.status import Phase
@@ -40,12 +42,13 @@ class Metrics:
 
     def __init__(
         self,
-        tally: Callable[[], list[TeamTally]],
+        tally: Callable[[str | None], list[TeamTally]],
         capacity: Callable[[], Capacity],
         streams: Streams,
         health: Health | None,
-        version: str,
     ) -> None:
+        """`tally`: of one team, or of all."""
+        self._tally, self._capacity, self._streams, self._health = tally, capacity, streams, health
         self.registry = CollectorRegistry()
         self.requests = Histogram(
             "fathom_http_request_duration_seconds",
@@ -54,11 +57,23 @@ class Metrics:
             registry=self.registry,
             buckets=_SECONDS,
         )
-        self.registry.register(_State(tally, capacity, streams, health, version))
 
-    def text(self) -> bytes:
-        """In Prometheus' text format."""
-        return generate_latest(self.registry)
+    def text(self, team: str | None = None) -> bytes:
+        """In Prometheus' text format; jobs and money of one team only, or of all."""
+        present = CollectorRegistry(auto_describe=False)
+        present.register(_Now(list(self._now(team))))
+        return generate_latest(present) + generate_latest(self.registry)
+
+    def _now(self, team: str | None) -> Iterator[Metric]:
+        found = self._tally(team)
+        yield from _jobs(found)
+        yield from _money(found)
+        yield from _slots(self._capacity())
+        yield _gauge("fathom_streams_open", "Server-sent event streams.", [((), self._streams.count)])
+        if self._health is not None:
+            yield from _controller(self._health)
+        labels = (version("fathom-train"), platform.python_version())
+        yield _gauge("fathom_build_info", "Always 1.", [(labels, 1)], ("version", "python"))
 
 
 class Metered:
@@ -90,33 +105,14 @@ def _template(scope: Scope) -> str:
     return path if isinstance(path, str) else "none"
 
 
-class _State(Collector):
-    """Asked anew for each scrape."""
+class _Now(Collector):
+    """What was found for one scrape."""
 
-    def __init__(
-        self,
-        tally: Callable[[], list[TeamTally]],
-        capacity: Callable[[], Capacity],
-        streams: Streams,
-        health: Health | None,
-        version: str,
-    ) -> None:
-        self._tally, self._capacity, self._streams, self._health = tally, capacity, streams, health
-        self._version = version
+    def __init__(self, found: Iterable[Metric]) -> None:
+        self._found = found
 
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        found = self._tally()
-        yield from _jobs(found)
-        yield from _money(found)
-        yield from _slots(self._capacity())
-        yield _gauge("fathom_streams_open", "Server-sent event streams.", [((), self._streams.count)])
-        if self._health is not None:
-            yield from _controller(self._health)
-        labels = (self._version, platform.python_version())
-        yield _gauge("fathom_build_info", "Always 1.", [(labels, 1)], ("version", "python"))
+    def collect(self) -> Iterable[Metric]:
+        return self._found
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[Iterable[str], float]], labels: Iterable[str] = ()) -> Metric:
@@ -187,7 +183,7 @@ def _controller(health: Health) -> Iterator[Metric]:
         200: {"description": "Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
     },
 )
-def read_service_metrics(request: Request) -> Response:
-    """Of all teams: for tokens of none."""
+def read_service_metrics(request: Request, caller: Caller) -> Response:
+    """Jobs and money of your team only, with the token of a team."""
     metrics: Metrics = request.app.state.metrics
-    return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    return Response(metrics.text(caller.team), media_type=CONTENT_TYPE_PLAIN_0_0_4)

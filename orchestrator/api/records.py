@@ -14,11 +14,10 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, Field, create_model
 
 from orchestrator.api.answers import problems
-from orchestrator.api.archives import archive_of, seen_job, standing
-from orchestrator.api.auth import needs
+from orchestrator.api.archives import archive_of, standing
+from orchestrator.api.auth import SeenJob, needs
 from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.following import RecordFollower, read_offset
-from orchestrator.api.jobs import Name, Namespace
 from orchestrator.api.streaming import Follow, LastEventId, documented, stream, wants_stream
 from orchestrator.launch.events import Event, Progress
 from orchestrator.launch.pages import MAX_EVENTS, Entry, event_page
@@ -62,12 +61,8 @@ class MetricsPage(Following):
     items: list[MetricsRecord]
 
 
-EventsPage: Any = create_model(
-    "EventsPage",
-    __base__=Following,
-    __doc__="In the order in which they were written; see docs/architecture.md.",
-    items=(list[Annotated[_DATED, Field(discriminator="kind")]], ...),
-)
+_OneOf = Annotated[_DATED, Field(discriminator="kind")]
+EventsPage: Any = create_model("EventsPage", __base__=Following, items=(list[_OneOf], ...))
 After = Annotated[
     str, Query(max_length=15, pattern="^[0-9]*$", description="`next` of the page before, or the id of an event.")
 ]
@@ -102,8 +97,7 @@ def _moment(time: float) -> str:
 )
 def read_events(
     request: Request,
-    namespace: Namespace,
-    name: Name,
+    stored: SeenJob,
     desk: AtDesk,
     caller: Caller,
     after: After = "",
@@ -112,7 +106,6 @@ def read_events(
     last_event_id: LastEventId = None,
 ) -> Response:
     """Starts, steps, checkpoints, losses of workers, warnings and ends, of all attempts."""
-    stored = seen_job(desk, caller, namespace, name)
     return _answer(request, desk, caller, stored, event_json, None, last_event_id or after, limit, follow)
 
 
@@ -126,8 +119,7 @@ def read_events(
 )
 def read_metrics(
     request: Request,
-    namespace: Namespace,
-    name: Name,
+    stored: SeenJob,
     desk: AtDesk,
     caller: Caller,
     after: After = "",
@@ -136,7 +128,6 @@ def read_metrics(
     last_event_id: LastEventId = None,
 ) -> Response:
     """A record for each step that was done, also those that were lost and done again."""
-    stored = seen_job(desk, caller, namespace, name)
     return _answer(request, desk, caller, stored, metrics_json, "progress", last_event_id or after, limit, follow)
 
 

@@ -25,6 +25,7 @@ from orchestrator.api.following import Follower, Message, end_data
 from orchestrator.errors import RateLimited
 
 HEARTBEAT_SECONDS = 15.0
+LONGEST_SECONDS = 3600.0
 _SHORTEST, _LONGEST, _SLOWER = 0.1, 1.0, 1.5
 """Pauses between looks that find nothing: seconds of the first, of the last, and how they grow."""
 _BEGUN = b": begun\n\n"
@@ -41,6 +42,8 @@ class Streams:
     per_token: int = 16
     total: int = 256
     heartbeat: float = HEARTBEAT_SECONDS
+    longest: float = LONGEST_SECONDS
+    """Of a stream: then it ends, without `end`, as soon as it has nothing to say; its reader comes back."""
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], Awaitable[None]] | None = None
     """None: sleeps, and wakes up when the server ends."""
@@ -83,7 +86,8 @@ class Streams:
 
     async def _events(self, follower: Follower, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
         yield _BEGUN
-        said, pause = self.clock(), _SHORTEST
+        began = self.clock()
+        said, pause = began, _SHORTEST
         while not self._closing.is_set():
             look = await self._in_thread(follower)
             for message in look.messages:
@@ -94,6 +98,8 @@ class Streams:
             if look.messages:
                 said, pause = self.clock(), _SHORTEST
                 continue
+            if self.clock() - began >= self.longest:
+                return
             if self.clock() - said >= self.heartbeat:
                 if not await self._in_thread(allowed):
                     return

@@ -79,6 +79,12 @@ def test_a_teams_money_is_asked(service: Service) -> None:
     assert other.runner.post("/v1/jobs", json={"job": other.document(budget={"limit": "0.50"})}).status_code == 201
 
 
+def test_gpus_that_the_machine_does_not_have_are_refused(service: Service) -> None:
+    document = service.document(compute={"accelerator": "H100", "gpus": 1}, training={"tokens": 10**6})
+    found = problem(service.runner.post("/v1/jobs", json={"job": document}), 422, "invalid-job")
+    assert pointers(found) == ["/spec/compute/gpus"]
+
+
 def test_a_bad_file_of_the_operators_is_no_fault_of_the_caller(service: Service) -> None:
     (service.home / "prices.yaml").write_text("nonsense")
     answer = service.runner.post("/v1/jobs", json={"job": service.document()})

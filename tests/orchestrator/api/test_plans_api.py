@@ -43,7 +43,13 @@ def test_a_plan_of_gpus_forecasts_time_and_cost(service: Service) -> None:
     assert found["fits"] is False
     [refused, unfit] = found["messages"]
     assert refused.startswith("would be refused now: spec.data.source: no prepared dataset")
-    assert unfit.startswith("needs 8 GPUs (H100), this machine lends 0")
+    assert unfit.startswith("the job asks for 8 GPUs, and this machine has 0")
+
+
+def test_a_job_that_is_larger_than_the_machine_runs_alone(service: Service) -> None:
+    found = planned(service, compute={"accelerator": "cpu", "workers": 2, "cpuPerWorker": 8})
+    assert found["fits"] is True
+    assert "asks for 16 CPUs, and this machine has 8: it runs alone" in found["messages"][0]
 
 
 def test_what_fits_no_gpu_is_a_message(service: Service) -> None:
@@ -61,6 +67,19 @@ def test_what_no_machine_could_run_is_refused(service: Service) -> None:
     document = service.document(compute={"accelerator": "cpu", "workers": 2, "priceClass": "stolen"})
     found = problem(service.reader.post("/v1/plans", json={"job": document}), 422, "invalid-job")
     assert pointers(found) == ["/spec/compute/priceClass"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"model": {"initFrom": "http://127.0.0.1:1/weights"}},
+        {"data": {"source": "x", "tokenizer": "simplecache::http://127.0.0.1:1/t.json"}},
+        {"training": {"tokens": 100_000, "evaluation": {"tasks": ["s3://bucket/a.jsonl"]}}},
+    ],
+)
+def test_a_reader_does_not_have_the_service_ask_others(service: Service, spec: dict[str, Any]) -> None:
+    answer = service.reader.post("/v1/plans", json={"job": service.document(**spec)})
+    assert "takes a token of role runner" in problem(answer, 403, "forbidden")["detail"]
 
 
 # ------------------------------------------------------------------ submitting with it
@@ -94,7 +113,7 @@ def test_other_machines_are_said(service: Service) -> None:
     plan = planned(service)["id"]
     service.capacity = Capacity(Slots(cpus=4))
     detail = problem(submit(service, plan), 409, "stale-plan")["detail"]
-    assert detail == "this machine had 8 cores and 0 GPUs and has 4 cores and 0 GPUs: plan it again"
+    assert detail == "this machine had 8 CPUs and 0 GPUs and has 4 CPUs and 0 GPUs: plan it again"
 
 
 def test_a_plan_ends() -> None:

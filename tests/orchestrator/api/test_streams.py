@@ -255,6 +255,14 @@ def test_messages_and_the_end_are_in_the_format_of_events() -> None:
     )
 
 
+def test_a_stream_that_is_old_ends_for_its_reader_to_come_back() -> None:
+    time = Time()
+    streams = Streams(clock=time, pause=time.pause, longest=40)
+    chunks = asyncio.run(_chunks(streams.answer("me", _script(Look([]))), 99))
+    assert chunks == [b": begun\n\n", *[b": ping\n\n"] * 2]
+    assert 40 <= time.now < 42
+
+
 def test_who_is_not_allowed_any_more_is_sent_nothing_more() -> None:
     time, allowed = Time(), [True, True, False]
     streams = Streams(clock=time, pause=time.pause)
