@@ -87,6 +87,7 @@ class Service:
 
     def __init__(self, home: Path) -> None:
         self._home = home
+        self._ups = 0
         self.log = (home / "controller.log").open("ab")
         self.process = self._start()
 
@@ -94,6 +95,15 @@ class Service:
         command = [sys.executable, "-m", "support.controlling", str(self._home)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self.log, stderr=self.log)
+
+    def wait_for_it(self) -> None:
+        """Until it looks at the jobs."""
+        before = self._ups
+        wait_until(lambda: self._count() > before, lambda: "it does not come up")
+        self._ups = self._count()
+
+    def _count(self) -> int:
+        return (self._home / "controller.log").read_text().splitlines().count("up")
 
     def shoot(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -175,7 +185,9 @@ def test_no_kill_leads_to_two_drivers_and_none_is_left(tmp_path: Path) -> None:
     try:
         for number in range(KILLS):
             people.submit() if number < 3 else people.act()
-            time.sleep(draw.uniform(0.0, 5.0))
+            if number % 5:  # else it may be shot while it starts
+                service.wait_for_it()
+            time.sleep(draw.uniform(0.0, 3.0))
             if number % 4 == 3:
                 shoot_a_driver(home)
             service.shoot()

@@ -30,6 +30,7 @@ def main() -> None:
         print(text, file=sys.stderr, flush=True)
 
     controller = Controller(store, LocalLauncher(settings, COMMAND), settings, say, mirror=NoMirror())  # type: ignore[arg-type]
+    say("up")
     controller.run()
 
 
