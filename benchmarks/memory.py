@@ -68,30 +68,31 @@ class Alive(TorchDispatchMode):
         super().__init__()
         self._parameters = parameters
         self._known = {id(t.untyped_storage()): t.untyped_storage() for t in known}
-        self._sizes: dict[int, int] = {}
-        self.bytes = self.peak = 0
+        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self.peak = 0
+
+    @property
+    def bytes(self) -> int:
+        """Now; of storages that were emptied nothing."""
+        found = ((storage(), most) for storage, most in self._alive.values())
+        return sum(min(storage.nbytes(), most) for storage, most in found if storage is not None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):
             if isinstance(value, Tensor) and value.device.type != "meta":
                 self._follow(value.untyped_storage())
+        self.peak = max(self.peak, self.bytes)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)  # torch keeps one object for a storage as long as anything refers to it
-        if key in self._known or key in self._sizes:
+        if key in self._known or key in self._alive:
             return
         size = storage.nbytes()
         if size >= BUCKET * 2:  # of the whole bucket memory is taken for what is written
             size = size * self._parameters // BUCKET
-        self._sizes[key] = size
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._freed, key)
-
-    def _freed(self, key: int) -> None:
-        self.bytes -= self._sizes.pop(key)
+        self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key)), size
 
 
 @dataclass

@@ -82,7 +82,7 @@ class Layout(Frozen):
     """Sequences per process and forward pass."""
     accumulation: int = Field(ge=1)
     """Forward passes per optimizer step."""
-    recompute: Literal["none", "full"] = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
     """full: activations of each layer are computed again in the backward pass."""
 
     @model_validator(mode="after")
