@@ -82,7 +82,6 @@ class Alive(TorchDispatchMode):
         for value in tree_iter(out):
             if isinstance(value, Tensor) and value.device.type != "meta":
                 self._follow(value.untyped_storage())
-        self.peak = max(self.peak, self.bytes)
         return out
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
@@ -93,6 +92,7 @@ class Alive(TorchDispatchMode):
         if size >= BUCKET * 2:  # of the whole bucket memory is taken for what is written
             size = size * self._parameters // BUCKET
         self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key)), size
+        self.peak = max(self.peak, self.bytes)
 
 
 @dataclass
