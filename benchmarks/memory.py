@@ -6,7 +6,7 @@ Every row is an engine of its own in a fresh process (gloo, world size 1). Measu
 
 - weights, master, moments: what parameters and optimizer hold after a step;
 - gradients: what a backward pass leaves behind;
-- activations: what autograd saves for the backward pass, weights apart; logits: the most that the heads need at a time;
+- activations: what layers keep for the backward pass, weights apart; logits: the most that the heads need at a time;
 - backward, update: the highest number of bytes alive during the last micro-step and during the optimizer's step, over
   what was alive before; every tensor that an operation returns is followed until it is freed;
 - resident: the same highest points as the kernel sees them (VmHWM), which counts pages that were written.
@@ -38,6 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_iter  # noqa: E402
 
 from model.config import ModelConfig  # noqa: E402
+from model.head import Head  # noqa: E402
 from model.loss import training_losses  # noqa: E402
 from model.presets import preset  # noqa: E402
 from model.recipe import Layout, Recipe  # noqa: E402
@@ -53,9 +54,11 @@ from orchestrator.plan.memory import (  # noqa: E402
 Case = tuple[str, int, str]
 """Precision, ZeRO stage, recomputation."""
 CASES: tuple[Case, ...] = (
-    ("fp32", 1, "none"), ("fp32", 1, "full"), ("fp32", 2, "none"), ("fp32", 3, "none"), ("fp32", 0, "none"),
-    ("bf16", 0, "none"), ("bf16", 1, "none"), ("bf16", 1, "full"), ("bf16", 2, "none"), ("bf16", 3, "none"),
-    ("fp8", 1, "none"), ("fp8", 1, "full"),
+    ("fp32", 1, "none"), ("fp32", 1, "selective"), ("fp32", 1, "full"),
+    ("fp32", 2, "none"), ("fp32", 3, "none"), ("fp32", 3, "selective"), ("fp32", 0, "none"),
+    ("bf16", 0, "none"), ("bf16", 1, "none"), ("bf16", 1, "selective"), ("bf16", 1, "full"),
+    ("bf16", 2, "none"), ("bf16", 3, "none"),
+    ("fp8", 1, "none"), ("fp8", 1, "selective"), ("fp8", 1, "full"),
 )  # fmt: skip
 SETTINGS = {"ahead_weight": 0.3, "alpha": 1e-4}
 
@@ -118,25 +121,21 @@ def size_of(tensors: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> int:
 
 
 def saved_bytes(engine: Any, window: Tensor) -> tuple[int, int]:  # noqa: ANN401 - imported late
-    """-> what the layers save for the backward pass, the highest of what the heads need at a time."""
-    weights = {p.untyped_storage().data_ptr() for p in engine.model.parameters()}
-    kept: dict[int, Tensor] = {}  # the tensors too: an address that is free again would be taken for a storage known
-
-    def pack(tensor: Tensor) -> Tensor:
-        if (pointer := tensor.untyped_storage().data_ptr()) not in weights:
-            kept.setdefault(pointer, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = engine._forward(window, asked=window)
-        training_losses(output, window, **SETTINGS)
-    read = torch.randn(window.shape[0], window.shape[1] - 2, engine.recipe.model.hidden_size)
-    read = read.to(next(engine.model.parameters()).dtype).requires_grad_()
-    head, heads = engine.model.lm_head, 1 + engine.recipe.model.num_nextn_predict_layers
-    with Alive([read, head.weight], 0) as alive:
+    """-> what the layers keep for the backward pass, the highest of what the heads need at a time."""
+    model, config = engine.model, engine.recipe.model
+    heads = 1 + config.num_nextn_predict_layers
+    dtype = next(model.parameters()).dtype
+    head = Head(config.hidden_size, config.vocab_size).to(dtype)  # the model's would be gathered under ZeRO-3
+    read = torch.randn(window.shape[0], window.shape[1] - heads, config.hidden_size, dtype=dtype).requires_grad_()
+    with Alive([read, head.weight], 0) as of_heads:
         asked = [head(read, window[:, k + 1 : k + 1 + read.shape[1]]) for k in range(heads)]
+        kept_by_heads = of_heads.bytes
         del asked
-    return size_of(kept.values()), alive.peak
+    with Alive([window, *model.parameters(), *model.buffers()], 0) as alive:
+        total = training_losses(engine._forward(window, asked=window), window, **SETTINGS).total
+        kept = alive.bytes
+        del total  # keeps the graph till here
+    return kept - kept_by_heads, of_heads.peak
 
 
 def resident(reset: bool = False) -> int:

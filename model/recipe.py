@@ -83,8 +83,8 @@ class Layout(Frozen):
     accumulation: int = Field(ge=1)
     """Forward passes per optimizer step."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What of the activations is computed again in the backward pass. selective: what norms, SwiGLU and up-projections of
-    latent attention give, and attention weights (`model.again`); full: all of a layer but its input."""
+    """What of the activations is computed again in the backward pass. selective: what norms, SwiGLU and up-projections
+    of latent attention give, and attention weights (`model.again`); full: all of a layer but its input."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
