@@ -57,8 +57,11 @@ class LatentAttention(nn.Module):
 
             out = again(self.selective, self._projected, attend, queries, compressed)
         else:
-            place, attend = partial(self._placed, cos=cos, sin=sin), partial(self._attend, mask=mask)
-            out = again(self.selective, place, attend, queries, compressed)
+
+            def place(queries: Tensor, compressed: Tensor) -> tuple[Tensor, ...]:
+                return self._placed(*self._projected(queries, compressed), k_rope, cos, sin)
+
+            out = again(self.selective, place, partial(self._attend, mask=mask), queries, compressed)
         return self.o_proj(out)  # type: ignore[no-any-return]
 
     def _projected(self, queries: Tensor, compressed: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,14 +71,14 @@ class LatentAttention(nn.Module):
         latent = compressed[..., : self.config.kv_lora_rank]
         return queries, self.kv_b_proj(self.kv_a_layernorm(latent))
 
-    def _placed(self, queries: Tensor, compressed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    def _placed(
+        self, queries: Tensor, keys_values: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, ...]:
         """Queries and keys, turned, [B, H, S, N+R], and values [B, H, S, V]."""
         c = self.config
-        queries, keys_values = self._projected(queries, compressed)
         by_head = (*queries.shape[:2], c.num_attention_heads, -1)
         q = queries.view(by_head).transpose(1, 2)
         kv = keys_values.view(by_head).transpose(1, 2)
-        k_rope = compressed[..., c.kv_lora_rank :]
 
         q_nope, q_rope = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
