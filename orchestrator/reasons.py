@@ -97,9 +97,21 @@ ADMITTED: dict[R, Text] = {
         50,
     ),
     R.WAITING_FOR_QUOTA: Text(
-        "waits for machines, since those that it needs are all in use",
-        "wait, suspend another job with `fathom suspend`, or ask for fewer in `spec.compute`",
+        "waits for machines, since its queue may use no more at once",
+        "wait, suspend another job of the queue with `fathom suspend`, or ask for fewer in `spec.compute`",
         51,
+    ),
+    R.WAITING_FOR_SLOTS: Text(
+        "waits for a free place on this machine, since those that it needs are in use",
+        "wait, suspend another job with `fathom suspend`, or ask for fewer in `spec.compute`; `fathom list` shows who "
+        "has them",
+        52,
+    ),
+    R.WAITING_FOR_TEAM_BUDGET: Text(
+        "waits for money of its team, of which what is free does not cover its limit",
+        "wait until another job of the team ends, lower `spec.budget.limit` with {money}, or raise the team's limit in "
+        "the file that FATHOM_BUDGETS names; `fathom cost` shows who spends",
+        53,
     ),
     R.QUEUE_ADMITTED: Text("is admitted and about to start", "wait; {look} shows when it starts", 12),
     R.NO_QUEUE: Text("stands in no queue and starts as soon as it can", "wait; {look} shows when it starts", 12),
@@ -150,6 +162,11 @@ RUNNING: dict[R, Text] = {
         66,
     ),
     R.SUSPENDED: Text("is suspended and holds no machines", "go on from the last checkpoint with {resume}", 71),
+    R.CONTROLLER_ERROR: Text(
+        "is not looked after for now, because something fails in the service, which tries again",
+        "mend what the message names, e.g. a full disk or a file that cannot be read (`fathom doctor` looks for both)",
+        95,
+    ),
     R.ENDED: Text("does not run any more", "go on from the last checkpoint with {resume}", 20),
 }
 BUDGET_OK: dict[R, Text] = {

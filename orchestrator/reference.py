@@ -2,7 +2,7 @@
 docs/job.md and docs/reasons.md.
 
 Invariant: nothing is said here that does not stand in `orchestrator.spec`, `orchestrator.reasons` and
-`controller.decide`; a test holds the files equal to this.
+`controller.retry`; a test holds the files equal to this.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-from orchestrator.controller.decide import ONCE, RETRYABLE
+from orchestrator.controller.retry import ONCE, RETRYABLE
 from orchestrator.explain import Field, all_fields, walk
 from orchestrator.launch.events import FailureClass
 from orchestrator.reasons import CONDITIONS, FAILURES, Text, Ways
@@ -26,7 +26,7 @@ required is decided by Fathom; what was decided, and why, stands in `status.plan
 """
 REASONS = """# Conditions, reasons and failures
 
-Written by `make docs` from `orchestrator/reasons.py` and `orchestrator/controller/decide.py`; change those, not this.
+Written by `make docs` from `orchestrator/reasons.py` and `orchestrator/controller/retry.py`; change those, not this.
 The lists are closed: no other reason and no other class is ever reported. `fathom why NAME` says which of them explains
 where a job is, in one sentence, with what to do. In the tables, NAME is the job's name.
 

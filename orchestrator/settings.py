@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from model.config import Frozen
 from orchestrator.errors import UsageError
 
@@ -40,6 +42,8 @@ class Settings(Frozen):
     without it every public host may be named."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
+    cpus: int | None = Field(None, ge=1, le=100_000)
+    """Cores of this machine that jobs may hold together (FATHOM_CPUS); by default all."""
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -61,6 +65,7 @@ class Settings(Frozen):
             webhooks_file=path("FATHOM_WEBHOOKS"),
             webhook_hosts=_listed(values.get("FATHOM_WEBHOOK_HOSTS", "")),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
+            cpus=_cores(values.get("FATHOM_CPUS", "")),
         )
 
     def signing_key(self) -> bytes:
@@ -83,6 +88,16 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _absolute(text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _cores(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or not 1 <= int(text) <= 100_000:
+        raise UsageError(
+            f"FATHOM_CPUS is {text!r}: give the number of cores that jobs may hold together, or leave it out"
+        )
+    return int(text)
 
 
 def _create_key(file: Path) -> None:

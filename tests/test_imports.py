@@ -55,6 +55,7 @@ LIGHT = [
     "orchestrator.cli.main",
     "orchestrator.reference",
     "orchestrator.why",
+    "orchestrator.controller.webhooks",
 ]
 BARRED = """
 import importlib, resource, sys

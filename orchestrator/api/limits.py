@@ -1,7 +1,8 @@
 """What stands between the network and the application, as plain ASGI: ids, headers, names, origins, rates, bodies.
 
 Order, outermost first: `Envelope`, `Trail`, `Borders`, `TokenGate`, `Begun`, `Rates`, `Bodies` (those that are not here
-are in `api.trail` and `api.auth`). None waits for a disk in the event loop; all but the outermost see HTTP only.
+are in `api.trail` and `api.auth`). None waits for a disk in the event loop. Messages about the life of the application
+pass; WebSockets are refused by the outermost.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ class Envelope:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # we have none, and the gate does not know them
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -92,6 +96,9 @@ class Borders:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or _host(hosts[0]) not in self._hosts:
@@ -125,7 +132,7 @@ class Rates:
         self._buckets = None if rate is None else Buckets(rate, burst, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        token = scope["state"].get("token")
+        token = scope["state"].get("token") if scope["type"] == "http" else None
         wait = 0.0 if self._buckets is None or token is None else self._buckets.take(token.name)
         if wait:
             await refuse(scope, receive, send, too_many(wait))
@@ -169,7 +176,7 @@ class Bodies:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
         try:

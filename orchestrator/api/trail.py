@@ -82,7 +82,7 @@ class Begun:
 
 def _changes(scope: Scope) -> bool:
     """Whether the request is one for the record."""
-    return scope["method"] not in _READS and scope["path"] not in _CHANGES_NOTHING
+    return scope["type"] == "http" and scope["method"] not in _READS and scope["path"] not in _CHANGES_NOTHING
 
 
 def _deed(scope: Scope) -> Deed:

@@ -5,15 +5,14 @@ Results go to stdout or into the file after --write, remarks to stderr.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.plan.calibrate import Calibration
     from orchestrator.plan.observed import Observed
     from orchestrator.settings import Settings
-
-
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
 
 
 def calibrate_command(
@@ -48,7 +40,7 @@ def calibrate_command(
             help="On which GPUs those runs in MLflow were that do not say so: of earlier versions.", metavar="NAME"
         ),
     ] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
     write: Annotated[
         Path | None,
         typer.Option(help="Write the constants into this file, for FATHOM_EFFICIENCIES.", metavar="FILE"),
@@ -72,8 +64,7 @@ def calibrate_command(
     found = calibrate(runs, efficiencies(), accelerators(settings.hardware_file), cpu_priors())
     if write is not None:
         _write(write, lambda today: file_text(found, write, today))
-    if output is Format.json:
-        print(json.dumps(content(found, runs), indent=1, allow_nan=False))
+    if for_programs(content(found, runs), output, [run.name for run in runs]):
         return
     from rich.console import Console
 

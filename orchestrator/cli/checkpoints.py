@@ -5,7 +5,6 @@ Results go to stdout, remarks to stderr. Nothing here claims the storage: a run 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.cli.talking import remark
 from orchestrator.errors import Conflict, FathomError, Interrupted, NotFound, RunFailed, UsageError
 
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 checkpoints_app = typer.Typer(help="List, verify and remove a run's checkpoints.", no_args_is_help=True)
 
 RunArgument = Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/mini-20260101-120000.")]
-
-
-class Format(StrEnum):
-    """How the result is printed."""
-
-    table = "table"
-    json = "json"
 
 
 class State(StrEnum):
@@ -64,7 +57,7 @@ def _group() -> None:
 @checkpoints_app.command("list")
 def list_command(
     run: RunArgument,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show what there is: signatures, names and sizes are looked at, contents are not.
 
@@ -73,9 +66,7 @@ def list_command(
     _, store = open_run(run)
     with _reaching(store):
         rows = [row for step in store.steps() if (row := look(store, step, contents=False))]
-    if output is Format.json:
-        typer.echo(json.dumps([_as_json(row) for row in rows], indent=1))
-    elif rows:
+    if not for_programs([_as_json(row) for row in rows], output, [f"step-{row.step}" for row in rows]) and rows:
         _print_table(rows)
         remark("verify checks contents: `fathom checkpoints verify RUN`")
     if not rows:

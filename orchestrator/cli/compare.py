@@ -1,7 +1,8 @@
 """`fathom compare A B ...`: runs side by side. Added to the command line by `cli.main`.
 
-Reads the runs' own records, so that it works while they go on, without MLflow and in a base install. The comparison
-goes to stdout, what is said about it to stderr; a page is written whole or not at all.
+Jobs of the service are compared by the service; folders here, from the runs' own records, so that it works without a
+service and without MLflow. The comparison goes to stdout, what is said about it to stderr; a page is written whole or
+not at all, and always here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.cli.completing import job_names
 from orchestrator.cli.files import require_free, write_file
 from orchestrator.errors import UsageError
 
@@ -28,6 +30,7 @@ class Format(StrEnum):
     wide = "wide"
     json = "json"
     yaml = "yaml"
+    name = "name"
 
 
 class By(StrEnum):
@@ -41,13 +44,20 @@ class By(StrEnum):
 
 
 def compare_command(
-    runs: Annotated[list[str], typer.Argument(help="Two to twenty runs: folders, or names of jobs that have one run.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Two to twenty: jobs, or folders of runs such as runs/mini-20260101-120000.",
+            autocompletion=job_names,
+        ),
+    ],
     by: Annotated[By, typer.Option(help="At equal what the runs are compared first.")] = By.dollars,
     metric: Annotated[
         str | None,
         typer.Option(help="What is compared; by default eval/bits_per_byte, or train/loss where a run has none."),
     ] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to write.")] = Format.table,
+    output: Annotated[Format, typer.Option("--output", "-o", help="How to print; name: best first.")] = Format.table,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write one page with pictures into this file.")
     ] = None,
@@ -55,7 +65,7 @@ def compare_command(
 ) -> None:
     """Put runs side by side at equal steps, tokens, FLOPs, hours or dollars: what differs, and what the money bought.
 
-    Examples: fathom compare runs/a-20260101-120000 runs/b-20260101-130000 --html compare.html  |  fathom compare a b
+    Examples: fathom compare demo-sparse demo-dense --html compare.html  |  fathom compare runs/a-* --by tokens -o json
     """
     if html is not None:
         require_page(html)
@@ -72,6 +82,15 @@ def compare_command(
         typer.echo(f"{html}: written", err=True)
 
 
+def ranked(found: Comparison) -> list[str]:
+    """Runs at equal expense, the best first; then those that have no value there."""
+    values = found.equal[0].values if found.equal else []
+    sign = -1 if found.metric.better == "higher" else 1
+    known = sorted((sign * one.value, one.run) for one in values if one.value is not None)
+    names = [name for _, name in known] if found.metric.better is not None else []
+    return [*names, *(run.name for run in found.runs if run.name not in names)]
+
+
 def require_page(path: Path) -> None:
     """UsageError for a name that does not say HTML."""
     if path.suffix.lower() not in (".html", ".htm"):
@@ -79,15 +98,36 @@ def require_page(path: Path) -> None:
 
 
 def read(names: list[str], by: By, metric: str | None) -> Comparison:
-    """The comparison of these runs as they are now."""
+    """The comparison of these runs as they are now; by the service, unless one is not a job of it."""
+    from orchestrator.cli.runs import find_run
+    from orchestrator.cli.served_cost import served
     from orchestrator.compare.comparison import compare, require_number
     from orchestrator.compare.facts import Axis
-    from orchestrator.compare.load import load_run, resolve_runs
+    from orchestrator.compare.load import load_run
     from orchestrator.settings import Settings
 
     require_number(len(names))
-    folders = resolve_runs(names, Settings.load().home)
-    return compare([load_run(folder) for folder in folders], Axis(by.value), metric)
+    if all(served(name) for name in names):
+        return _of_service(names, by, metric)
+    home = Settings.load().home
+    return compare([load_run(find_run(name, home).folder.root) for name in names], Axis(by.value), metric)
+
+
+def _of_service(names: list[str], by: By, metric: str | None) -> Comparison:
+    from pydantic import ValidationError
+
+    from orchestrator.cli.served import connect
+    from orchestrator.compare.document import Comparison
+
+    with connect() as client:
+        found = client.compare(*names, by=by.value, metric=metric)
+    try:
+        return Comparison.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(
+            f"the service compares in a form that this version does not know ({error.error_count()} differences): use "
+            "the version of the service"
+        ) from error
 
 
 def _encoded(found: Comparison, form: Format) -> str:
@@ -96,6 +136,8 @@ def _encoded(found: Comparison, form: Format) -> str:
 
         colour = sys.stdout.isatty()
         return as_text(found, wide=form is Format.wide, width=None, colour=colour)
+    if form is Format.name:
+        return "".join(f"{name}\n" for name in ranked(found))
     content = found.model_dump(mode="json", by_alias=True)
     if form is Format.json:
         return json.dumps(content, indent=1) + "\n"

@@ -37,7 +37,7 @@ def _names(home: Path) -> list[str]:
     names = sorted(set(_of_folders(home) if found is None else found))[:_MOST]
     with suppress(OSError):
         if home.is_dir():
-            from orchestrator.controller.record import replace_file
+            from orchestrator.launch.files import replace_file
 
             replace_file(cache, json.dumps({"at": time.time(), "names": names}))
     return names

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.errors import Conflict, FathomError, NotFound, RunFailed, UsageError
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def inspect(
     samples: Annotated[int, typer.Option(min=0, max=100, help="Training documents to show of each source.")] = 2,
     seed: Annotated[int, typer.Option(min=0, help="Draws which documents are shown.")] = 0,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its SHA-256.")] = False,
-    output: Annotated[Format, typer.Option("--output", "-o", help="Format of the result.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show what is in a dataset: counts, lengths, bytes per token, a few documents decoded.
 
@@ -221,8 +222,7 @@ def inspect(
     """
     with _errors():
         content = _inspection(dataset, samples, seed, verify)
-    if output is Format.json:
-        typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    if for_programs(content, output, [str(dataset)]):
         return
     from rich.console import Console
 
@@ -302,7 +302,7 @@ def _show(console: Any, content: dict[str, Any]) -> None:  # noqa: ANN401 - rich
 @data_app.command()
 def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/mini-20260101-120000.")],
-    output: Annotated[Format, typer.Option("--output", "-o", help="Format of the result.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Prove what a run was trained on: every step's sequences are read again and compared with what it reported.
 
@@ -311,9 +311,7 @@ def audit(
     with _errors():
         found = _audited(run)
     content = asdict(found) | {"sound": found.sound}
-    if output is Format.json:
-        typer.echo(json.dumps(content, indent=2))
-    else:
+    if not for_programs(content, output, [str(run)]):
         for source in found.sources:
             typer.echo(
                 f"{source.name:<16} {source.samples:,} sequences trained on, of {source.windows:,}: each seen "

@@ -7,26 +7,19 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.evaluated import newest_attempt
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.cli.talking import explained, remark, stoppable, talking
 from orchestrator.errors import RunFailed
 
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
     from orchestrator.launch.resolve import Resolved
-
-
-class Format(StrEnum):
-    """How the result is printed."""
-
-    table = "table"
-    json = "json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ def evaluate_command(
     batch: Annotated[
         int | None, typer.Option(min=1, max=65536, help="Sequences at a time. Left out: as in training.")
     ] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Measure a trained model: bits per byte on held-out text, and accuracy on tasks.
 
@@ -72,10 +65,8 @@ def evaluate_command(
         found = _evaluate(record, resolved, step, task, batch)
     path = _keep(record, resolved, found)
     _tell_mlflow(record)
-    if output is Format.json:
-        content = {name: value for name, value in found.content().items() if name != "examples"}
-        typer.echo(json.dumps(content | {"artifact": str(path)}, indent=1, allow_nan=False))
-    else:
+    content = {name: value for name, value in found.content().items() if name != "examples"}
+    if not for_programs(content | {"artifact": str(path)}, output, [record.folder.root.name]):
         _print_table(found)
     remark(f"{found.source}; what was chosen for each example: {path}")
 

@@ -31,8 +31,11 @@ def logs_command(
     Examples: fathom logs mini -f  |  fathom logs mini --attempt 2 --tail 50
     """
     with connect() as client, detachable(f"the job goes on; come back with `fathom logs {job} -f`"):
+        line = None
         for line in client.logs(job, follow=follow, attempt=attempt, tail=tail):
             print(line, flush=follow)
+        if line is None and tail != 0:
+            talk("nothing was printed")
 
 
 def events_command(

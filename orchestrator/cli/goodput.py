@@ -5,7 +5,6 @@ Registered by `orchestrator.cli.main`. Data goes to stdout only. Every figure of
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from decimal import Decimal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.model import Format
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.cli.pictures import Form, require_picture, write_picture
 from orchestrator.errors import UsageError
 
@@ -60,7 +59,7 @@ def goodput_command(
     price: Annotated[str | None, typer.Option(help="USD per GPU-hour, instead of the price file's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first run; the same seed gives the same failures.")] = 0,
     runs: Annotated[int, typer.Option(help="How many runs to simulate.")] = 20,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", "--timeline", help="Draw the first run into this file: .html (one page) or .png."),
@@ -89,16 +88,8 @@ def goodput_command(
     answer = _answer(scenario, _price(accelerator, price_class, price), seed, runs)
     if plot is not None and form is not None:
         write_picture(plot, partial(_drawn, form, answer))
-    if output is Format.table:
+    if not for_programs(_content(answer), output, [scenario.failures.name]):
         _print_table(answer)
-        return
-    content = _content(answer)
-    if output is Format.json:
-        print(json.dumps(content, indent=2, allow_nan=False))
-        return
-    import yaml
-
-    print(yaml.safe_dump(content, sort_keys=False), end="")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,7 @@ def list_command(
 
     with connect() as client:
         if watch:
+            limit = limit or max(1, shutil.get_terminal_size().lines - 2)  # what is below would not be seen
             _watch(client, found, output)
             return
         jobs = found(client)

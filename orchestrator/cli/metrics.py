@@ -40,8 +40,11 @@ class Format(StrEnum):
     """How the numbers are written."""
 
     table = "table"
-    csv = "csv"
+    wide = "wide"
     json = "json"
+    yaml = "yaml"
+    name = "name"
+    csv = "csv"
     parquet = "parquet"
 
 
@@ -73,8 +76,8 @@ def metrics_command(
         table = _only(table, metric)
     if not table.rows:
         typer.echo(f"no step of {run} is done yet", err=True)
-    if form is Format.table:
-        shown = table.metrics if metric else _interesting(table)
+    if form in (Format.table, Format.wide):
+        shown = table.metrics if metric or form is Format.wide else _interesting(table)
         data = _for_people(table, shown, every=every, width=_FILE_WIDTH if out else None)
     else:
         data = _encoded(table, form)
@@ -121,6 +124,14 @@ def _only(table: Table, wanted: Sequence[str]) -> Table:
 def _encoded(table: Table, form: Format) -> bytes:
     from orchestrator.tracking.table import as_csv, as_json, as_parquet
 
+    if form is Format.name:
+        return "".join(f"{name}\n" for name in sorted(table.metrics)).encode()
+    if form is Format.yaml:
+        import json
+
+        import yaml
+
+        return yaml.safe_dump(json.loads(as_json(table)), sort_keys=False).encode()
     if form is not Format.parquet:
         return as_csv(table) if form is Format.csv else as_json(table)
     try:

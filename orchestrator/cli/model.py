@@ -5,30 +5,22 @@ Registered by `orchestrator.cli.main`. Data goes to stdout only; the JSON and YA
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from model.config import ModelConfig
-
-
-class Format(StrEnum):
-    """How to print."""
-
-    table = "table"
-    json = "json"
-    yaml = "yaml"
 
 
 def model_command(
@@ -43,7 +35,7 @@ def model_command(
         int,
         typer.Option("--sequence-length", min=1, max=100_000_000, help="Tokens per sequence, for the FLOPs."),
     ] = 4096,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
 ) -> None:
     """Show a model's parameters, FLOPs per token and memory, exactly.
 
@@ -51,14 +43,14 @@ def model_command(
     """
     if name is None:
         presets = list_presets()
-        _print(presets, output, lambda: _presets_table(presets))
+        _print(presets, output, lambda: _presets_table(presets), [row["name"] for row in presets])
         return
     config = find_model(name)
     try:
         report = describe(name, config, sequence_length)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from error
-    _print(report, output, lambda: _report_table(report))
+    _print(report, output, lambda: _report_table(report), [name])
 
 
 def find_model(name: str) -> ModelConfig:
@@ -149,14 +141,8 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-def _print(data: Any, output: Format, table: Any) -> None:  # noqa: ANN401 - any JSON value; a table on demand
-    if output is Format.json:
-        print(json.dumps(data, indent=2))
-    elif output is Format.yaml:
-        import yaml
-
-        print(yaml.safe_dump(data, sort_keys=False), end="")
-    else:
+def _print(data: Any, output: Output, table: Callable[[], Table], names: Sequence[str]) -> None:  # noqa: ANN401 - JSON
+    if not for_programs(data, output, names):
         from rich.console import Console
 
         Console(file=sys.stdout).print(table())

@@ -68,6 +68,18 @@ def show(
         print(table(shown, [row(document) for document in documents], colour=coloured(sys.stdout)), end="")
 
 
+def for_programs(content: object, output: Output, names: Sequence[str]) -> bool:
+    """Print it as JSON, YAML or names, a line each; False: it is for people, and nothing was printed."""
+    if output in (Output.table, Output.wide):
+        return False
+    if output is Output.name:
+        for name in names:
+            print(name)
+    else:
+        dump(content, output)
+    return True
+
+
 def dump(content: object, output: Output) -> None:
     """Any JSON value as JSON or YAML."""
     if output is Output.yaml:
@@ -75,7 +87,7 @@ def dump(content: object, output: Output) -> None:
 
         print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), end="")
     else:
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], *, colour: bool = False) -> str:

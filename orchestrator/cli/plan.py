@@ -5,7 +5,6 @@ Registered by `orchestrator.cli.main`. Data goes to stdout only; every number in
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.model import Format
+from orchestrator.cli.output import Output, OutputOption, for_programs
 from orchestrator.cli.pictures import Form, require_picture, write_picture
 from orchestrator.errors import UsageError
 
@@ -61,7 +60,7 @@ def plan_command(
     failures: Annotated[
         str | None, typer.Option(help="Failure rates: a packaged model or a YAML file.", metavar="NAME_OR_FILE")
     ] = None,
-    output: Annotated[Format, typer.Option("--output", "-o", help="How to print.")] = Format.table,
+    output: OutputOption = Output.table,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw memory and time by part into this file: .html (one page) or .png.")
     ] = None,
@@ -139,20 +138,14 @@ def _drawn(form: Form, plan: Plan) -> bytes:
     return plan_png(figure, title(plan).plain, [line for line in (first, *rest) if line])
 
 
-def _print(plan: Plan, columns: tuple[Column, ...], output: Format) -> None:
-    if output is Format.table:
-        from rich.console import Console
-
-        from orchestrator.cli.planned import plan_tables
-
-        Console(file=sys.stdout, highlight=False).print(plan_tables(plan, columns))
-        return
+def _print(plan: Plan, columns: tuple[Column, ...], output: Output) -> None:
     document = plan.model_dump(mode="json")
     if columns:
         document["against"] = [column.model_dump(mode="json") for column in columns]
-    if output is Format.json:
-        print(json.dumps(document, indent=2, allow_nan=False))
+    if for_programs(document, output, [plan.request.model]):
         return
-    import yaml
+    from rich.console import Console
 
-    print(yaml.safe_dump(document, sort_keys=False, width=120), end="")
+    from orchestrator.cli.planned import plan_tables
+
+    Console(file=sys.stdout, highlight=False).print(plan_tables(plan, columns))

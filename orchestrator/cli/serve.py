@@ -39,7 +39,7 @@ def serve_command(
 
     Ctrl-C ends the service and no training: those go on, and the next `fathom serve` finds them again.
     """
-    from orchestrator.launch.locks import hold_lock
+    from orchestrator.launch.local import hold_lock
     from orchestrator.settings import Settings
 
     settings = Settings.load()
@@ -54,15 +54,16 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     from orchestrator.api.limits import LOCAL_HOSTS
     from orchestrator.controller.service import Controller
     from orchestrator.launch.local import LocalLauncher
+    from orchestrator.launch.slots import machine_capacity
     from orchestrator.settings import Settings
     from orchestrator.store.access import Access
     from orchestrator.store.database import NAME
     from orchestrator.store.sqlite import SqliteStore
 
     settings = Settings.load()
-    store = SqliteStore(settings.home / NAME)
+    store, machine = SqliteStore(settings.home / NAME), machine_capacity(settings.cpus)
     token = Access(store.database).admin_file(settings.home)
-    controller = Controller(store, LocalLauncher(settings), settings, _say)
+    controller = Controller(store, LocalLauncher(lambda: machine), settings, _say)
     app = make_app(
         store,
         settings,

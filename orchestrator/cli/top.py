@@ -28,7 +28,8 @@ class Trend:
     """What the metrics of one job say, read on from where the last look ended."""
 
     cursor: str = ""
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    losses: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    """Step and loss, each step as it was done last."""
     latest: dict[str, float] = field(default_factory=dict)
 
     def update(self, client: Client, job: Job) -> None:
@@ -36,13 +37,17 @@ class Trend:
         while True:
             page = client.metrics_since(job, self.cursor)
             for record in page.items:
-                metrics = record.get("metrics") or {}
-                self.latest |= metrics
-                if "train/loss" in metrics:
-                    self.losses.append(metrics["train/loss"])
+                self._add(record["step"], record["metrics"])
             came, self.cursor = self.cursor, page.next
             if not page.more or page.next == came:
                 return
+
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        self.latest |= metrics
+        while self.losses and self.losses[-1][0] >= step:
+            self.losses.pop()  # work that was lost, and is done again
+        if "train/loss" in metrics:
+            self.losses.append((step, metrics["train/loss"]))
 
 
 def top_command(
@@ -92,7 +97,7 @@ def cells(job: Job, trend: Trend) -> dict[str, str]:
     return {
         **row(job, datetime.now(UTC), with_team=True),
         "BALANCE": "" if over is None else f"{over:+.0%}",
-        "LOSS SO FAR": sparkline(list(trend.losses), _SPARK_WIDTH),
+        "LOSS SO FAR": sparkline([loss for _, loss in trend.losses], _SPARK_WIDTH),
     }
 
 

@@ -28,9 +28,19 @@ _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0
 
 
 def finder(url: str | None, token: str | None, allow_http: bool) -> Callable[[], Service]:
-    """How a client looks for its service, at first and whenever it does not answer."""
+    """How a client looks for its service, at first and whenever it does not answer. A token of the environment is for
+    the address of the environment: where another is given, it needs its own."""
     told = {"FATHOM_URL": url, "FATHOM_TOKEN": token, "FATHOM_ALLOW_HTTP": "1" if allow_http else None}
-    return lambda: find({**os.environ, **{name: value for name, value in told.items() if value is not None}})
+    given = {name: value for name, value in told.items() if value is not None}
+
+    def look() -> Service:
+        env = dict(os.environ)
+        if url is not None and env.get("FATHOM_URL", url) != url:
+            env.pop("FATHOM_TOKEN", None)
+            env.pop("FATHOM_TOKEN_FILE", None)
+        return find(env | given)
+
+    return look
 
 
 class AsyncClient:
@@ -215,10 +225,11 @@ class AsyncClient:
         """Of all jobs and teams that the token may see."""
         return await self._connection.ask(calls.document("/v1/costs", [("namespace", team)] if team else []))
 
-    async def compare(self, *names: JobName, by: str = "tokens") -> Document:
-        """Jobs beside each other; `by`: step, tokens, flops, hours or dollars."""
+    async def compare(self, *names: JobName, by: str = "dollars", metric: str | None = None) -> Document:
+        """Jobs beside each other; `by`: step, tokens, flops, hours or dollars; `metric`: absent: chosen."""
         query = [("job", "/".join(await self._named(name))) for name in names]
-        return await self._connection.ask(calls.document("/v1/compare", [*query, ("by", by)]))
+        query += [("by", by), *([("metric", metric)] if metric is not None else [])]
+        return await self._connection.ask(calls.document("/v1/compare", query))
 
     async def capacity(self) -> Document:
         """Slots of the machines: how many there are, and who holds them."""

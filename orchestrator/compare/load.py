@@ -6,8 +6,6 @@ Imports neither torch, mlflow, matplotlib nor ray: the API does this in its own 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from model.dataset import DatasetManifest, content_digest, read_manifest
@@ -16,7 +14,7 @@ from orchestrator.compare.facts import DataIdentity, InMlflow, Point, RunFacts
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.report import run_parameters, training_flops
-from orchestrator.errors import NotFound, UsageError
+from orchestrator.errors import UsageError
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import Started
 from orchestrator.launch.resolve import Resolved
@@ -25,58 +23,7 @@ from orchestrator.tracking.mlflow import reference
 from orchestrator.tracking.reached import Reached
 from orchestrator.tracking.table import About, build
 
-DATABASE = "fathom.db"
 _MAX_MANIFEST = 1 << 28
-
-
-def resolve_runs(names: Sequence[str], home: Path) -> list[Path]:
-    """Folders of runs: `name` is one, or the name of one in `home`; or it is a job of the service there, NAME of team
-    default or TEAM/NAME; or one that `fathom train` has run there once.
-
-    NotFound for anything else; UsageError where a job has several runs.
-    """
-    return [_folder(name, home) for name in names]
-
-
-def _folder(name: str, home: Path) -> Path:
-    for path in (Path(name), home / name):
-        if os.path.isfile(path / "job.json"):  # False, too, for what can be no path
-            return path
-    if (stored := _of_service(name, home)) is not None:
-        return stored
-    found = [path for path in sorted(home.glob(f"{_plain(name)}-*")) if _job_of(path) == name]
-    if len(found) > 1:
-        listed = ", ".join(map(str, found[-5:]))
-        raise UsageError(f"the job {name} has {len(found)} runs: name one by its folder, e.g. {listed}")
-    if not found:
-        raise NotFound(f"{name} is neither the folder of a run nor a job with a run in {home}")
-    return found[0]
-
-
-def _of_service(name: str, home: Path) -> Path | None:
-    """None where there is no service, or no such job in it."""
-    if not (home / DATABASE).is_file():
-        return None
-    from orchestrator.store.sqlite import SqliteStore  # late: a folder needs no database
-
-    namespace, _, job = name.rpartition("/")
-    try:
-        return home / SqliteStore(home / DATABASE).get(namespace or "default", job).folder
-    except NotFound:
-        return None
-
-
-def _plain(name: str) -> str:
-    """What cannot be a job's name finds nothing."""
-    return name if name.replace("-", "").replace(".", "").isalnum() else "\0"
-
-
-def _job_of(folder: Path) -> str | None:
-    try:
-        found = json.loads((folder / "job.json").read_text())["job"]["metadata"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
 
 
 def load_run(root: Path) -> RunFacts:
@@ -133,9 +80,9 @@ def _points(history: History, record: Record) -> tuple[Point, ...]:
 
 
 def _phase(history: History, status: JobStatus | None) -> Phase:
-    """By the events; the status knows more of a run that has not ended, or was cancelled."""
-    if status is not None and status.phase in (Phase.CANCELLED, Phase.SUSPENDED, Phase.QUEUED):
-        return status.phase
+    """By the events; that it was cancelled only the status knows."""
+    if status is not None and status.phase is Phase.CANCELLED:
+        return Phase.CANCELLED
     if (ended := history.observation.ended) is not None:
         outcomes = {"succeeded": Phase.SUCCEEDED, "stopped": Phase.SUSPENDED, "failed": Phase.FAILED}
         return outcomes[ended.outcome]
@@ -169,8 +116,9 @@ def _heldout(manifest: DatasetManifest) -> str:
 
 
 def _recorded(folder: RunFolder) -> str | None:
-    paths = (folder.root / "checkpoints").glob("step-*/manifest.json")
-    for path in sorted(paths, key=lambda path: int(path.parent.name.removeprefix("step-") or 0), reverse=True):
+    names = (path.name.removeprefix("step-") for path in (folder.root / "checkpoints").glob("step-*"))
+    for number in sorted(map(int, filter(str.isdecimal, names)), reverse=True):
+        path = folder.root / "checkpoints" / f"step-{number}" / "manifest.json"
         try:
             if path.stat().st_size <= _MAX_MANIFEST and isinstance(
                 found := json.loads(path.read_bytes()).get("data_digest"), str

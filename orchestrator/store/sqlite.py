@@ -20,10 +20,10 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
-from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, Wish
+from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
-from orchestrator.store.document import Document, assembled, timestamp
+from orchestrator.store.document import Document, assembled, text, timestamp
 from orchestrator.store.tables import jobs
 
 MAX_LIMIT = 1000
@@ -84,6 +84,10 @@ class SqliteStore:
     def documents(self, query: Query) -> DocumentPage:
         rows, following = self._page(query)
         return DocumentPage(tuple(map(_document, rows)), following)
+
+    def texts(self, query: Query) -> TextPage:
+        rows, following = self._page(query)
+        return TextPage(tuple(text(row["job"], row["status"], _facts(row)) for row in rows), following)
 
     def open_jobs(self) -> Sequence[StoredJob]:
         with self.database.read() as connection:
@@ -265,8 +269,8 @@ def _readable(rows: Sequence[RowMapping]) -> Iterator[StoredJob]:
             _LOG.error("left out: %s", error)
 
 
-def _document(row: RowMapping) -> Document:
-    facts = {
+def _facts(row: RowMapping) -> dict[str, Any]:
+    return {
         "uid": row["uid"],
         "generation": row["generation"],
         "version": row["version"],
@@ -276,7 +280,10 @@ def _document(row: RowMapping) -> Document:
         "cancelledAt": row["cancelled_at"],
         "deletedAt": row["deleted_at"],
     }
-    return assembled(loads(row["job"]), loads(row["status"]), facts)
+
+
+def _document(row: RowMapping) -> Document:
+    return assembled(loads(row["job"]), loads(row["status"]), _facts(row))
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,3 +83,15 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "signing.key").write_bytes(b"short")
     with pytest.raises(UsageError, match=r"holds 5 bytes.*at least 32"):
         Settings.load({"FATHOM_HOME": str(tmp_path)}).signing_key()
+
+
+def test_cores_that_jobs_may_hold() -> None:
+    assert Settings.load({}).cpus is None
+    assert Settings.load({"FATHOM_CPUS": " "}).cpus is None
+    assert Settings.load({"FATHOM_CPUS": "16"}).cpus == 16
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "1000000"])
+def test_no_number_of_cores(text: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"FATHOM_CPUS is '{text}'")):
+        Settings.load({"FATHOM_CPUS": text})

@@ -13,10 +13,11 @@ from orchestrator.api.app import make_app
 from orchestrator.api.streams import Streams
 from orchestrator.controller.health import Health
 from orchestrator.controller.history import History
-from orchestrator.controller.record import Record, replace_file
+from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import Event, EventLog
+from orchestrator.launch.files import replace_file
 from orchestrator.status import Cost, JobStatus, Phase
 from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob

@@ -12,8 +12,6 @@ from support.store import small_job
 from orchestrator.api.app import make_app
 from orchestrator.api.capacity import Capacity, Slots
 from orchestrator.compare.document import Comparison
-from orchestrator.compare.load import DATABASE, resolve_runs
-from orchestrator.errors import NotFound
 from orchestrator.settings import Settings
 from orchestrator.status import JobStatus, Phase
 from orchestrator.store.access import Access, Role
@@ -112,12 +110,3 @@ def test_what_is_refused(get: Get, parameters: list[tuple[str, str]], code: int)
 def test_a_damaged_run_is_no_fault_of_whoever_asks(get: Get, store: SqliteStore, tmp_path: Path) -> None:
     (tmp_path / store.get("default", "slow").folder / "held.json").write_text("{")
     assert get(*BOTH)[0] == 503
-
-
-def test_the_command_finds_jobs_of_the_service(store: SqliteStore, tmp_path: Path) -> None:
-    assert DATABASE == NAME
-    run = tmp_path / store.get("default", "fast").folder
-    assert resolve_runs(["fast", "default/fast"], tmp_path) == [run, run]
-    assert resolve_runs(["red/waits"], tmp_path) == [tmp_path / store.get("red", "waits").folder]
-    with pytest.raises(NotFound, match="red/none is neither"):
-        resolve_runs(["red/none"], tmp_path)

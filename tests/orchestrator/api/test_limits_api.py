@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
+from starlette.websockets import WebSocketDisconnect
 from support.api import Service, problem
 
 from orchestrator.api import strict_json
@@ -148,6 +149,26 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     assert sent[0]["status"] == 408
 
 
+def test_the_application_begins_and_ends(service: Service) -> None:
+    sent = list[Message]()
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(service.app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send))
+    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_there_are_no_web_sockets(service: Service) -> None:
+    with pytest.raises(WebSocketDisconnect) as refused, service.client(None).websocket_connect("/v1/jobs"):
+        pass
+    assert refused.value.code == 1008
+
+
 def test_who_goes_away_gets_nothing_done(service: Service) -> None:
     piece: Message = {"type": "http.request", "body": b"{", "more_body": True}
     sent, _ = raw(service, [piece, {"type": "http.disconnect"}], [(b"content-type", b"application/json")])
@@ -272,11 +293,11 @@ def test_our_own_fault_tells_nothing_of_the_inside(
     def broken(*_: object) -> None:
         raise RuntimeError("secret of the inside")
 
-    monkeypatch.setattr(service.store, "documents", broken)
+    monkeypatch.setattr(service.store, "texts", broken)
     with caplog.at_level(logging.ERROR):
         answer = service.admin.get("/v1/jobs")
     found = problem(answer, 500, "internal")
-    assert "inside" not in answer.text.replace("'", "")
+    assert "secret" not in answer.text
     assert found["requestId"] in caplog.text
     assert "secret of the inside" in caplog.text
     assert "Traceback" in caplog.text

@@ -5,6 +5,8 @@ After a change that is meant: `PYTHONPATH=.:tests python tests/orchestrator/cli/
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -49,6 +51,26 @@ def test_the_commands_are_those_that_were_promised() -> None:
 
 def test_every_command_stands_in_a_group_of_the_help() -> None:
     assert [name for name, command in ROOT.commands.items() if group_of(command) == "Other"] == []
+
+
+NO_READS = {"fathom train", "fathom generate", "fathom data prepare"}
+"""They make something, and print what it was."""
+
+
+def test_every_read_has_the_same_forms() -> None:
+    said = [line.split(" ") for line in tree().splitlines() if "--output|-o=" in line]
+    assert len(said) > 20
+    for words in said:
+        name = " ".join(word for word in words if word.islower() and word[0].isalpha())
+        [forms] = [word for word in words if word.startswith("[--output|-o=")]
+        missing = {"table", "wide", "json", "yaml", "name"} - set(forms[len("[--output|-o=") : -1].split(","))
+        assert name in NO_READS or not missing, f"{name}: {missing}"
+
+
+def test_help_imports_nothing_of_the_service() -> None:
+    code = "import sys, orchestrator.cli.main\nprint(*sorted({'httpx2', 'fastapi', 'sqlalchemy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator.client.core import finder
 from orchestrator.client.find import Service, checked, find, loopback
 from orchestrator.errors import FathomError, Unavailable, UsageError
 
@@ -58,6 +59,15 @@ def test_the_admin_token_is_for_its_own_service_only(tmp_path: Path) -> None:
     assert find(at(tmp_path, FATHOM_URL=f"{URL}/")).token == "fathom-admin"
     with pytest.raises(UsageError, match="there is no token for it: set FATHOM_TOKEN"):
         find(at(tmp_path, FATHOM_URL="https://elsewhere.example"))
+
+
+def test_a_token_of_the_environment_is_for_its_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FATHOM_URL", "https://one.example")
+    monkeypatch.setenv("FATHOM_TOKEN", "of-one")
+    assert finder("https://one.example", None, False)().token == "of-one"
+    assert finder("https://two.example", "of-two", False)().token == "of-two"
+    with pytest.raises(UsageError, match="there is no token for it"):
+        finder("https://two.example", None, False)()
 
 
 @pytest.mark.parametrize(

@@ -422,6 +422,12 @@ def test_tokens(call: Verb, server: Wire) -> None:
     assert (server.asked[-1].method, server.asked[-1].path) == ("DELETE", "/v1/tokens/ci")
 
 
+def test_a_metric_to_compare_is_passed_on(call: Verb, server: Wire) -> None:
+    server.replies(as_json({}))
+    call("compare", "a/b", "a/c", by="dollars", metric="train/loss")
+    assert server.asked[-1].path == "/v1/compare?job=a%2Fb&job=a%2Fc&by=dollars&metric=train%2Floss"
+
+
 @pytest.mark.parametrize(
     ("verb", "arguments", "path"),
     [

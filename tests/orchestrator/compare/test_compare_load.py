@@ -1,4 +1,4 @@
-"""Runs as their folders tell them: steps that count, money by the ledger, data by the checkpoints, and who is meant."""
+"""Runs as their folders tell them: steps that count, money by the ledger, data by the checkpoints."""
 
 import json
 import subprocess
@@ -13,12 +13,11 @@ from support.runs import dataset, event, resolved, tiny_job
 
 from orchestrator.compare.comparison import compare
 from orchestrator.compare.facts import Axis
-from orchestrator.compare.load import load_run, resolve_runs
+from orchestrator.compare.load import load_run
 from orchestrator.controller.record import Record
 from orchestrator.controller.report import training_flops
 from orchestrator.cost.timeline import Held
-from orchestrator.errors import NotFound, UsageError
-from orchestrator.status import Phase
+from orchestrator.status import JobStatus, Phase
 from orchestrator.tracking.reached import Reached
 
 ROOT = Path(__file__).parents[3]
@@ -82,10 +81,19 @@ def test_a_run_that_was_never_started(tmp_path: Path) -> None:
     assert (found.phase, found.points, found.totals, dict(found.configuration)) == (Phase.PENDING, (), None, {})
 
 
+def test_a_cancelled_run_says_so(tmp_path: Path) -> None:
+    run = folder(tmp_path, "one", LOSSES)
+    record = Record.open(run)
+    for phase, expected in ((Phase.CANCELLED, Phase.CANCELLED), (Phase.RUNNING, Phase.SUCCEEDED)):
+        record.save_status(JobStatus(phase=phase))
+        assert load_run(run).phase is expected, "what the events tell is newer than a status that was left behind"
+
+
 def test_which_data_as_the_checkpoints_say(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data")
     digest = json.loads((data / "manifest.json").read_text())["digest"]
     run = folder(tmp_path / "runs", "one", LOSSES, data=str(data))
+    (run / "checkpoints" / "step-by-hand").mkdir(parents=True)
     assert load_run(run).data.digest == digest, "nothing is recorded: what lies there"
     for step, text in ((9, {"data_digest": digest}), (10, {"data_digest": "f" * 64}), (11, "damaged")):
         manifest = run / "checkpoints" / f"step-{step}" / "manifest.json"
@@ -107,28 +115,6 @@ def test_where_it_is_in_mlflow(tmp_path: Path) -> None:
     assert found is not None
     assert (found.experiment_id, found.run_id) == ("3", "abc")
     assert found.url == "https://m.example/#/experiments/3/runs/abc"
-
-
-# ------------------------------------------------------------------- who is meant
-def test_a_run_by_folder_by_its_name_and_by_its_job(tmp_path: Path) -> None:
-    run = folder(tmp_path, "one", LOSSES)
-    folder(tmp_path, "one-more", LOSSES)
-    assert resolve_runs([str(run), run.name, "one"], tmp_path) == [run, run, run]
-
-
-def test_a_job_with_several_runs_is_not_guessed(tmp_path: Path) -> None:
-    runs = [Record.create(tmp_path / name, tiny_job()).folder.root for name in "ab"]
-    for run in runs:
-        run.rename(tmp_path / f"tiny-{run.parent.name}")
-    with pytest.raises(UsageError, match=r"the job tiny has 2 runs: name one by its folder, e.g. .*tiny-a, .*tiny-b"):
-        resolve_runs(["tiny"], tmp_path)
-
-
-@pytest.mark.parametrize("name", ["none", "*", "..", "", "a/b", "x" * 300])
-def test_what_is_no_run(tmp_path: Path, name: str) -> None:
-    folder(tmp_path, "one", LOSSES)
-    with pytest.raises(NotFound, match="is neither the folder of a run nor a job with a run in"):
-        resolve_runs([name], tmp_path)
 
 
 def test_reading_and_drawing_import_nothing_heavy(tmp_path: Path) -> None:

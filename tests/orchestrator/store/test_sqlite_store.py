@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -226,12 +227,14 @@ def test_wrong_limits_are_refused(store: SqliteStore, limit: int) -> None:
 
 
 def test_documents_are_the_jobs_as_answers(store: SqliteStore) -> None:
-    store.create(small_job("one", budget={"limit": "1.00"}), by="ann")
+    store.create(small_job("one", budget={"limit": "1.00"}, tracking={"tags": {"a": 'ü",\\"spec\\":'}}), by='"ann,')
     made = store.create(small_job("two"), by="ann")
     store.set_status(made.uid, in_phase(Phase.RUNNING))
     store.change("default", "two", lambda wish: replace(wish, cancelled_at=NOON))
     page = store.documents(Query())
     assert page.documents == tuple(document(job) for job in store.list(Query()).jobs)
+    texts = store.texts(Query())
+    assert [json.loads(text) for text in texts.texts] == list(page.documents)
     two = page.documents[0]
     assert two == store.document("default", "two")
     assert two["metadata"] == {
