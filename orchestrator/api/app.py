@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
@@ -16,6 +16,7 @@ from orchestrator.api.capacity import Capacity
 from orchestrator.api.desk import Desk
 from orchestrator.api.limits import LOCAL_HOSTS, Bodies, Borders, Envelope, Limits, Rates
 from orchestrator.api.money import Ledgers
+from orchestrator.api.parameters import require_known
 from orchestrator.api.problems import MEDIA_TYPE, install
 from orchestrator.api.streams import Streams
 from orchestrator.api.trail import Begun, Trail
@@ -101,7 +102,7 @@ def make_app(
     app.state.ledgers = Ledgers(settings.home)
     install(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(require_known)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

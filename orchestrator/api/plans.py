@@ -8,6 +8,7 @@ from decimal import Decimal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from model.files import local_path
 from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
 from orchestrator.api.capacity import in_words, never, slowly
@@ -15,7 +16,7 @@ from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.documents import PlanDocument, PlanRequest
 from orchestrator.api.signed import VALID, Planned, digest, sign
 from orchestrator.controller.admission import check, units
-from orchestrator.errors import InvalidJob, OverBudget, Problem, Unavailable, UsageError
+from orchestrator.errors import Forbidden, InvalidJob, OverBudget, Problem, Unavailable, UsageError
 from orchestrator.launch.choices import Choice
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.estimate import estimate
@@ -23,7 +24,7 @@ from orchestrator.plan.prices import Price
 from orchestrator.plan.request import request_of
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
-from orchestrator.store.access import Role
+from orchestrator.store.access import Role, Token
 from orchestrator.store.document import timestamp
 
 router = APIRouter(prefix="/v1", tags=["plans"], dependencies=[needs(Role.READER)])
@@ -40,6 +41,7 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     """Forecast, price and choices of a job, which need not be possible yet: `messages` say what stands against it.
     Nothing is kept; the id is signed, and counts for 15 minutes."""
     job, basis = body.job.job(caller), load_basis(desk.settings)
+    _require_local(job, caller)
     price = price_of(job, basis)
     forecast, messages = _forecast(job, basis, desk.settings)
     choices, refusals = _choices(job, desk.settings)
@@ -62,6 +64,14 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
         "messages": [text for text in (*messages, *refusals, unfit, slowly(job, capacity)) if text],
     }
     return JSONResponse(document)
+
+
+def _require_local(job: TrainingJob, caller: Token) -> None:
+    """Forbidden to a reader: to have the service ask other machines."""
+    spec = job.spec
+    asked = [uri for uri in (spec.model.init_from, spec.data.tokenizer, *spec.training.evaluation.tasks) if uri]
+    if not caller.role.allows(Role.RUNNER) and (urls := [uri for uri in asked if local_path(uri) is None]):
+        raise Forbidden(f"planning would read {urls[0]}, which takes a token of role runner: name local files, or none")
 
 
 def load_basis(settings: Settings) -> Basis:

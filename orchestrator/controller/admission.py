@@ -1,7 +1,7 @@
 """Whether a job may be submitted: what can be wrong with it is found here, in seconds, before anything starts.
 
-Called by `fathom train` and by the API, so that both refuse the same. Starts and writes nothing. Invariant: no URL that
-the workers could not read is opened on behalf of whoever asks.
+Called by `fathom train` and by the API, so that both refuse the same. Starts and writes nothing. Invariant: neither the
+dataset, where the workers could not read it, nor the storage is opened on behalf of whoever asks.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ def _unreachable(job: TrainingJob) -> Iterator[Problem]:
     if local_path(source) is None:
         message = f"is {source}, but training reads local or mounted folders only: copy the dataset first"
         yield Problem("spec.data.source", message)
+    if storage is None or "://" not in storage:
+        return
+    if "::" in storage:
+        yield Problem("spec.checkpoint.uri", f"is {storage}, a chain of URLs: give the last of them alone")
+        return
     try:
-        if storage is not None:
-            fsspec.core.url_to_fs(storage)
+        fsspec.get_filesystem_class(storage.partition("://")[0])  # not made: some connect at once
     except (ImportError, ValueError) as error:
         yield Problem("spec.checkpoint.uri", f"cannot write to {storage}: {error}")
 

@@ -69,6 +69,19 @@ def test_what_no_machine_could_run_is_refused(service: Service) -> None:
     assert pointers(found) == ["/spec/compute/priceClass"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"model": {"initFrom": "http://127.0.0.1:1/weights"}},
+        {"data": {"source": "x", "tokenizer": "simplecache::http://127.0.0.1:1/t.json"}},
+        {"training": {"tokens": 100_000, "evaluation": {"tasks": ["s3://bucket/a.jsonl"]}}},
+    ],
+)
+def test_a_reader_does_not_have_the_service_ask_others(service: Service, spec: dict[str, Any]) -> None:
+    answer = service.reader.post("/v1/plans", json={"job": service.document(**spec)})
+    assert "takes a token of role runner" in problem(answer, 403, "forbidden")["detail"]
+
+
 # ------------------------------------------------------------------ submitting with it
 
 
