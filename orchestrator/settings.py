@@ -40,8 +40,6 @@ class Settings(Frozen):
     webhook_hosts: tuple[str, ...] = ()
     """The only hosts that a job may name for that (FATHOM_WEBHOOK_HOSTS, with commas between), private ones too;
     without it every public host may be named."""
-    cpus: int | None = Field(None, ge=1)
-    """Cores to share out between jobs of this machine (FATHOM_CPUS); without it all that this process may use."""
     signing_key_file: Path
     """Key that checkpoint manifests are signed with (FATHOM_SIGNING_KEY_FILE, default <home>/signing.key)."""
     cpus: int | None = Field(None, ge=1, le=100_000)
@@ -66,7 +64,6 @@ class Settings(Frozen):
             budgets_file=path("FATHOM_BUDGETS"),
             webhooks_file=path("FATHOM_WEBHOOKS"),
             webhook_hosts=_listed(values.get("FATHOM_WEBHOOK_HOSTS", "")),
-            cpus=_count("FATHOM_CPUS", values.get("FATHOM_CPUS", "")),
             signing_key_file=path("FATHOM_SIGNING_KEY_FILE") or home / "signing.key",
             cpus=_cores(values.get("FATHOM_CPUS", "")),
         )
@@ -83,14 +80,6 @@ class Settings(Frozen):
                 "key there, or delete the file to get a new one (which refuses checkpoints of the old)"
             )
         return key
-
-
-def _count(name: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal() or not int(text):
-        raise UsageError(f"{name} is {text!r}: give a whole number from 1 on, or leave it out")
-    return int(text)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -55,16 +55,15 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     from orchestrator.api.limits import LOCAL_HOSTS
     from orchestrator.controller.service import Controller
     from orchestrator.launch.local import LocalLauncher
-    from orchestrator.launch.slots import machine_capacity
     from orchestrator.settings import Settings
     from orchestrator.store.access import Access
     from orchestrator.store.database import NAME
     from orchestrator.store.sqlite import SqliteStore
 
     settings = Settings.load()
-    store, machine = SqliteStore(settings.home / NAME), machine_capacity(settings.cpus)
+    store = SqliteStore(settings.home / NAME)
     token = Access(store.database).admin_file(settings.home)
-    controller = Controller(store, LocalLauncher(lambda: machine), settings, _say)
+    controller = Controller(store, LocalLauncher(settings), settings, _say)
     app = make_app(
         store,
         settings,
