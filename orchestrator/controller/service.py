@@ -265,8 +265,7 @@ class Controller:
             for action in case.actions:
                 if isinstance(action, Remove):
                     return self._remove(case)
-                self._act(case, action)
-                follower.standing = follower.standing.after(action)
+                follower.standing = follower.standing.after(self._act(case, action))
             if any(isinstance(action, Start | Order) for action in case.actions):
                 break
         self._keeper.keep(job, follower)
@@ -287,11 +286,12 @@ class Controller:
         if refused and standing.reason is refused[0][0]:  # the numbers in it may be others by now
             case.follower.standing = replace(standing, message=refused[0][1])
 
-    def _act(self, case: _Case, action: Action) -> None:
+    def _act(self, case: _Case, action: Action) -> Action:
+        """-> what has come of it."""
         follower = case.follower
         match action:
             case Accept():
-                self._accept(case)
+                return self._accept(case)
             case Start():
                 machine, need = self._launcher.capacity(), need_of(case.stored.wish.job)
                 if note := oversubscribed(need, machine):
@@ -307,12 +307,12 @@ class Controller:
                 follower.release()
             case Reject() | Queue() | _:
                 pass  # it is written down with the status
+        return action
 
-    def _accept(self, case: _Case) -> None:
+    def _accept(self, case: _Case) -> Accept | Reject:
         need = need_of(case.stored.wish.job)
         problem = refusal(need, self._launcher.capacity()) or case.follower.problems()
-        if problem:
-            case.follower.standing = case.follower.standing.after(Reject(problem))
+        return Reject(problem) if problem else Accept()
 
     def _remove(self, case: _Case) -> None:
         """Its files first: a job that is in the store is tried again."""
