@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from orchestrator.launch.events import FailureClass
-from orchestrator.reasons import CONDITIONS, FAILURES, Text, Ways
+from orchestrator.reasons import ACCEPTED, CONDITIONS, FAILURES, Text, Ways
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Attempt, Condition, ConditionType, JobStatus, Phase, Reason
 
@@ -19,6 +19,7 @@ SLOW = Decimal("1.25")
 """Times the longest forecast from which on a run counts as slow."""
 SILENT = timedelta(minutes=5)
 """A status that is older, of a job that holds machines: nobody looks after it."""
+_INVALID = ACCEPTED[Reason.INVALID].urgency
 _STARTED = {Phase.STARTING, Phase.RUNNING}
 _DETAILS = {
     (ConditionType.BUDGET_OK, Reason.NEAR_LIMIT),
@@ -96,19 +97,18 @@ _BY_PHASE = {
 def _special(job: TrainingJob, status: JobStatus, leading: Condition | None, now: datetime) -> tuple[str, str] | None:
     """A better sentence than a condition alone gives."""
     last = status.attempts[-1] if status.attempts else None
-    if status.phase is Phase.FAILED and last is not None and _text_urgency(leading) < 100:
+    urgency, reason = (-1, None) if leading is None else (_text(leading).urgency, leading.reason)
+    if status.phase is Phase.FAILED and last is not None and urgency < _INVALID:
         return _failed(status, last)
+    if reason is Reason.CONTROLLER_ERROR:
+        return None
     if status.phase is Phase.SUSPENDED and last is not None and not job.spec.suspend:
-        return _stopped(last)
+        return _stopped(last, money=reason is Reason.LIMIT_REACHED)
     if status.phase in _STARTED and (silent := _silent(status, now)) is not None:
         return silent
-    if status.phase is Phase.RUNNING and leading is not None and leading.reason is Reason.MAKING_PROGRESS:
+    if status.phase is Phase.RUNNING and reason is Reason.MAKING_PROGRESS:
         return _training(status)
     return None
-
-
-def _text_urgency(leading: Condition | None) -> int:
-    return -1 if leading is None else _text(leading).urgency
 
 
 def _failed(status: JobStatus, last: Attempt) -> tuple[str, str] | None:
@@ -121,12 +121,14 @@ def _failed(status: JobStatus, last: Attempt) -> tuple[str, str] | None:
     return _with(said, message), FAILURES[kind].do
 
 
-def _stopped(last: Attempt) -> tuple[str, str] | None:
-    """An attempt that was stopped, by a person or by its budget."""
+def _stopped(last: Attempt, *, money: bool) -> tuple[str, str] | None:
+    """An attempt that was stopped, by a person or by its budget; None where `money` came to an end later."""
     found = failure_of(last)
     if last.outcome != "stopped" or found is None:
         return None
     kind, message = found
+    if money and kind is not FailureClass.OVER_BUDGET:
+        return None
     at = "" if last.to_step is None else f" at step {last.to_step:,}"
     if kind is FailureClass.OVER_BUDGET:
         says = CONDITIONS[ConditionType.BUDGET_OK][Reason.LIMIT_REACHED].says

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
@@ -15,7 +15,9 @@ from orchestrator.api.auth import TokenGate
 from orchestrator.api.capacity import Capacity
 from orchestrator.api.desk import Desk
 from orchestrator.api.limits import LOCAL_HOSTS, Bodies, Borders, Envelope, Limits, Rates
+from orchestrator.api.links import add_links
 from orchestrator.api.money import Ledgers
+from orchestrator.api.parameters import require_known
 from orchestrator.api.problems import MEDIA_TYPE, install
 from orchestrator.api.streams import Streams
 from orchestrator.api.trail import Begun, Trail
@@ -101,7 +103,7 @@ def make_app(
     app.state.ledgers = Ledgers(settings.home)
     install(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(require_known)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -116,5 +118,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
                     if status >= "400" and MEDIA_TYPE in answer.get("content", {}):
                         [schema] = [body for kind, body in answer["content"].items() if kind != MEDIA_TYPE]
                         answer["content"] = {MEDIA_TYPE: schema}
+        add_links(found)
         app.openapi_schema = found
     return app.openapi_schema

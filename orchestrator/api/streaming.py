@@ -44,5 +44,14 @@ def stream(request: Request, desk: Desk, caller: Token, follower: Follower) -> R
 def documented(description: str, ids: str) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route that streams, too."""
     text = f"{description} As server-sent events: `id` is {ids}, the last event is `end` with the job's phase."
-    event = {"type": "string", "description": "Lines `id`, `data`, and a comment each 15 s where nothing happens."}
+    event = {
+        "type": "object",
+        "description": "One event. A comment comes each 15 s where nothing happens.",
+        "properties": {
+            "id": {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,15})?$"},
+            "event": {"type": "string", "enum": ["message", "end"]},
+            "data": {"type": "string"},
+        },
+        "required": ["data"],
+    }
     return {200: {"description": text, "content": {EVENT_STREAM: {"schema": event}}}}

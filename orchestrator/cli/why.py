@@ -39,7 +39,8 @@ def why_command(
 
 
 def _explained(given: str) -> Why:
-    """By the service, where there is one that knows such a job; else by what lies in the run's folder."""
+    """By the service; where none runs here, by what it has left; else by what lies in the run's folder."""
+    import os
     from pathlib import Path
 
     from orchestrator.errors import NotFound, Unavailable
@@ -49,12 +50,44 @@ def _explained(given: str) -> Why:
     try:
         return _of_job(given)
     except Unavailable:
-        return _of_run(given)
+        if os.environ.get("FATHOM_URL"):
+            raise  # what lies here is of another service
+        return _of_store(given) or _of_run(given)
     except NotFound as unknown:
         try:
             return _of_run(given)
         except NotFound:
             raise unknown from None
+
+
+def _of_store(given: str) -> Why | None:
+    """As the service knew it when it ended; None where there was none, or it did not know the job."""
+    from dataclasses import replace
+    from datetime import UTC, datetime
+
+    from orchestrator.errors import NotFound
+    from orchestrator.reasons import Ways
+    from orchestrator.settings import Settings
+    from orchestrator.store.database import NAME
+    from orchestrator.store.sqlite import SqliteStore
+    from orchestrator.why import why
+
+    home = Settings.load().home
+    if not (home / NAME).exists():
+        return None
+    team, _, name = given.rpartition("/")
+    store = SqliteStore(home / NAME)
+    try:
+        found = store.get(team or "default", name)
+    except NotFound:
+        return None
+    finally:
+        store.database.close()
+    said = why(found.wish.job, found.status, datetime.now(UTC), ways=Ways.by_name(given))
+    if found.status.phase.terminal:
+        return said
+    gone = f"no service runs in {home}, so nothing becomes of it: start `fathom serve`"
+    return replace(said, details=(gone, *said.details))
 
 
 def _of_job(given: str) -> Why:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
+from pathlib import Path
 
 from orchestrator.controller import outbox
 from orchestrator.controller.record import Record
@@ -20,7 +22,8 @@ _ALIVE = (Phase.STARTING, Phase.RUNNING)
 def runs(place: Place) -> Iterator[Finding]:
     """Of all runs in the home, those that need somebody."""
     folders = [path.parent for path in sorted(place.settings.home.glob("*/job.json"))]
-    found = [finding for folder in folders if (finding := _run(RunFolder(folder))) is not None]
+    served = _is_held(place.settings.home / "service.lock")
+    found = [finding for folder in folders if (finding := _run(RunFolder(folder), served)) is not None]
     yield from found[:_SHOWN]
     if len(found) > _SHOWN:
         yield Finding("runs", State.WARN, f"and {len(found) - _SHOWN} more", "begin with those above")
@@ -28,8 +31,20 @@ def runs(place: Place) -> Iterator[Finding]:
         yield Finding("runs", State.OK, f"{len(folders)} in {place.settings.home}, none was left behind")
 
 
-def _run(folder: RunFolder) -> Finding | None:
-    followed = is_followed(folder)
+def _is_held(lock: Path) -> bool:
+    """By the service, which follows all runs of its home."""
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def _run(folder: RunFolder, served: bool) -> Finding | None:
+    followed = served or is_followed(folder)
     go_on = f"follow it again with `fathom train --resume {folder.root}`, or start `fathom serve`"
     try:
         driver = local.running(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidJob, Problem
-from orchestrator.jobfile import load_job
+from orchestrator.jobfile import load_job, load_jobs
 
 JOB = """\
 apiVersion: fathom.dev/v1alpha1
@@ -277,3 +277,31 @@ def test_accelerators_of_ones_own_are_for_plans(tmp_path: Path) -> None:
         (tmp_path / "job.yaml").write_text(f"spec: {{compute: {{accelerator: {name}, gpus: 8}}}}")
         with pytest.raises(InvalidJob, match=f"'B200', got '{name}'; to plan .*fathom plan FILE --accelerator NAME.*"):
             load_job(tmp_path / "job.yaml")
+
+
+# Several documents
+
+
+def test_a_file_may_hold_several_jobs(job: Path) -> None:
+    job.write_text(f"---\n{JOB}---\n{JOB.replace('name: mini', 'name: other')}---\n")
+    found = load_jobs(job, ["training.tokens=2M"])
+    assert [(one.metadata.name, one.spec.training.tokens) for one in found] == [
+        ("mini", 2 * 10**6),
+        ("other", 2 * 10**6),
+    ]
+    assert "holds several documents" in only(job).message
+
+
+def test_problems_say_in_which_document(job: Path) -> None:
+    job.write_text(f"{JOB}---\n{JOB.replace('workers: 2', 'workers: 0')}")
+    with pytest.raises(InvalidJob, match=r"job\.yaml, document 2: spec\.compute\.workers: must be at least 1"):
+        load_jobs(job)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("---\n---\n", "found nothing"), ("a: 1\n---\n[1]", "found a list"), ("a: [", "YAML")]
+)
+def test_what_is_no_jobs(job: Path, text: str, words: str) -> None:
+    job.write_text(text)
+    with pytest.raises(InvalidJob, match=words):
+        load_jobs(job)

@@ -25,8 +25,8 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PAIRS = [(kind, reason) for kind in ConditionType for reason in sorted(REASONS[kind])]
 TEXTS = [*(CONDITIONS[kind][reason] for kind, reason in PAIRS), *FAILURES.values()]
 VARIABLES = {"FATHOM_BUDGETS", "FATHOM_PRICES", "MLFLOW_TRACKING_URI"}
-SERVICE = {"apply", "cancel", "doctor", "get", "list", "logs", "resume", "serve", "suspend"}
-"""Commands of the service's own groups."""
+SERVE = {"serve"}
+"""Registered by the part that runs it."""
 
 
 def status(**given: Any) -> JobStatus:  # noqa: ANN401 - parts of a document
@@ -61,7 +61,7 @@ def test_no_text_says_what_another_says() -> None:
 
 @pytest.mark.parametrize("ways", [Ways.by_name("NAME"), Ways.by_folder("NAME", "runs/x", 1)])
 def test_an_advice_names_what_exists(ways: Ways) -> None:
-    commands = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups} | SERVICE
+    commands = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups} | SERVE
     known = {one.path for one in walk(all_fields())}
     for text in TEXTS:
         said = text.do.format(**asdict(ways))
@@ -162,6 +162,20 @@ def test_a_budget_that_is_used_up_and_a_person_who_stopped_differ() -> None:
     stopped = why(tiny_job(), status(phase="Suspended", attempts=[attempt(1, "stopped", "interrupted: Ctrl-C")]), NOW)
     assert stopped.sentence == "tiny is suspended because a person or a signal stopped it: Ctrl-C."
     assert stopped.advice == "go on from the last checkpoint with `fathom resume tiny`"
+
+
+def test_money_that_came_to_an_end_after_a_person_had_stopped_and_resumed_it() -> None:
+    money = condition("BudgetOK", "LimitReached", "False", "4.9 of 5 is spent")
+    stopped = [attempt(1, "stopped", "interrupted: suspended")]
+    found = why(tiny_job(), status(phase="Suspended", attempts=stopped, conditions=[money]), NOW)
+    assert found.sentence.startswith("tiny stopped because what is left of its budget")
+
+
+def test_trouble_of_the_service_is_not_hidden_by_the_silence_that_it_causes() -> None:
+    old = progress(observedAt=NOW - timedelta(hours=3))
+    trouble = condition("Running", "ControllerError", "Unknown", "disk full")
+    found = why(tiny_job(), status(phase="Running", progress=old, conditions=[trouble]), NOW)
+    assert found.sentence.endswith("because something fails in the service, which tries again: disk full.")
 
 
 def test_a_suspended_wish_is_named_before_how_the_attempt_ended() -> None:

@@ -1,4 +1,4 @@
-"""An application on a real uvicorn, at a port of its own on loopback."""
+"""The real application on a real uvicorn, at a port of its own on loopback."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
 
 from orchestrator.api.server import Server
+from support.api import Service
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[str]:
+def running(service: Service) -> Iterator[str]:
     """-> its address, while it runs."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(service.app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=2)
     server = Server(config)
     socket = config.bind_socket()
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from support.answered import progress, stored
 from support.cli import Cli, commands
 from support.wire import Reply, Wire, as_json, problem, sse, wire
 
+ROOT = Path(__file__).parents[3]
 ME = as_json({"name": "admin", "role": "admin"})
 STATUS: dict[str, Any] = {
     "progress": progress(5, 10, loss="3.21", tokensPerSecond="1234.5", etaSeconds=65),
@@ -179,8 +183,7 @@ def test_a_real_ctrl_c_too(server: Wire) -> None:
     server.routes(GET_jobs_a_b_logs=replace(sse("id: 1.4\ndata: one"), hold=hold))
     code = "from orchestrator.cli.main import main; main()"
     command = [sys.executable, "-c", code, "logs", "a/b", "-f"]
-    root = Path(__file__).parents[3]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "one\n"
         process.send_signal(signal.SIGINT)
@@ -273,6 +276,46 @@ def test_top_off_a_terminal_is_one_table(server: Wire, fathom: Cli) -> None:
     assert document["metrics"] == {}
     server.routes(GET_jobs=listed())
     assert fathom("top") == (0, "", "no job runs now; `fathom list` shows all\n")
+
+
+def on_a_terminal(*arguments: str, until: str, interrupt: bool) -> tuple[int, str]:
+    """-> exit code, and everything that was shown; Ctrl-C once `until` was shown."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from orchestrator.cli.main import main; main()", *arguments]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "160", "LINES": "24"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown, stopped = "", False
+        with suppress(OSError):  # how Linux says that nobody writes any more
+            while piece := os.read(ours, 65536):
+                shown += piece.decode()
+                if interrupt and not stopped and until in shown:
+                    process.send_signal(signal.SIGINT)
+                    stopped = True
+    os.close(ours)
+    return process.returncode, shown
+
+
+def test_a_live_list_goes_on_until_ctrl_c(server: Wire) -> None:
+    server.routes(GET_jobs=listed(stored("tiny", status=STATUS)))
+    code, shown = on_a_terminal("list", "-w", until="tiny", interrupt=True)
+    assert code == 130
+    assert "\x1b[36mRunning\x1b[0m" in shown, "a colour"
+    assert shown.rstrip().endswith("detached: the jobs go on")
+    assert server.lines[0] == "GET /v1/jobs?limit=22"
+
+
+def test_a_live_top_ends_with_the_job(server: Wire) -> None:
+    server.routes(
+        GET_me=ME,
+        GET_jobs_default_tiny=as_json(stored("tiny", "Succeeded", status=STATUS)),
+        GET_jobs_default_tiny_metrics=as_json({"items": [], "next": "0", "more": False}),
+    )
+    code, shown = on_a_terminal("top", "tiny", until="", interrupt=False)
+    assert code == 0
+    assert "default/tiny" in shown
 
 
 # ------------------------------------------------------------------ changes

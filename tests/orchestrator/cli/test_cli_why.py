@@ -9,10 +9,13 @@ import pytest
 from support.answered import AT, stored
 from support.cli import command
 from support.runs import tiny_job
+from support.store import small_job
 from support.wire import as_json, problem, wire
 
 from orchestrator.controller.record import Record
 from orchestrator.status import JobStatus, Phase
+from orchestrator.store.database import NAME
+from orchestrator.store.sqlite import SqliteStore
 
 
 def record(root: Path, phase: str) -> Record:
@@ -79,7 +82,35 @@ def test_the_service_is_asked_where_there_is_one(
         assert why(root)[1].startswith("tiny has succeeded"), "a folder is read"
         service.replies(problem(404, "not-found", "there is no job red/other"))
         assert why("red/other")[2] == "error: there is no job red/other\n"
-    assert why("default/tiny")[1].startswith("tiny has succeeded"), "the folder, since nobody answers"
+    code, out, err = why("default/tiny")
+    assert (code, out) == (1, ""), "what lies here is of another service"
+    assert service.url in err
+    monkeypatch.delenv("FATHOM_URL")
+    assert why("default/tiny")[1].startswith("tiny has succeeded"), "the folder, since there is no service"
+
+
+def test_a_service_that_has_ended_left_what_it_knew(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = SqliteStore(home / NAME)
+    queued = JobStatus.model_validate_json(
+        json.dumps(
+            {
+                "phase": "Queued",
+                "conditions": [
+                    {"type": "Admitted", "status": "False", "reason": "WaitingForSlots", "lastTransitionTime": AT}
+                ],
+            }
+        )
+    )
+    store.set_status(store.create(small_job("mini", "red"), by="me").uid, queued)
+    store.database.close()
+    why = command("why", monkeypatch, capsys)
+    code, out, _ = why("red/mini")
+    assert code == 0
+    assert out.startswith("red/mini waits for a free place on this machine")
+    assert f"no service runs in {home}, so nothing becomes of it: start `fathom serve`" in out
+    assert why("mini")[0] == 3, "of another team"
 
 
 def test_explain_prints_a_field_and_those_below(

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from support.cli import commands
 from support.served import running
-from support.service import Service, story
+from support.service import Runs as Service
+from support.service import story
 
 from orchestrator.client import AsyncClient, Client
 from orchestrator.cost.timeline import Held
 from orchestrator.status import JobStatus, Phase
+from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
 
 T = 1_750_000_000.0
@@ -28,7 +30,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
     monkeypatch.setenv("FATHOM_HOME", str(made.home))
     for name in ("FATHOM_URL", "FATHOM_TOKEN", "FATHOM_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
-    (made.home / "admin.token").write_text(made.secret())
+    (made.home / "admin.token").write_text(made.secrets[Role.ADMIN])
     yield made
     made.close()
 
@@ -64,7 +66,7 @@ async def _looped() -> dict[str, Any]:
 
 
 def test_everything_that_a_job_has_said(service: Service, ended: StoredJob) -> None:
-    with running(service.app) as url:
+    with running(service) as url:
         announce(service, url)
         with Client() as client:
             found = {
@@ -92,7 +94,7 @@ def test_the_commands_on_the_real_service(
     service: Service, ended: StoredJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fathom = commands(monkeypatch, capsys)
-    with running(service.app) as url:
+    with running(service) as url:
         announce(service, url)
         assert fathom("logs", "mini", "-f")[:2] == (0, "one\n\ntwo\n")
         assert fathom("events", "mini")[1].splitlines()[1].split()[:4] == ["2025-06-15", "15:06:41", "1", "started"]
@@ -126,20 +128,18 @@ def test_a_reader_loses_nothing_when_the_service_is_started_again(service: Servi
         with log.open("a") as file:
             file.writelines(f"{number}\n" for number in numbers)
 
-    with running(service.app) as url:
+    with running(service) as url:
         announce(service, url)
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         write(range(1, 10))
         assert some.wait(20)
     write(range(10, 20))
-    service.close()
-    again = Service(service.home)
-    with running(again.app) as url:
-        announce(again, url)
+    service.start()
+    with running(service) as url:
+        announce(service, url)
         write(range(20, 30))
-        again.store.set_status(stored.uid, JobStatus(phase=Phase.SUCCEEDED, observed_generation=1))
+        service.store.set_status(stored.uid, JobStatus(phase=Phase.SUCCEEDED, observed_generation=1))
         reader.join(30)
-    again.close()
     assert not reader.is_alive()
     assert lines == [str(number) for number in range(30)]

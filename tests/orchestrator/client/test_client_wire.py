@@ -434,7 +434,7 @@ def test_a_metric_to_compare_is_passed_on(call: Verb, server: Wire) -> None:
         ("cost", ("a/b",), "/v1/jobs/a/b/cost"),
         ("costs", ("vision",), "/v1/costs?namespace=vision"),
         ("capacity", (), "/v1/capacity"),
-        ("compare", ("a/b", "a/c"), "/v1/compare?job=a%2Fb&job=a%2Fc&by=tokens"),
+        ("compare", ("a/b", "a/c"), "/v1/compare?job=a%2Fb&job=a%2Fc&by=dollars"),
     ],
 )
 def test_documents_are_passed_on(call: Verb, server: Wire, verb: str, arguments: tuple[object, ...], path: str) -> None:

@@ -343,6 +343,8 @@ def test_runs_that_were_left_behind(tmp_path: Path) -> None:
     assert (dead.state, "is Running by its status, but no process of it lives" in dead.says) == (State.WARN, True)
     with local.hold_lock(record.folder.launcher_lock):
         assert only(leftovers.runs, place(tmp_path)).state is State.OK, "somebody sees to it just now"
+    with local.hold_lock(tmp_path / "service.lock"):
+        assert only(leftovers.runs, place(tmp_path)).state is State.OK, "the service does"
     (record.folder.job).write_text("{")
     assert "cannot be read" in only(leftovers.runs, place(tmp_path)).says
 
