@@ -6,7 +6,7 @@ Every row is an engine of its own in a fresh process (gloo, world size 1). Measu
 
 - weights, master, moments: what parameters and optimizer hold after a step;
 - gradients: what a backward pass leaves behind;
-- activations: what autograd saves for the backward pass, weights apart; logits: the most that the heads need at a time;
+- activations: what layers keep for the backward pass, weights apart; logits: the most that the heads need at a time;
 - backward, update: the highest number of bytes alive during the last micro-step and during the optimizer's step, over
   what was alive before; every tensor that an operation returns is followed until it is freed;
 - resident: the same highest points as the kernel sees them (VmHWM), which counts pages that were written.
@@ -38,6 +38,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_iter  # noqa: E402
 
 from model.config import ModelConfig  # noqa: E402
+from model.head import Head  # noqa: E402
 from model.loss import training_losses  # noqa: E402
 from model.presets import preset  # noqa: E402
 from model.recipe import Layout, Recipe  # noqa: E402
@@ -53,9 +54,11 @@ from orchestrator.plan.memory import (  # noqa: E402
 Case = tuple[str, int, str]
 """Precision, ZeRO stage, recomputation."""
 CASES: tuple[Case, ...] = (
-    ("fp32", 1, "none"), ("fp32", 1, "full"), ("fp32", 2, "none"), ("fp32", 3, "none"), ("fp32", 0, "none"),
-    ("bf16", 0, "none"), ("bf16", 1, "none"), ("bf16", 1, "full"), ("bf16", 2, "none"), ("bf16", 3, "none"),
-    ("fp8", 1, "none"), ("fp8", 1, "full"),
+    ("fp32", 1, "none"), ("fp32", 1, "selective"), ("fp32", 1, "full"),
+    ("fp32", 2, "none"), ("fp32", 3, "none"), ("fp32", 3, "selective"), ("fp32", 0, "none"),
+    ("bf16", 0, "none"), ("bf16", 1, "none"), ("bf16", 1, "selective"), ("bf16", 1, "full"),
+    ("bf16", 2, "none"), ("bf16", 3, "none"),
+    ("fp8", 1, "none"), ("fp8", 1, "selective"), ("fp8", 1, "full"),
 )  # fmt: skip
 SETTINGS = {"ahead_weight": 0.3, "alpha": 1e-4}
 
@@ -68,8 +71,14 @@ class Alive(TorchDispatchMode):
         super().__init__()
         self._parameters = parameters
         self._known = {id(t.untyped_storage()): t.untyped_storage() for t in known}
-        self._sizes: dict[int, int] = {}
-        self.bytes = self.peak = 0
+        self._alive: dict[int, tuple[weakref.ref[torch.UntypedStorage], int]] = {}
+        self.peak = 0
+
+    @property
+    def bytes(self) -> int:
+        """Now; of storages that were emptied nothing."""
+        found = ((storage(), most) for storage, most in self._alive.values())
+        return sum(min(storage.nbytes(), most) for storage, most in found if storage is not None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         out = func(*args, **(kwargs or {}))
@@ -80,18 +89,13 @@ class Alive(TorchDispatchMode):
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = id(storage)  # torch keeps one object for a storage as long as anything refers to it
-        if key in self._known or key in self._sizes:
+        if key in self._known or key in self._alive:
             return
         size = storage.nbytes()
         if size >= BUCKET * 2:  # of the whole bucket memory is taken for what is written
             size = size * self._parameters // BUCKET
-        self._sizes[key] = size
-        self.bytes += size
+        self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key)), size
         self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._freed, key)
-
-    def _freed(self, key: int) -> None:
-        self.bytes -= self._sizes.pop(key)
 
 
 @dataclass
@@ -117,25 +121,21 @@ def size_of(tensors: Iterable[Tensor], apart: Iterable[Tensor] = ()) -> int:
 
 
 def saved_bytes(engine: Any, window: Tensor) -> tuple[int, int]:  # noqa: ANN401 - imported late
-    """-> what the layers save for the backward pass, the highest of what the heads need at a time."""
-    weights = {p.untyped_storage().data_ptr() for p in engine.model.parameters()}
-    kept: dict[int, Tensor] = {}  # the tensors too: an address that is free again would be taken for a storage known
-
-    def pack(tensor: Tensor) -> Tensor:
-        if (pointer := tensor.untyped_storage().data_ptr()) not in weights:
-            kept.setdefault(pointer, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = engine._forward(window, asked=window)
-        training_losses(output, window, **SETTINGS)
-    read = torch.randn(window.shape[0], window.shape[1] - 2, engine.recipe.model.hidden_size)
-    read = read.to(next(engine.model.parameters()).dtype).requires_grad_()
-    head, heads = engine.model.lm_head, 1 + engine.recipe.model.num_nextn_predict_layers
-    with Alive([read, head.weight], 0) as alive:
+    """-> what the layers keep for the backward pass, the highest of what the heads need at a time."""
+    model, config = engine.model, engine.recipe.model
+    heads = 1 + config.num_nextn_predict_layers
+    dtype = next(model.parameters()).dtype
+    head = Head(config.hidden_size, config.vocab_size).to(dtype)  # the model's would be gathered under ZeRO-3
+    read = torch.randn(window.shape[0], window.shape[1] - heads, config.hidden_size, dtype=dtype).requires_grad_()
+    with Alive([read, head.weight], 0) as of_heads:
         asked = [head(read, window[:, k + 1 : k + 1 + read.shape[1]]) for k in range(heads)]
+        kept_by_heads = of_heads.bytes
         del asked
-    return size_of(kept.values()), alive.peak
+    with Alive([window, *model.parameters(), *model.buffers()], 0) as alive:
+        total = training_losses(engine._forward(window, asked=window), window, **SETTINGS).total
+        kept = alive.bytes
+        del total  # keeps the graph till here
+    return kept - kept_by_heads, of_heads.peak
 
 
 def resident(reset: bool = False) -> int:

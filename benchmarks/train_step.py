@@ -74,7 +74,9 @@ def shape(name: str) -> tuple[ModelConfig, int, int]:
     return preset("mini").replace(num_nextn_predict_layers=0, **changes), sequence, batch
 
 
-def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionName, stage: str) -> Step:
+def fathom(
+    config: ModelConfig, sequence: int, batch: int, precision: PrecisionName, stage: str, recompute: str = "none"
+) -> Step:
     """-> one step of the product on a window; returns its loss."""
     from model.engine.zero import ZeroEngine
 
@@ -93,7 +95,14 @@ def fathom(config: ModelConfig, sequence: int, batch: int, precision: PrecisionN
         optimizer=Optimizer(),
         balance=Balance(bias_stop_step=1),
         multi_token=MultiToken(switch_step=1),
-        layout=Layout(zero_stage=int(stage), world_size=1, expert_parallel=1, micro_batch=batch, accumulation=1),
+        layout=Layout(
+            zero_stage=int(stage),  # type: ignore[arg-type]
+            world_size=1,
+            expert_parallel=1,
+            micro_batch=batch,
+            accumulation=1,
+            recompute=recompute,  # type: ignore[arg-type]
+        ),
         checkpoint=Checkpointing(uri="unused", interval_seconds=60, keep=1),
         eval_every_steps=1,
         eval_tokens=2,

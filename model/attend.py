@@ -39,6 +39,21 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     out[..., half:] = odd * cos + even * sin
 
 
+def _placed(
+    queries: Tensor, keys_values: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor, of: Heads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys, turned, [BH, S, N+R]; values [BH, S, V]."""
+    batch, length, _ = queries.shape
+    by_head = (batch, length, of.heads, -1)
+    raw, kv = queries.view(by_head).transpose(1, 2), keys_values.view(by_head).transpose(1, 2)
+    q, k = (raw.new_empty(batch, of.heads, length, of.nope + of.rope) for _ in range(2))
+    q[..., : of.nope] = raw[..., : of.nope]
+    _turn(raw[..., of.nope :], cos, sin, q[..., of.nope :])
+    k[..., : of.nope] = kv[..., : of.nope]
+    _turn(k_rope.unsqueeze(1), cos, sin, k[..., of.nope :])
+    return q.flatten(0, 1), k.flatten(0, 1), kv[..., of.nope :].reshape(-1, length, of.value)
+
+
 def _turn_back(grad: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """The gradient of `_turn`'s input, into `out`."""
     half = grad.shape[-1] // 2
@@ -80,28 +95,25 @@ class Attend(torch.autograd.Function):
         sin: Tensor,
         mask: Tensor | None,
         of: Heads,
+        sparing: bool = False,
     ) -> Tensor:
-        """Queries [B, S, H*(N+R)], keys and values [B, S, H*(N+V)], the rotary key [B, S, R] -> [B, S, H*V]."""
-        batch, length, _ = queries.shape
-        by_head = (batch, length, of.heads, -1)
-        raw, kv = queries.view(by_head).transpose(1, 2), keys_values.view(by_head).transpose(1, 2)
-        q, k = (raw.new_empty(batch, of.heads, length, of.nope + of.rope) for _ in range(2))
-        q[..., : of.nope] = raw[..., : of.nope]
-        _turn(raw[..., of.nope :], cos, sin, q[..., of.nope :])
-        k[..., : of.nope] = kv[..., : of.nope]
-        _turn(k_rope.unsqueeze(1), cos, sin, k[..., of.nope :])
-        q, k, v = q.flatten(0, 1), k.flatten(0, 1), kv[..., of.nope :].reshape(-1, length, of.value)
+        """Queries [B, S, H*(N+R)], keys and values [B, S, H*(N+V)], the rotary key [B, S, R] -> [B, S, H*V].
 
+        `sparing` keeps these for the backward pass, and nothing that is made of them."""
+        batch, length, _ = queries.shape
+        given = queries, keys_values, k_rope
+        q, k, v = _placed(*given, cos, sin, of)
         hidden = None if mask is None else ~mask
         out, kept = torch.empty_like(v), []
         for begin in range(0, length, BLOCK):
             end = min(begin + BLOCK, length)
             p = _probabilities(q, k, begin, end, of.scale, hidden)
             out[:, begin:end] = torch.bmm(p, v[:, :end])
-            if length <= KEEP:
+            if length <= KEEP and not sparing:
                 kept.append(p)
-        ctx.of, ctx.has_mask = of, mask is not None
-        ctx.save_for_backward(q, k, v, cos, sin, *(() if hidden is None else (hidden,)), *kept)
+        ctx.of, ctx.has_mask, ctx.sparing = of, mask is not None, sparing
+        first = given if sparing else (q, k, v)
+        ctx.save_for_backward(*first, cos, sin, *(() if hidden is None else (hidden,)), *kept)
         return out.view(batch, of.heads, length, of.value).transpose(1, 2).reshape(batch, length, -1)
 
     @staticmethod
@@ -109,6 +121,8 @@ class Attend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         q, k, v, cos, sin, *rest = ctx.saved_tensors
         of: Heads = ctx.of
+        if ctx.sparing:
+            q, k, v = _placed(q, k, v, cos, sin, of)
         hidden = rest.pop(0) if ctx.has_mask else None
         batch, length, _ = grad.shape
         grad = grad.view(batch, length, of.heads, of.value).transpose(1, 2).reshape(-1, length, of.value)
@@ -133,4 +147,4 @@ class Attend(torch.autograd.Function):
         at[..., : of.nope], at[..., of.nope :] = dk[..., : of.nope], dv
         d_rope = grad.new_empty(batch, length, of.rope)
         _turn_back(dk[..., of.nope :].sum(1), cos, sin, d_rope)
-        return d_raw.flatten(2), d_kv.flatten(2), d_rope, None, None, None, None
+        return d_raw.flatten(2), d_kv.flatten(2), d_rope, None, None, None, None, None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.again import again
 from model.config import ModelConfig
 from model.mla import LatentAttention
 from model.moe import FeedForward, MoE
@@ -23,6 +25,8 @@ def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[No
 class Block(nn.Module):
     """Pre-norm layer that returns its output and its auxiliary balance loss."""
 
+    selective: bool = False
+    """Keep what norms read, not what they give; see `model.again`."""
     recompute: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
 
@@ -50,15 +54,20 @@ class Block(nn.Module):
         return self._compute(x_BSD, cos, sin, mask)
 
     def _compute(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos, sin, mask)
+        def attend(normed: Tensor) -> Tensor:
+            return self.self_attn(normed, cos, sin, mask)  # type: ignore[no-any-return]
+
+        x = x_BSD + again(self.selective, self.input_layernorm, attend, x_BSD)
+        out, balance = again(self.selective, self.post_attention_layernorm, self._feed_forward, x)
+        return x + out, balance
+
+    def _feed_forward(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         routing = self.routing
         if routing is None:
-            x = x + self.mlp(self.post_attention_layernorm(x))
-            return x, x.new_zeros((), dtype=cos.dtype)
-        routing.sequence_length = x.shape[1]
+            return self.mlp(x_BSD), x_BSD.new_zeros((), dtype=torch.float32)
+        routing.sequence_length = x_BSD.shape[1]
         try:
-            x = x + self.mlp(self.post_attention_layernorm(x))
-            return x, routing.take_balance_loss(x)
+            return self.mlp(x_BSD), routing.take_balance_loss(x_BSD)
         finally:
             routing.balance_loss = (
                 None  # recomputation ends before the loss is taken, which would keep the layer's graph

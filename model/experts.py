@@ -9,13 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.again import again
 from model.config import ModelConfig
 from model.local import Choice, routed
 from model.precision import HIGH, Products
 
 
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Of two tensors of one shape."""
+    return F.silu(gate) * up
+
+
 def feed_forward(
-    x_ND: Tensor, counts_E: Tensor, gate_EFD: Tensor, up_EFD: Tensor, down_EDF: Tensor, products: Products
+    x_ND: Tensor,
+    counts_E: Tensor,
+    gate_EFD: Tensor,
+    up_EFD: Tensor,
+    down_EDF: Tensor,
+    products: Products,
+    selective: bool = False,
 ) -> Tensor:
     """SwiGLU of each expert on its rows, [N, D]. Rows past `counts_E.sum()` must be zero.
 
@@ -26,13 +38,14 @@ def feed_forward(
     ends = torch.cat((ends[:-1], ends.new_full((1,), x_ND.shape[0])))
 
     gate, up = products.grouped(x_ND, gate_EFD, ends), products.grouped(x_ND, up_EFD, ends)
-    return products.grouped(F.silu(gate) * up, down_EDF, ends)
+    return again(selective, swiglu, lambda inner: products.grouped(inner, down_EDF, ends), gate, up)
 
 
 class Experts(nn.Module):
     """Stacked weights of all routed experts of a layer; names and shapes as in transformers."""
 
     products: Products = HIGH
+    selective: bool = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -46,4 +59,4 @@ class Experts(nn.Module):
         if choice is not None:
             return routed(x_ND, choice, gate, up, self.down_proj)
         assert counts_E is not None
-        return feed_forward(x_ND, counts_E, gate, up, self.down_proj, self.products)
+        return feed_forward(x_ND, counts_E, gate, up, self.down_proj, self.products, self.selective)

@@ -6,10 +6,13 @@ DeepseekV3, so weights and gradients can be compared one by one.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.again import again
 from model.attend import Attend, Heads
 from model.config import ModelConfig
 from model.precision import Linear
@@ -21,6 +24,9 @@ LATENT_EPS = 1e-6
 
 class LatentAttention(nn.Module):
     """Causal self-attention over whole sequences."""
+
+    selective: bool = False
+    """Keep latents, not the queries, keys and values that are made of them; see `model.again`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -41,35 +47,47 @@ class LatentAttention(nn.Module):
     def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None = None) -> Tensor:
         """`cos`, `sin`: [S, R/2] from `model.rope.rotation`; `mask`: [B, 1, S, S] which keys a query sees, where that
         is less than all before it. Returns [B, S, D]."""
-        c = self.config
-        queries, compressed = self._queries(x_BSD), self.kv_a_proj_with_mqa(x_BSD)
-        latent, k_rope = torch.split(compressed, [c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
-        keys_values = self.kv_b_proj(self.kv_a_layernorm(latent))
+        queries = self.q_proj(x_BSD) if self.config.q_lora_rank is None else self.q_a_proj(x_BSD)
+        compressed = self.kv_a_proj_with_mqa(x_BSD)
+        k_rope = compressed[..., self.config.kv_lora_rank :]
         if x_BSD.device.type == "cpu" and queries.dtype in (torch.float32, torch.bfloat16):
-            out = Attend.apply(queries, keys_values, k_rope, cos, sin, mask, self.heads)  # type: ignore[no-untyped-call]
+
+            def attend(made: tuple[Tensor, ...]) -> Tensor:
+                return Attend.apply(*made, k_rope, cos, sin, mask, self.heads, self.selective)  # type: ignore[no-any-return,no-untyped-call]
+
+            out = again(self.selective, self._projected, attend, queries, compressed)
         else:
-            out = self._attend(queries, keys_values, k_rope, cos, sin, mask)
+
+            def place(queries: Tensor, compressed: Tensor) -> tuple[Tensor, ...]:
+                return self._placed(*self._projected(queries, compressed), k_rope, cos, sin)
+
+            out = again(self.selective, place, partial(self._attend, mask=mask), queries, compressed)
         return self.o_proj(out)  # type: ignore[no-any-return]
 
-    def _attend(
-        self, queries: Tensor, keys_values: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """As `Attend`, by torch's kernels."""
-        c, (batch, length, _) = self.config, queries.shape
-        by_head = (batch, length, c.num_attention_heads, -1)
+    def _projected(self, queries: Tensor, compressed: Tensor) -> tuple[Tensor, Tensor]:
+        """By head: queries [B, S, H*(N+R)] from what the first projection gave; keys and values [B, S, H*(N+V)]."""
+        if self.config.q_lora_rank is not None:
+            queries = self.q_b_proj(self.q_a_layernorm(queries))
+        latent = compressed[..., : self.config.kv_lora_rank]
+        return queries, self.kv_b_proj(self.kv_a_layernorm(latent))
+
+    def _placed(
+        self, queries: Tensor, keys_values: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Queries and keys, turned, [B, H, S, N+R], and values [B, H, S, V]."""
+        c = self.config
+        by_head = (*queries.shape[:2], c.num_attention_heads, -1)
         q = queries.view(by_head).transpose(1, 2)
-        q_nope, q_rope = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
-        q = torch.cat((q_nope, rotate(q_rope, cos, sin)), dim=-1)
-
-        k_rope = rotate(k_rope.unsqueeze(1), cos, sin)  # one rotary key for all heads
         kv = keys_values.view(by_head).transpose(1, 2)
+
+        q_nope, q_rope = torch.split(q, [c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
         k_nope, v = torch.split(kv, [c.qk_nope_head_dim, c.v_head_dim], dim=-1)
-        k = torch.cat((k_nope, k_rope.expand(-1, c.num_attention_heads, -1, -1)), dim=-1)
+        q_rope = rotate(q_rope, cos, sin)
+        k_rope = rotate(k_rope.unsqueeze(1), cos, sin).expand_as(q_rope)
+        return torch.cat((q_nope, q_rope), dim=-1), torch.cat((k_nope, k_rope), dim=-1), v
 
+    def _attend(self, made: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        """By torch's kernel, [B, S, H*V]."""
+        q, k, v = made
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
-        return out.transpose(1, 2).reshape(batch, length, -1)
-
-    def _queries(self, x_BSD: Tensor) -> Tensor:
-        if self.config.q_lora_rank is None:
-            return self.q_proj(x_BSD)  # type: ignore[no-any-return]
-        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))  # type: ignore[no-any-return]
+        return out.transpose(1, 2).flatten(2)

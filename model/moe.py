@@ -8,11 +8,11 @@ Shapes: B batch, S sequence, T = B*S tokens, D hidden, K experts per token.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.again import again
 from model.config import ModelConfig
-from model.experts import Experts
+from model.experts import Experts, swiglu
 from model.local import Choice, applies
 from model.precision import Linear
 from model.router import Router
@@ -24,6 +24,8 @@ ALIGN = 8
 class FeedForward(nn.Module):
     """Dense SwiGLU."""
 
+    selective: bool = False
+
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
         self.gate_proj = Linear(hidden, inner)
@@ -32,7 +34,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., D]."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+        gate: Tensor = self.gate_proj(x)
+        out: Tensor = again(self.selective, swiglu, self.down_proj, gate, self.up_proj(x))
+        return out
 
 
 class MoE(nn.Module):

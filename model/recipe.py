@@ -82,8 +82,9 @@ class Layout(Frozen):
     """Sequences per process and forward pass."""
     accumulation: int = Field(ge=1)
     """Forward passes per optimizer step."""
-    recompute: Literal["none", "full"] = "none"
-    """full: activations of each layer are computed again in the backward pass."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What of the activations is computed again in the backward pass. selective: what norms, SwiGLU and up-projections
+    of latent attention give, and attention weights (`model.again`); full: all of a layer but its input."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.again import again
 from model.config import ModelConfig
 
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -28,11 +29,11 @@ def recomputation() -> Iterator[None]:
         _recomputing.reset(token)
 
 
-def affinities(x_TD: Tensor, weight_ED: Tensor, scoring: str) -> Tensor:
+def affinities(x_TD: Tensor, weight_ED: Tensor, scoring: str, selective: bool = False) -> Tensor:
     """Scores of all experts, [T, E] FP32. Product and non-linearity are FP32 whatever the model's precision:
-    a lower-precision product changes which experts are chosen."""
+    a lower-precision product changes which experts are chosen. With `selective` no FP32 copy of the tokens is kept."""
     with torch.autocast(x_TD.device.type, enabled=False):
-        logits = F.linear(x_TD.float(), weight_ED.float())
+        logits = again(selective, Tensor.float, lambda x: F.linear(x, weight_ED.float()), x_TD)
     return logits.sigmoid() if scoring == "sigmoid" else logits.softmax(dim=-1)
 
 
@@ -97,11 +98,13 @@ class Routing:
         self.calls = 0
         """First forward passes so far, to prove that this code runs inside AutoEP."""
 
-    def run(self, x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def run(
+        self, x_TD: Tensor, weight_ED: Tensor, bias_E: Tensor, selective: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """-> weights [T, K] FP32, indices [T, K] int64, tokens per expert [E] int32 (exact: they become the
         splits of an all-to-all, in a recomputation too)."""
         config = self.config
-        scores = affinities(x_TD, weight_ED, config.scoring_func)
+        scores = affinities(x_TD, weight_ED, config.scoring_func, selective)
         chosen = choose(scores, bias_E, config)
         counts = torch.zeros(config.n_routed_experts, dtype=torch.int32, device=x_TD.device)
         counts.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten(), dtype=torch.int32))
@@ -122,6 +125,7 @@ class Router(nn.Module):
     """Router of the plain model; parameter names as in transformers."""
 
     e_score_correction_bias: Tensor
+    selective: bool = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -131,4 +135,4 @@ class Router(nn.Module):
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Routing.run`."""
-        return self.routing.run(x_TD, self.weight, self.e_score_correction_bias)
+        return self.routing.run(x_TD, self.weight, self.e_score_correction_bias, self.selective)

@@ -227,9 +227,10 @@ class Parallelism(SpecPart):
     """Groups of layers that pass activations on to each other; absent or 1: none. More is refused for now."""
     micro_batch: int | None = Field(None, ge=1, le=100_000)
     """Sequences per worker and forward pass; absent: on GPUs the fastest that fits, on CPUs at most 8,192 tokens."""
-    recompute: Literal["none", "full"] | None = None
-    """Whether activations are computed again in the backward pass, which saves memory; absent: on GPUs only where they
-    would not fit, on CPUs none."""
+    recompute: Literal["none", "selective", "full"] | None = None
+    """What of the activations is computed again in the backward pass, which saves memory: nothing; norms, SwiGLU and
+    attention's up-projections, which are about half of it, for a few percent of the time; whole layers; absent: on GPUs
+    the fastest that fits, on CPUs none."""
 
 
 class Compute(SpecPart):

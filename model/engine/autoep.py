@@ -28,17 +28,19 @@ class BoundRouter(TokenChoiceTopKRouter):  # type: ignore[misc]
     """AutoEP's router with our routing. Class, not instance, attribute: survives copy.deepcopy."""
 
     routing: Routing
+    selective: bool = False
 
     def forward(self, x_TD: Tensor, expert_bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See `Routing.run`; AutoEP's own balancing (`expert_bias`) must stay off."""
         assert expert_bias is None
-        return self.routing.run(x_TD, self.gate.weight, self.e_score_correction_bias)
+        return self.routing.run(x_TD, self.gate.weight, self.e_score_correction_bias, self.selective)
 
 
 class BoundExperts(GroupedExperts):  # type: ignore[misc]
     """AutoEP's local experts with our feed-forward."""
 
     products: Products = HIGH
+    selective: bool = False
     calls: int = 0
     """Forward passes so far (recomputed ones too), to prove that this code runs."""
 
@@ -48,7 +50,7 @@ class BoundExperts(GroupedExperts):  # type: ignore[misc]
         if choice is not None:
             return routed(x_ND, choice, self.w1, self.w3, self.w2)
         assert counts_E is not None
-        return feed_forward(x_ND, counts_E, self.w1, self.w3, self.w2, self.products)
+        return feed_forward(x_ND, counts_E, self.w1, self.w3, self.w2, self.products, self.selective)
 
 
 class BoundLayer(AutoEPMoELayer):  # type: ignore[misc]

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from torch import Tensor
 
+from model.again import choose as choose_recomputation
 from model.checkpoint import Topology
 from model.collective import together
 from model.engine.autoep import autoep_config, bind
@@ -107,8 +108,7 @@ class ZeroEngine:
         use(self.model, chosen.products)
         self.arithmetic = chosen.text
         self._passes_done = 0
-        for block in self.model.blocks().values():
-            block.recompute = recipe.layout.recompute == "full"
+        choose_recomputation(self.model, recipe.layout.recompute)
 
     def _choose_products(self) -> Choice:
         """The same in every process, tried with the shape of the first layer's feed-forward."""

@@ -15,6 +15,7 @@ from orchestrator.api.auth import TokenGate
 from orchestrator.api.capacity import Capacity
 from orchestrator.api.desk import Desk
 from orchestrator.api.limits import LOCAL_HOSTS, Bodies, Borders, Envelope, Limits, Rates
+from orchestrator.api.links import add_links
 from orchestrator.api.money import Ledgers
 from orchestrator.api.parameters import require_known
 from orchestrator.api.problems import MEDIA_TYPE, install
@@ -117,5 +118,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
                     if status >= "400" and MEDIA_TYPE in answer.get("content", {}):
                         [schema] = [body for kind, body in answer["content"].items() if kind != MEDIA_TYPE]
                         answer["content"] = {MEDIA_TYPE: schema}
+        add_links(found)
         app.openapi_schema = found
     return app.openapi_schema

@@ -16,8 +16,8 @@ from rich.table import Table
 from orchestrator.cost.meter import money
 
 if TYPE_CHECKING:
+    from orchestrator.controller.follower import Snapshot
     from orchestrator.controller.record import Record
-    from orchestrator.controller.run import Snapshot
 
 LINE_SECONDS = 10.0
 _console = Console(file=sys.stderr, highlight=False)

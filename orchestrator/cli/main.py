@@ -35,6 +35,7 @@ from orchestrator.cli.metrics import metrics_command
 from orchestrator.cli.mlflow import mlflow_command
 from orchestrator.cli.model import model_command
 from orchestrator.cli.plan import plan_command
+from orchestrator.cli.serve import serve_command
 from orchestrator.cli.sync import sync_command
 from orchestrator.cli.tokens import token_app
 from orchestrator.cli.top import top_command
@@ -84,6 +85,7 @@ app.command("sync", rich_help_panel=_MODELS)(sync_command)
 app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
 app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
 app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
+app.command("serve", rich_help_panel=_SERVICE)(serve_command)
 app.command("explain", rich_help_panel=_SERVICE)(explain_command)
 app.command("doctor", rich_help_panel=_SERVICE)(doctor_command)
 app.command("completion", rich_help_panel=_SERVICE)(completion_command)

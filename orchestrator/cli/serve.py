@@ -18,6 +18,7 @@ import typer
 from orchestrator.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
+    from orchestrator.api.capacity import Capacity
     from orchestrator.api.server import Server
     from orchestrator.controller.service import Controller
     from orchestrator.store.base import JobStore
@@ -54,20 +55,19 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     from orchestrator.api.limits import LOCAL_HOSTS
     from orchestrator.controller.service import Controller
     from orchestrator.launch.local import LocalLauncher
-    from orchestrator.launch.slots import machine_capacity
     from orchestrator.settings import Settings
     from orchestrator.store.access import Access
     from orchestrator.store.database import NAME
     from orchestrator.store.sqlite import SqliteStore
 
     settings = Settings.load()
-    store, machine = SqliteStore(settings.home / NAME), machine_capacity(settings.cpus)
+    store = SqliteStore(settings.home / NAME)
     token = Access(store.database).admin_file(settings.home)
-    controller = Controller(store, LocalLauncher(lambda: machine), settings, _say)
+    controller = Controller(store, LocalLauncher(settings), settings, _say)
     app = make_app(
         store,
         settings,
-        capacity=controller.capacity,
+        capacity=lambda: _capacity(controller),
         wake=controller.wake,
         hosts=frozenset({*LOCAL_HOSTS, host, *names}),
         controller=controller.health,
@@ -80,6 +80,17 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
             _say(f"{host} is open to the network, and tokens travel there in plain text: put TLS in front of it")
         server.run(sockets=[listener])
     _say(_farewell(store))
+
+
+def _capacity(controller: Controller) -> Capacity:
+    """As the API tells it."""
+    from orchestrator.api.capacity import Capacity, Holder, Slots
+    from orchestrator.launch.slots import need_of
+
+    machine, jobs = controller.slots()
+    needs = [(job, need_of(job.wish.job)) for job in jobs]
+    holders = [Holder(job.namespace, job.name, Slots(need.cpus, need.gpus)) for job, need in needs]
+    return Capacity(Slots(machine.cpus, machine.gpus), tuple(holders))
 
 
 def _server(app: object) -> Server:

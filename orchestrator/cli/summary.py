@@ -17,7 +17,7 @@ from orchestrator.cost.meter import money
 
 if TYPE_CHECKING:
     from orchestrator.controller.record import Record
-    from orchestrator.controller.run import Result
+    from orchestrator.controller.result import Result
 
 
 def summary(record: Record, result: Result) -> dict[str, Any]:

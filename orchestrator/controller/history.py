@@ -113,6 +113,11 @@ class History:
         if not self.held or self.held[-1].attempt != attempt:
             self.held.append(Held(attempt, began, now))
 
+    def hold_anew(self, attempt: int, now: float) -> None:
+        """An attempt is started now; if it was written down before and never started, it has held nothing."""
+        self.held = [one for one in self.held if one.attempt != attempt]
+        self.held.append(Held(attempt, now, now))
+
     def extend(self, now: float) -> None:
         """The last attempt holds its devices still."""
         last = self.held[-1]

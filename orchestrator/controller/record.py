@@ -48,6 +48,23 @@ class Record:
         return record
 
     @classmethod
+    def take(cls, root: Path, uid: str, job: TrainingJob) -> Record:
+        """The run of a job of the store: as it is in its folder, or begun there. Conflict if that is another's."""
+        folder = RunFolder(root.absolute())
+        if folder.job.exists():
+            record = cls.open(root)
+            if record.uid != uid:
+                raise Conflict(f"{root} holds another job (uid {record.uid}, not {uid}): move it away")
+            return record
+        try:
+            folder.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make the run's folder {folder.root}: {error.strerror}; set FATHOM_HOME") from None
+        record = cls(folder, uid, job)
+        record._save_job()
+        return record
+
+    @classmethod
     def open(cls, root: Path) -> Record:
         """An earlier run by its folder; NotFound if there is none."""
         folder = RunFolder(root.absolute())

@@ -124,10 +124,10 @@ def job_status(
     """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
     `limit`: of the budget, if there is one; `forecast`: made before the run."""
     rate, totals = ledger.rate, ledger.totals
-    living, plan = seen.ended is None, _plan(resolved, forecast)
+    living, plan = seen.ended is None, plan_of(resolved, forecast)
     return JobStatus(
         phase=_phase(seen),
-        conditions=[*_conditions(seen, events, held), _budget_condition(seen, totals.cost, limit, held)],
+        conditions=[*_conditions(seen, events, held), budget_condition(seen, totals.cost, limit, held)],
         plan=plan,
         progress=_progress(seen),
         cost=Cost(
@@ -144,7 +144,7 @@ def job_status(
     )
 
 
-def _plan(resolved: Resolved, forecast: Forecast | None) -> Plan:
+def plan_of(resolved: Resolved, forecast: Forecast | None) -> Plan:
     """What was chosen, and what it was expected to take; no forecast where it is in another currency than the price."""
     rate = resolved.rate
     hours, cost = (None, None) if forecast is None else (forecast.hours, forecast.cost)
@@ -195,7 +195,7 @@ def _conditions(seen: Observation, events: Sequence[Event], held: Sequence[Held]
     ]
 
 
-def _budget_condition(seen: Observation, paid: Decimal, limit: Decimal | None, held: Sequence[Held]) -> Condition:
+def budget_condition(seen: Observation, paid: Decimal, limit: Decimal | None, held: Sequence[Held]) -> Condition:
     """Since when it is so is not remembered: it is as of the last look."""
     over = seen.ended is not None and seen.ended.failure_class is FailureClass.OVER_BUDGET
     if limit is None:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ from orchestrator.launch.files import replace_file
 from orchestrator.launch.locks import is_locked, take
 from orchestrator.launch.processes import MARK, kill_session, session
 from orchestrator.launch.resolve import Resolved, read_resolved
+from orchestrator.launch.slots import machine_capacity
+from orchestrator.settings import Settings
 
 PATIENCE_SECONDS = 1.0
 """Whoever only looks at a lock holds it for a moment: that much patience before it counts as taken."""
@@ -203,9 +205,9 @@ def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
 class LocalLauncher:
     """The `Launcher` of this machine."""
 
-    def __init__(self, capacity: Callable[[], Capacity], command: Sequence[str] = DRIVER) -> None:
+    def __init__(self, settings: Settings, command: Sequence[str] = DRIVER) -> None:
         """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock."""
-        self._capacity, self._command = capacity, command
+        self._capacity, self._command = machine_capacity(settings.cpus), command
         self._children: dict[Path, Driver] = {}
         """Those that this process has started."""
 
@@ -246,7 +248,7 @@ class LocalLauncher:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def capacity(self) -> Capacity:
-        return self._capacity()
+        return self._capacity
 
     def describe(self, folder: RunFolder, attempt: int) -> str:
         driver = _driver(_holder(folder.lock))

@@ -1,8 +1,9 @@
 """Bytes of one token that one layer keeps for its backward pass, under each policy of recomputation. No torch.
 
 Called by `orchestrator.plan.footprint` and, as a measure of memory traffic, by `orchestrator.plan.step_time`.
-Invariant: `none` and `full` are `orchestrator.plan.memory`'s formulas for GPUs; `selective` is read from DeepSeek-V3's
-report (section 3.2.3 and 3.3.3) and was never measured.
+Invariant: `none` and `full` are `orchestrator.plan.memory`'s formulas for GPUs, and so is `selective` where only data
+and experts are divided, as today's engine does. Elsewhere `selective` is what DeepSeek-V3's report keeps (section 3.2.3
+and 3.3.3: less, gate and up in 8 bits), and was never measured.
 """
 
 from __future__ import annotations
@@ -31,18 +32,22 @@ _SEQUENCE = 4096
 
 
 @cache
-def kept(config: Architecture, policy: Policy, recompute: Recompute, moe: bool, rows: int, expert: int) -> float:
-    """Of one layer. `rows`: tokens of a micro-batch on one GPU, which padding by expert is spread over."""
+def kept(
+    config: Architecture, policy: Policy, recompute: Recompute, moe: bool, rows: int, expert: int, plain: bool
+) -> float:
+    """Of one layer. `rows`: tokens of a micro-batch on one GPU, which padding by expert is spread over; `plain`:
+    `Parallel.plain`."""
     if recompute == "full":
         return policy.activations * config.hidden_size
     if isinstance(config, DenseModel):
         return _dense(config, policy, recompute)
-    if recompute == "selective":
+    some = recompute == "selective"
+    if some and not plain:
         return _selective_attention(config, policy) + _selective_feed_forward(config, policy, moe, rows, expert)
-    attention = attention_bytes(config, policy, _SEQUENCE, Kernels.fused)
+    attention = attention_bytes(config, policy, _SEQUENCE, Kernels.fused, some)
     if moe:
-        return attention + moe_bytes(config, policy, rows, expert, Kernels.fused)
-    return attention + feed_forward_bytes(config, policy, config.intermediate_size, Kernels.fused)
+        return attention + moe_bytes(config, policy, rows, expert, Kernels.fused, some)
+    return attention + feed_forward_bytes(config, policy, config.intermediate_size, Kernels.fused, some)
 
 
 def entry(config: Architecture, policy: Policy) -> float:

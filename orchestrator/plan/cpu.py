@@ -33,7 +33,7 @@ from orchestrator.plan.memory import (
     kept_bytes,
     trained_parameters,
 )
-from orchestrator.plan.work import flops_by_kind, layer_count, moe_layer_count
+from orchestrator.plan.work import flops_by_kind, layer_count, moe_layer_count, up_projection_flops
 
 DATA = Path(__file__).parent / "data" / "cpu.yaml"
 
@@ -144,14 +144,25 @@ def work(config: ModelConfig, layout: Layout, sequence: int) -> dict[str, float]
 
 
 def _flops(config: ModelConfig, layout: Layout, sequence: int) -> tuple[float, float]:
-    """Per token: matrix products, attention. Attention goes by blocks of queries, each with all keys up to its end;
-    scores of long sequences are computed again in the backward pass."""
+    """Per token: matrix products, attention. Attention goes by blocks of queries, each with all keys up to its end."""
     kinds = flops_by_kind(config, sequence)
     matrix = sum(kinds.values()) - kinds["attention"] - kinds["head"]
-    again, repeated = (4 / 3, _repeated(config, matrix - kinds["prediction"])) if layout.recompute == "full" else (1, 0)
+    repeated = {
+        "none": 0.0,
+        "selective": up_projection_flops(config),
+        "full": _repeated(config, matrix - kinds["prediction"]),
+    }[layout.recompute]
     attention = kinds["attention"] * 2 * _mean_keys(sequence) / sequence  # causal FLOPs are of half the sequence
-    scores = config.qk_head_dim / (config.qk_head_dim + config.v_head_dim) / 3 if sequence > KEEP else 0.0
-    return matrix + repeated + kinds["head"], attention * (again + scores)
+    again = 4 / 3 if layout.recompute == "full" else 1.0
+    if _scores_again(layout, sequence):
+        again += config.qk_head_dim / (config.qk_head_dim + config.v_head_dim) / 3
+    return matrix + repeated + kinds["head"], attention * again
+
+
+def _scores_again(layout: Layout, sequence: int) -> bool:
+    """Whether the backward pass computes the scores of attention again by itself: `model.attend` keeps those of short
+    sequences."""
+    return sequence > KEEP or layout.recompute == "selective"
 
 
 def _repeated(config: ModelConfig, layers: float) -> float:
@@ -183,15 +194,20 @@ _LOGIT_PASSES = 11
 def _activation_bytes(config: ModelConfig, layout: Layout, sequence: int) -> float:
     """Per token."""
     c = config
+    long = _scores_again(layout, sequence)
     plain = layout.model_copy(update={"recompute": "none"})
-    kept = kept_bytes(c, plain, FP32, KEEP + 1 if sequence > KEEP else sequence, Kernels.composed)
+    kept, left = (kept_bytes(c, of, FP32, KEEP + 1 if long else sequence, Kernels.composed) for of in (plain, layout))
     keys = _mean_keys(sequence)
-    scores = _SCORE_PASSES - _PASSES if sequence <= KEEP else _SCORE_PASSES + _SCORE_PASSES_AGAIN
+    scores = _SCORE_PASSES + _SCORE_PASSES_AGAIN if long else _SCORE_PASSES - _PASSES
     floats = layer_count(c) * c.num_attention_heads * keys * scores
     floats += moe_layer_count(c) * c.num_experts_per_tok * c.hidden_size * _ROW_PASSES
-    again = 1.5 if layout.recompute == "full" else 1.0
+    moved = kept * _PASSES + floats * FLOAT
+    if layout.recompute == "full":
+        moved *= 1.5
+    if layout.recompute == "selective":
+        moved += (kept - left) * _PASSES / 2
     heads = 1 + c.num_nextn_predict_layers
-    return (kept * _PASSES + floats * FLOAT) * again + heads * c.vocab_size * _LOGIT_PASSES * FLOAT
+    return moved + heads * c.vocab_size * _LOGIT_PASSES * FLOAT
 
 
 _PASSES_EACH, _PASSES_ONCE = 6, 18
@@ -213,12 +229,12 @@ def _operations(config: ModelConfig, layout: Layout, sequence: int, micro_batche
     32 for each block of queries, of a MoE layer 180 more and 52 for each expert, of a chunk of logits 30, of a
     prediction module 160; of the update 130, 108 for a layer and 36 more for one of MoE."""
     c, layers, moe = config, layer_count(config), moe_layer_count(config)
-    blocks = math.ceil(sequence / QUERIES) * (32 if sequence <= KEEP else 43)
+    blocks = math.ceil(sequence / QUERIES) * (43 if _scores_again(layout, sequence) else 32)
     rows = layout.micro_batch * sequence
     chunks = math.ceil(rows / max(MIN_ROWS, CHUNK["cpu"] // c.vocab_size))
     inside = layers * (460 + blocks) + moe * (180 + 52 * c.n_routed_experts / layout.expert_parallel)
     ahead = c.num_nextn_predict_layers
-    again = 4 / 3 if layout.recompute == "full" else 1.0
+    again = {"none": 1.0, "selective": 1.15, "full": 4 / 3}[layout.recompute]
     each = 140 + inside * again + (1 + ahead) * chunks * 30 + ahead * 160
     return micro_batches * each + layout.world_size * (130 + layers * 108 + moe * 36)
 

@@ -1,8 +1,8 @@
 """Bytes on each GPU under a layout with tensors, stages and sequences divided: exact for the states, no torch.
 
 Called by `orchestrator.plan.search`. Invariant: where a layout divides only data and experts, all parts are those of
-`orchestrator.plan.memory`, which were measured against the engine. Stages, divided tensors, selective recomputation,
-exchange buffers and fragmentation were never measured here.
+`orchestrator.plan.memory`, which were measured against the engine. Stages, divided tensors, exchange buffers and
+fragmentation were never measured here.
 """
 
 from __future__ import annotations
@@ -152,14 +152,14 @@ def _activations(workload: Workload, p: Parallel, policy: Policy, stage: Stage) 
 
 
 def _kept(workload: Workload, p: Parallel, policy: Policy, moe: bool) -> float:
-    return kept(workload.config, policy, p.recompute, moe, p.tokens(workload), p.expert)
+    return kept(workload.config, policy, p.recompute, moe, p.tokens(workload), p.expert, p.plain)
 
 
 def _recomputed(workload: Workload, p: Parallel, policy: Policy, moe: bool) -> float:
     """Of the one layer whose backward pass runs, what was left out."""
     if p.recompute == "none":
         return 0.0
-    whole = kept(workload.config, policy, "none", moe, p.tokens(workload), p.expert)
+    whole = kept(workload.config, policy, "none", moe, p.tokens(workload), p.expert, p.plain)
     return whole if p.recompute == "full" else whole - _kept(workload, p, policy, moe)
 
 

@@ -211,25 +211,32 @@ def _update(config: ModelConfig, layout: Layout, policy: Policy) -> int:
 def activation_bytes(
     config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels
 ) -> float:
-    """What is alive of the layers when the backward pass begins, and with recomputation one layer more."""
-    again = max(_layers(config, layout, policy, sequence_length, kernels)) if layout.recompute == "full" else 0
+    """What is alive of the layers when the backward pass begins, and what recomputation brings back of one layer."""
+    layers, whole = (
+        _layers(config, of, policy, sequence_length, kernels)
+        for of in (layout, layout.model_copy(update={"recompute": "none"}))
+    )
+    again = 0 if layout.recompute == "none" else max(whole)
+    if layout.recompute == "selective":
+        again = max(all_of_it - left for all_of_it, left in zip(whole, layers, strict=True))
     return kept_bytes(config, layout, policy, sequence_length, kernels) + again
 
 
 def kept_bytes(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
-    """What the forward pass keeps for the backward pass, without the loss: of recomputed layers only the input."""
+    """What the forward pass keeps for the backward pass, without the loss."""
     width, e, ahead = config.hidden_size, policy.activations, config.num_nextn_predict_layers
-    layers = _layers(config, layout, policy, sequence_length, kernels)
-    kept = len(layers) * e * width if layout.recompute == "full" else sum(layers)
+    kept = sum(_layers(config, layout, policy, sequence_length, kernels))
     return kept + norm_bytes(width, e, kernels) + ahead * entry_bytes(config, e, kernels) + INDEX
 
 
 def _layers(config: ModelConfig, layout: Layout, policy: Policy, sequence_length: int, kernels: Kernels) -> list[float]:
-    """Each layer, prediction modules' too."""
-    c, rows = config, layout.micro_batch * sequence_length
-    attention = attention_bytes(c, policy, sequence_length, kernels)
-    dense = attention + feed_forward_bytes(c, policy, c.intermediate_size, kernels)
-    moe = attention + moe_bytes(c, policy, rows, layout.expert_parallel, kernels)
+    """Each layer, prediction modules' too; of those that are recomputed whole the input."""
+    c, rows, some = config, layout.micro_batch * sequence_length, layout.recompute == "selective"
+    attention = attention_bytes(c, policy, sequence_length, kernels, some)
+    dense = attention + feed_forward_bytes(c, policy, c.intermediate_size, kernels, some)
+    moe = attention + moe_bytes(c, policy, rows, layout.expert_parallel, kernels, some)
+    if layout.recompute == "full":
+        dense = moe = policy.activations * c.hidden_size
     return [dense] * c.first_k_dense_replace + [moe] * (c.num_moe_layers + c.num_nextn_predict_layers)
 
 
@@ -239,58 +246,87 @@ def operand_bytes(width: int, policy: Policy, products: int = 1) -> float:
     return products * width * (1 + FLOAT / BLOCK) if policy.eight_bits else policy.activations * width
 
 
+def discarded_bytes(width: int, policy: Policy, products: int) -> float:
+    """`operand_bytes` of an input that selective recomputation takes away: nothing, but for the products' own in 8
+    bits."""
+    return operand_bytes(width, policy, products) if policy.eight_bits else 0
+
+
 def norm_bytes(width: int, e: int, kernels: Kernels) -> int:
     """RMSNorm: its input. Composed: the input in FP32, and normalised."""
     return (e if kernels is Kernels.fused else 2 * FLOAT) * width
 
 
-def attention_bytes(config: ModelConfig, policy: Policy, sequence_length: int, kernels: Kernels) -> float:
-    """Norm, latents with their norms, queries, keys and values by head, and the output that `o_proj` reads."""
+def normed_bytes(width: int, policy: Policy, products: int, kernels: Kernels, selective: bool = False) -> float:
+    """A norm, and the products that read it."""
+    if selective:
+        return policy.activations * width + discarded_bytes(width, policy, products)
+    return norm_bytes(width, policy.activations, kernels) + operand_bytes(width, policy, products)
+
+
+def attention_bytes(
+    config: ModelConfig, policy: Policy, sequence_length: int, kernels: Kernels, selective: bool = False
+) -> float:
+    """Norm, latents with their norms, queries, keys and values by head, and the output that `o_proj` reads. `selective`
+    keeps of all between the latents and the output nothing."""
     c, e, heads = config, policy.activations, config.num_attention_heads
-    kept: float = norm_bytes(c.hidden_size, e, kernels) + operand_bytes(c.hidden_size, policy, 2)
-    if c.q_lora_rank is not None:
-        kept += norm_bytes(c.q_lora_rank, e, kernels) + operand_bytes(c.q_lora_rank, policy)
-    kept += norm_bytes(c.kv_lora_rank, e, kernels) + operand_bytes(c.kv_lora_rank, policy)
-    if e == FLOAT:
-        kept += e * c.qk_rope_head_dim  # the norm keeps the whole product that the latent is cut from
-    if kernels is Kernels.fused:  # values keep the product that they are cut from; logarithms of the sums in FP32
-        by_head: float = e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim) + FLOAT
-        by_head += e * c.v_head_dim  # the output, which the kernel's backward reads
-        kept += operand_bytes(heads * c.v_head_dim, policy) if policy.eight_bits else 0
+    kept: float = normed_bytes(c.hidden_size, policy, 2, kernels, selective)
+    if selective:
+        queries = heads * c.qk_head_dim if c.q_lora_rank is None else c.q_lora_rank
+        kept += e * (queries + c.kv_lora_rank + c.qk_rope_head_dim)
+    else:
+        if c.q_lora_rank is not None:
+            kept += normed_bytes(c.q_lora_rank, policy, 1, kernels)
+        kept += normed_bytes(c.kv_lora_rank, policy, 1, kernels)
+        if e == FLOAT:
+            kept += e * c.qk_rope_head_dim  # the norm keeps the whole product that the latent is cut from
+    by_head = 0.0
+    if kernels is Kernels.fused:
+        by_head += (
+            e * c.v_head_dim + FLOAT
+        )  # the output, which the kernel's backward reads, with logarithms of the sums
+        if not selective:  # values keep the product that they are cut from
+            by_head += e * (2 * c.qk_head_dim + c.qk_nope_head_dim + c.v_head_dim)
+        kept += discarded_bytes(heads * c.v_head_dim, policy, 1)
     else:  # `model.attend`, which skips keys that are not seen
         seen = (sequence_length + min(QUERIES, sequence_length)) / 2 if sequence_length <= KEEP else 0
-        by_head = e * (2 * c.qk_head_dim + c.v_head_dim + seen)
+        by_head += 0 if selective else e * (2 * c.qk_head_dim + c.v_head_dim + seen)
         kept += operand_bytes(heads * c.v_head_dim, policy)
     return kept + heads * by_head
 
 
-def swiglu_bytes(inner: int, policy: Policy) -> float:
-    """Gate, its activation, up, and the product of the last two."""
+def swiglu_bytes(inner: int, policy: Policy, selective: bool = False) -> float:
+    """Gate, its activation, up, and the product of the last two; `selective` gate and up."""
+    if selective:
+        return 2 * policy.activations * inner + discarded_bytes(inner, policy, 1)
     return 3 * policy.activations * inner + operand_bytes(inner, policy)
 
 
-def feed_forward_bytes(config: ModelConfig, policy: Policy, inner: int, kernels: Kernels) -> float:
+def feed_forward_bytes(
+    config: ModelConfig, policy: Policy, inner: int, kernels: Kernels, selective: bool = False
+) -> float:
     """Norm and dense SwiGLU."""
-    norm = norm_bytes(config.hidden_size, policy.activations, kernels)
-    return norm + operand_bytes(config.hidden_size, policy, 2) + swiglu_bytes(inner, policy)
+    return normed_bytes(config.hidden_size, policy, 2, kernels, selective) + swiglu_bytes(inner, policy, selective)
 
 
-def moe_bytes(config: ModelConfig, policy: Policy, rows: int, expert_parallel: int, kernels: Kernels) -> float:
+def moe_bytes(
+    config: ModelConfig, policy: Policy, rows: int, expert_parallel: int, kernels: Kernels, selective: bool = False
+) -> float:
     """Norm, router (FP32), rows sorted and padded by expert, their feed-forward, the slots before they are weighted,
     shared experts. `rows`: tokens of the micro-batch. On a CPU with all experts on one process, but not in 8 bits:
     `model.local`, which keeps no rows, only what gate and up give."""
     c, e, k, inner = config, policy.activations, config.num_experts_per_tok, config.moe_intermediate_size
     router: float = FLOAT * c.n_routed_experts
-    if e < FLOAT or policy.eight_bits:  # else it keeps the same tensor as the shared experts
+    if not selective and (e < FLOAT or policy.eight_bits):  # else it keeps the same tensor as the shared experts
         router += FLOAT * c.hidden_size
-    shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels)
+    shared = feed_forward_bytes(c, policy, c.n_shared_experts * inner, kernels, selective)
     if kernels is Kernels.composed and expert_parallel == 1 and not policy.eight_bits:
         return router + k * (5 * INDEX + 2 * FLOAT + 2 * e * inner) + shared
     indices = 4 * INDEX * k + 3 * FLOAT * k  # choices, order, places; weights before and after the norm
     exchanged = 0 if expert_parallel == 1 else 2 * INDEX * k
     padded = k + ALIGN * c.n_routed_experts / expert_parallel / rows
-    routed = padded * (operand_bytes(c.hidden_size, policy, 2) + swiglu_bytes(inner, policy)) + e * k * c.hidden_size
-    return router + indices + exchanged + routed + shared
+    experts = operand_bytes(c.hidden_size, policy, 2) + swiglu_bytes(inner, policy, selective)
+    return router + indices + exchanged + padded * experts + e * k * c.hidden_size + shared
 
 
 def entry_bytes(config: ModelConfig, e: int, kernels: Kernels) -> int:

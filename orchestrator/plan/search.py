@@ -23,7 +23,7 @@ from orchestrator.plan.efficiency import Efficiencies
 from orchestrator.plan.footprint import Footprint, footprint
 from orchestrator.plan.step_time import StepTime, step_time
 from orchestrator.plan.work import Architecture, layer_count
-from orchestrator.plan.workload import RECOMPUTE, Cluster, Parallel, Recompute, Workload, check
+from orchestrator.plan.workload import RECOMPUTE, Cluster, Parallel, Workload, check
 
 _MOST_STAGES = 64
 _MOST_CHUNKS = 8
@@ -71,7 +71,7 @@ def search(workload: Workload, cluster: Cluster, efficiencies: Efficiencies, tod
     found_any = False
     for layout in layouts(workload, cluster, today):
         found_any = True
-        for parallel, memory in _variants(workload, layout, capacity, today):
+        for parallel, memory in _variants(workload, layout, capacity):
             if memory.peak > capacity:
                 poor.append((memory.peak, parallel, memory))
             else:
@@ -124,7 +124,6 @@ def needs(config: Architecture, parallel: Parallel) -> tuple[str, ...]:
         "DualPipe": p.schedule == "dualpipe",
         "tensor parallelism": p.tensor > 1,
         "context parallelism": p.context > 1,
-        "selective recomputation": p.recompute == "selective",
         "dispatch once per node": p.expert > 1 and p.dispatch == "node",
     }
     return tuple(name for name, applies in lacks.items() if applies)
@@ -160,15 +159,14 @@ def _schedules(workload: Workload, base: Parallel, today: bool) -> Iterator[Para
         yield replace(base, schedule="dualpipe")
 
 
-def _variants(workload: Workload, layout: Parallel, capacity: int, today: bool) -> Iterator[tuple[Parallel, Footprint]]:
+def _variants(workload: Workload, layout: Parallel, capacity: int) -> Iterator[tuple[Parallel, Footprint]]:
     """Recomputation as far as it is needed, each with the largest micro-batch that fits, or with one sequence."""
-    wanted: tuple[Recompute, ...] = ("none", "full") if today else RECOMPUTE
-    for recompute in wanted:
+    for recompute in RECOMPUTE:
         parallel, memory = _widest(workload, replace(layout, recompute=recompute), capacity)
         fits = memory.peak <= capacity
         if fits or recompute == "full":
             yield parallel, memory
-        if fits and layout.zero_stage < 2 and not (recompute == "selective" and layout.pipeline * layout.tensor == 1):
+        if fits and layout.zero_stage < 2:
             return
 
 

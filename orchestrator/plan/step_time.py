@@ -141,7 +141,7 @@ def _kept(workload: Workload, p: Parallel, policy: Policy, recompute: Recompute)
     """Bytes of one token in all layers."""
     rows = p.tokens(workload)
     return sum(
-        run.count * kept(workload.config, policy, recompute, bool(run.experts), rows, p.expert)
+        run.count * kept(workload.config, policy, recompute, bool(run.experts), rows, p.expert, p.plain)
         for run in layer_runs(workload.config)
     )
 

@@ -100,7 +100,8 @@ class Parallel:
     micro_batch: int = 1
     """Sequences of one forward pass."""
     recompute: Recompute = "none"
-    """selective: norms, up-projections of latent attention and SwiGLU (DeepSeek-V3, section 3.2.3); full: layers."""
+    """selective: norms, up-projections of latent attention and SwiGLU (DeepSeek-V3, section 3.2.3; what that leaves:
+    `orchestrator.plan.activations`); full: layers."""
     context: int = 1
     """Out of `data`, the groups that share each sequence (context parallelism)."""
     schedule: Schedule = "1f1b"
@@ -110,6 +111,12 @@ class Parallel:
     dispatch: Dispatch = "expert"
     """expert: a token is sent once to each of its experts, in 16 bits; node: once to each node that has some, from
     where NVLink takes it on, and in 8 bits under FP8 (DeepSeek-V3, section 3.2.2; DeepEP)."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether only data and experts are divided, as today's engine does."""
+        divided = self.tensor, self.pipeline, self.context, self.chunks
+        return divided == (1, 1, 1, 1) and self.dispatch == "expert"
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from json import dumps, loads
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 
 from orchestrator.errors import IdempotencyInFlight, IdempotencyMismatch
 from orchestrator.store.database import Database
@@ -20,6 +20,8 @@ from orchestrator.store.document import timestamp
 from orchestrator.store.tables import answers
 
 KEPT = timedelta(hours=24)
+WORKED_ON = timedelta(minutes=5)
+"""After which a claim counts no more: its request failed, and could not even release it, e.g. on a full disk."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Idempotency:
         """
         now = self._clock()
         with self._database.write() as connection:
-            connection.execute(delete(answers).where(answers.c.at < timestamp(now - KEPT)))
+            stuck = and_(answers.c.status.is_(None), answers.c.at < timestamp(now - WORKED_ON))
+            connection.execute(delete(answers).where(or_(answers.c.at < timestamp(now - KEPT), stuck)))
             row = connection.execute(select(answers).where(request.is_it)).mappings().first()
             if row is None:
                 values = {"key": request.key, "principal": request.principal, "route": request.route}

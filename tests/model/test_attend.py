@@ -25,11 +25,17 @@ def compare(length: int, mask: Tensor | None = None) -> None:
     cos, sin = rotation(C, length, torch.device("cpu"))
     pick = torch.randn(2, length, heads * value, generator=generator)
     found = [
-        f(queries, keys_values, joined[..., 3:], cos, sin, mask)  # a view, as in the layer
-        for f in (lambda *a: Attend.apply(*a, layer.heads), layer._attend)
+        f(queries, keys_values, joined[..., 3:], cos, sin)  # a view, as in the layer
+        for f in (
+            lambda *a: Attend.apply(*a, mask, layer.heads),
+            lambda *a: layer._attend(layer._placed(*a), mask),
+            lambda *a: Attend.apply(*a, mask, layer.heads, True),
+        )
     ]
-    torch.testing.assert_close(*found)
-    mine, theirs = (torch.autograd.grad((out * pick).sum(), inputs) for out in found)
+    torch.testing.assert_close(*found[:2])
+    mine, theirs, sparing = (torch.autograd.grad((out * pick).sum(), inputs) for out in found)
+    assert torch.equal(found[0], found[2])
+    assert all(map(torch.equal, mine, sparing)), "what is not kept is computed again as it was"
     for a, b in zip(mine, theirs, strict=True):
         assert b.abs().max() > 1e-2 or length == 1  # one key: queries and keys have no say
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

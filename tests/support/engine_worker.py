@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +46,8 @@ class Case:
     gradients: bool = True
     state: bool = False
     """Keep the state after the last step."""
+    divide_all: bool = False
+    """Under ZeRO-3 divide the smallest weights, too; DeepSpeed leaves those of up to 100,000 numbers whole."""
     claim: Topology | None = None
     """Topology that the loaded checkpoint is said to have; by default its own."""
 
@@ -105,9 +109,15 @@ def _worker(rank: int, world: int, folder: str, cases: list[Case]) -> None:
 
 
 def _outcome(folder: Path, case: Case) -> Outcome:
-    from model.engine.zero import ZeroEngine
+    from model.engine import zero
 
-    engine = ZeroEngine(case.recipe, sgd if case.sgd else build_optimizer)
+    whole = zero.deepspeed_config
+    if case.divide_all:
+        zero.deepspeed_config = partial(_dividing_all, whole)
+    try:
+        engine = zero.ZeroEngine(case.recipe, sgd if case.sgd else build_optimizer)
+    finally:
+        zero.deepspeed_config = whole
     out = Outcome()
     try:
         _train(engine, folder, case, out)
@@ -117,6 +127,12 @@ def _outcome(folder: Path, case: Case) -> Outcome:
     gc.collect()
     _forget_expert_groups()
     return out
+
+
+def _dividing_all(whole: Callable[[Recipe], dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    config = whole(recipe)
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return config
 
 
 def _forget_expert_groups() -> None:

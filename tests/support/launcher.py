@@ -1,26 +1,31 @@
-"""A launcher of a job with a driver, a clock and an MLflow of the test, and stories of what a driver does."""
+"""A controller of one job with drivers, a clock and an MLflow of the test, and stories of what a driver does."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from orchestrator.controller import run as run_module
+from orchestrator.controller import follower as follower_module
+from orchestrator.controller import keeping, service
 from orchestrator.controller.record import Record
-from orchestrator.controller.run import LocalRun, Result
+from orchestrator.controller.result import Result, result_of
+from orchestrator.controller.service import Controller
+from orchestrator.controller.standing import RESTS
 from orchestrator.launch import local
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import Capacity, RunFolder, Sight
 from orchestrator.launch.events import CheckpointAndStop, Ended, EventLog, read, read_control
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
+from orchestrator.status import Phase
+from orchestrator.store.base import StoredJob, Wish
+from orchestrator.store.sqlite import SqliteStore
 from support.runs import dataset, tiny_job
 
-SETTINGS = Settings.load({"FATHOM_HOME": "/nowhere"})
+POLL = 0.4
 
 
 class Clock:
@@ -38,37 +43,16 @@ class Clock:
         self.now += seconds
 
 
-class Driver:
-    """A driver process: does the next thing of its story each time that somebody looks whether it lives."""
-
-    def __init__(self, resolved: Resolved, story: Iterator[object], killed: list[int]) -> None:
-        self._resolved, self._story, self._killed, self._alive = resolved, story, killed, True
-
-    def alive(self) -> bool:
-        if self._alive:
-            self._alive = next(self._story, None) is not None
-        return self._alive
-
-    def kill(self) -> None:
-        if self._alive:
-            self._killed.append(self._resolved.attempt)
-        self._alive = False
-
-    def session(self) -> list[Any]:
-        return []
-
-
-class Tracking:
+class Mirror:
     """An MLflow that takes everything."""
 
-    reference = None
+    def __init__(self) -> None:
+        self.told: list[str] = []
 
-    def __init__(self, *_: object) -> None: ...
+    def tell(self, name: str) -> None:
+        self.told.append(name)
 
-    def tick(self) -> None: ...
-
-    def finish(self, *_: object) -> bool:
-        return True
+    def close(self) -> None: ...
 
 
 Story = Callable[["Attempt"], Iterator[object]]
@@ -98,34 +82,130 @@ class Attempt:
         self._at("ended", outcome=outcome, failure_class=failure, message=message)
 
 
+class Launcher:
+    """Drivers that do the next thing of their story each time that somebody looks at them; they outlive controllers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.stories, self.machine = clock, list[Story](), Capacity(64)
+        self.started: list[Resolved] = []
+        self.killed: list[int] = []
+        self.lives: dict[Path, Iterator[object]] = {}
+        self.removed: list[str] = []
+
+    def look(self, folder: RunFolder, attempt: int) -> Sight:
+        begun = folder.root / f"begun-{attempt}"
+        story = self.lives.get(folder.root)
+        if story is not None and next(story, None) is None:
+            self.lives.pop(folder.root, None)  # it may have been killed by its own story
+        ordered, deadline = local._ordered(folder)
+        known = begun.exists() or any(event.attempt == attempt for event in read(folder.events)[0])
+        return Sight(folder.root in self.lives, known, ordered=ordered, deadline=deadline)
+
+    def start(self, folder: RunFolder, attempt: int) -> None:
+        assert folder.root not in self.lives, "one driver of a run at most"
+        resolved = read_resolved(folder.resolved(attempt))
+        folder.control.unlink(missing_ok=True)
+        self.started.append(resolved)
+        self.lives[folder.root] = self.stories.pop(0)(Attempt(folder, resolved, self.clock))
+        (folder.root / f"begun-{attempt}").touch()
+
+    def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
+        local.amend_control(
+            folder.control, order=CheckpointAndStop(deadline=self.clock.time() + grace_seconds, reason=reason)
+        )
+
+    def kill(self, folder: RunFolder, attempt: int) -> None:
+        if self.lives.pop(folder.root, None) is not None:
+            self.killed.append(attempt)
+
+    def remove(self, folder: RunFolder) -> None:
+        import shutil
+
+        self.removed.append(folder.root.name)
+        shutil.rmtree(folder.root, ignore_errors=True)
+
+    def capacity(self) -> Capacity:
+        return self.machine
+
+    def describe(self, folder: RunFolder, attempt: int) -> str:
+        return "no worker process lives; no rank left its stacks"
+
+
 class Stage:
-    """A job whose attempts follow stories."""
+    """A home with a job whose attempts follow stories."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, job: TrainingJob | None = None) -> None:
-        self.clock, self.killed, self.said = Clock(), list[int](), list[str]()
-        self.record = Record.create(root, job or tiny_job(str(dataset(root / "data"))))
-        self.stories: list[Story] = []
-        self.started: list[Resolved] = []
-        monkeypatch.setattr(run_module, "time", self.clock)
-        monkeypatch.setattr(run_module, "Tracking", Tracking)
-        monkeypatch.setattr(run_module, "refresh_artifacts", lambda *_: None)
-        monkeypatch.setattr(local, "start", self._start)
+        self.clock, self.said, self.root = Clock(), list[str](), root
+        self.settings = Settings.load({"FATHOM_HOME": str(root)})
+        self.launcher, self.mirror = Launcher(self.clock), Mirror()
+        self.store = SqliteStore(root / "fathom.db")
+        job = job or tiny_job(str(dataset(root / "data")))
+        self.job = self.store.create(job, by="test")
+        self.record = Record.take(root / self.job.folder, self.job.uid, job)
+        self.stories = self.launcher.stories
+        for module in (follower_module, service, keeping):
+            monkeypatch.setattr(module, "time", self.clock)
 
-    def _start(self, folder: RunFolder, attempt: int) -> Driver:
-        resolved = read_resolved(folder.resolved(attempt))
-        self.started.append(resolved)
-        story = self.stories.pop(0)
-        return Driver(resolved, story(Attempt(folder, resolved, self.clock)), self.killed)
+    @property
+    def started(self) -> list[Resolved]:
+        return self.launcher.started
 
-    def run(self, *stories: Story) -> Result:
-        """Follow the job to its end, with one story for each attempt."""
+    @property
+    def killed(self) -> list[int]:
+        return self.launcher.killed
+
+    def controller(self, settings: Settings | None = None, *, only: bool = True) -> Controller:
+        uid = self.job.uid if only else None
+        return Controller(
+            self.store, self.launcher, settings or self.settings, self.said.append, only=uid, mirror=self.mirror,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def run(self, *stories: Story, settings: Settings | None = None, hurry: bool = False) -> Result:
+        """Follow the job until it rests, with one story for each attempt."""
         self.stories += stories
-        result = LocalRun(self.record, SETTINGS, self.said.append).run(lambda snapshot: None)
+        controller = self.controller(settings)
+        try:
+            controller.turn()  # it is accepted
+            for _ in range(200_000):
+                controller.turn()
+                follower = controller.followed(self.job.uid)
+                assert follower is not None, self.said
+                follower.hurry |= hurry
+                if follower.standing.phase in RESTS | {Phase.QUEUED} and not follower.alive:
+                    break
+                self.clock.sleep(POLL)
+        finally:
+            controller.close()
         assert not self.stories, "each attempt was made"
+        self.follower = follower
+        result = result_of(follower)
+        assert result is not None, self.stored().status
         return result
+
+    def stored(self) -> StoredJob:
+        found = self.store.by_uid(self.job.uid)
+        assert found is not None
+        return found
+
+    def wish(self, edit: Callable[[Wish], Wish]) -> None:
+        self.store.change(self.job.namespace, self.job.name, edit)
+
+    def grant(self) -> None:
+        """As whoever resumes the job."""
+        from dataclasses import replace
+
+        last = self.record.folder.last_attempt()
+        self.wish(lambda wish: replace(with_suspend(wish, suspend=False), granted_after=last, resumed=wish.resumed + 1))
 
     def ends(self) -> list[Ended]:
         return [e for e in read(self.record.folder.events)[0] if isinstance(e, Ended)]
+
+
+def with_suspend(wish: Wish, *, suspend: bool) -> Wish:
+    from dataclasses import replace
+
+    spec = wish.job.spec.model_copy(update={"suspend": suspend})
+    return replace(wish, job=wish.job.model_copy(update={"spec": spec}))
 
 
 def with_budget(root: Path, limit: str) -> TrainingJob:
@@ -142,7 +222,8 @@ def obeys(attempt: Attempt) -> Iterator[object]:
         answer = read_control(attempt.folder.control)
         if isinstance(answer, CheckpointAndStop):
             attempt.save(step)
-            attempt.end("stopped", "over-budget", answer.reason)
+            over = answer.reason == "over-budget"
+            attempt.end("stopped", "over-budget" if over else "interrupted", answer.reason)
             return
 
 

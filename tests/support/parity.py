@@ -30,7 +30,7 @@ from support.recipes import tiny_recipe
 BATCH = 8
 """Sequences of an optimizer step, in every case."""
 STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
-Variant = Literal["plain", "accumulate-recompute"]
+Variant = Literal["plain", "accumulate-recompute", "accumulate-selective"]
 VARIANTS: tuple[Variant, ...] = ("plain", "accumulate-recompute")
 STEEP = Schedule(learning_rate=0.5, final_learning_rate=0.1, warmup_steps=0, decay_start_step=4, decay_end_step=8)
 """For SGD, whose steps are proportional to gradients."""
@@ -38,15 +38,15 @@ STEEP = Schedule(learning_rate=0.5, final_learning_rate=0.1, warmup_steps=0, dec
 
 def layout(world: int, stage: Literal[0, 1, 2, 3], expert: int, variant: Variant = "plain") -> Layout:
     """One way to share out a step's batch."""
-    both = variant == "accumulate-recompute"
-    accumulation = 2 if both else 1
+    accumulation = 1 if variant == "plain" else 2
+    policies = {"plain": "none", "accumulate-recompute": "full", "accumulate-selective": "selective"}
     return Layout(
         world_size=world,
         expert_parallel=expert,
         zero_stage=stage,
         micro_batch=BATCH // world // accumulation,
         accumulation=accumulation,
-        recompute="full" if both else "none",
+        recompute=policies[variant],  # type: ignore[arg-type]
     )
 
 
@@ -76,14 +76,17 @@ def matrix(world: int) -> list[Case]:
 
 def sample(world: int) -> list[Case]:
     """What the tests run: of two processes each stage with each expert size, and each variant with each stage; of four
-    each stage and each expert size once. `make trust` runs the whole matrix."""
+    each stage and each expert size once. `make trust` runs the whole matrix. Of two, selective recomputation under
+    ZeRO-3 with every weight divided, too."""
     kept = {2: {(0, 1), (1, 2), (2, 1), (3, 2)}, 4: {(0, 4), (1, 2), (2, 1), (3, 4)}}[world]
 
     def keep(case: Case) -> bool:
         plain = world == 2 and case.name.startswith("sgd-plain")
         return plain or (case.recipe.layout.zero_stage, case.recipe.layout.expert_parallel) in kept
 
-    return [case for case in matrix(world) if keep(case)]
+    of = recipe(layout(world, 3, 2, "accumulate-selective"), steep=True)
+    selective = Case("sgd-accumulate-selective-z3-ep2", of, sgd=True, divide_all=True)
+    return [case for case in matrix(world) if keep(case)] + [selective] * (world == 2)
 
 
 def growing(of: Layout) -> Recipe:

@@ -8,9 +8,9 @@ from support.runs import event, resolved, tiny_job
 
 from orchestrator.cli import live
 from orchestrator.cli.live import Display, duration, facts, line
+from orchestrator.controller.follower import Snapshot
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record
-from orchestrator.controller.run import Snapshot
 
 METRICS = {
     "train/loss": 2.51239,

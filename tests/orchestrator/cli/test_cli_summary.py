@@ -14,7 +14,7 @@ from model.dataset import DatasetManifest
 from orchestrator.cli.summary import summary, summary_table
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record
-from orchestrator.controller.run import Result
+from orchestrator.controller.result import Result
 from orchestrator.cost.ledger import build_ledger
 from orchestrator.cost.timeline import Held
 from orchestrator.launch.events import Ended

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from support.launcher import SETTINGS, Attempt, Driver, Stage, Story, obeys, trains_on, with_budget
-from support.mirrored import close_databases, runs_of
+from support.launcher import Attempt, Stage, Story, obeys, trains_on, with_budget
 
-from orchestrator.controller import mirroring
-from orchestrator.controller import run as run_module
+from orchestrator.controller.change import resolve_next
+from orchestrator.controller.history import History
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
-from orchestrator.controller.run import LocalRun
-from orchestrator.controller.sync import is_settled
 from orchestrator.cost.timeline import Held
-from orchestrator.errors import OverBudget
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import FailureClass, read_control
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget
-from orchestrator.tracking.client import connect
+from orchestrator.status import ConditionType, JobStatus, Phase, Reason
 
 
 @pytest.fixture
@@ -120,8 +117,8 @@ def test_a_later_attempt_has_the_recipe_of_the_first(stage: Stage) -> None:
 
 def test_an_end_that_nobody_wrote_is_written_when_the_run_is_resumed(stage: Stage) -> None:
     """Driver and launcher were both shot: attempt 1 has events and held time, and no end."""
-    first = LocalRun(stage.record, SETTINGS, stage.said.append).resolved
-    stage.record.folder.resolved(1).write_text(first.model_dump_json())
+    first = resolve_next(stage.record, History(stage.record), stage.settings, 1)
+    local.prepare(stage.record.folder, first)
     attempt = Attempt(stage.record.folder, first, stage.clock)
     attempt.start(0)
     stage.clock.now += 50
@@ -139,12 +136,14 @@ def test_an_end_that_nobody_wrote_is_written_when_the_run_is_resumed(stage: Stag
     status = stage.record.status()
     assert status is not None
     assert [a.outcome for a in status.attempts] == ["failed", "succeeded"]
+    stage.grant()
     stage.run()
     assert len(stage.ends()) == 2, "a run that has succeeded is not resumed"
 
 
 def test_an_end_is_not_written_twice(stage: Stage) -> None:
     assert stage.run(stalls, stalls).decision == "fail"
+    stage.grant()
     assert stage.run(works).decision == "succeed"
     assert [(e.attempt, e.failure_class) for e in stage.ends()] == [
         (1, FailureClass.STALLED),
@@ -175,25 +174,6 @@ def test_a_damaged_status_is_written_anew(stage: Stage) -> None:
     assert stage.record.status() is not None
 
 
-def test_what_mlflow_is_told(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The launcher with a real MLflow, in SQLite."""
-    monkeypatch.setattr(run_module, "Tracking", mirroring.Tracking)
-    settings = Settings.load({"FATHOM_HOME": str(tmp_path / "home")})
-    stage.stories += [stalls, works]
-    result = LocalRun(stage.record, settings, stage.said.append).run(lambda snapshot: None)
-    assert result.decision == "succeed"
-    assert is_settled(stage.record.folder, settings)
-    runs = runs_of(connect(settings.tracking_uri), "tiny")
-    assert [run.info.status for run in runs] == ["FINISHED", "FAILED", "FINISHED"]
-    assert runs[0].data.metrics["progress/tokens"] == 8
-    status = stage.record.status()
-    assert status is not None
-    assert status.mlflow is not None
-    assert status.mlflow.run_id == runs[0].info.run_id
-    assert not any("MLflow" in words for words in stage.said)
-    close_databases()
-
-
 # The budget: a dollar of it pays for 3600 / 0.0816 seconds of two virtual CPUs
 
 
@@ -222,8 +202,15 @@ def test_what_does_not_stop_is_ended_before_the_limit(poor: Stage) -> None:
     assert (result.decision, result.ended.failure_class) == ("stop", FailureClass.OVER_BUDGET)
     assert poor.killed == [1]
     assert Decimal("0.0095") < result.ledger.totals.cost < Decimal("0.01")
-    with pytest.raises(OverBudget, match=r"is 0\.01 USD: the 0\.000\d+ that are left pay for \d\.\d s, .* take 60 s"):
-        LocalRun(poor.record, SETTINGS, poor.said.append)
+    poor.grant()
+    poor.run()
+    status = poor.stored().status
+    complete = status.condition(ConditionType.COMPLETE)
+    assert status.phase is Phase.SUSPENDED
+    assert complete is not None
+    assert complete.reason is Reason.LIMIT_REACHED
+    words = r"is 0\.01 USD: the 0\.000\d+ that are left pay for \d\.\d s, .* take 60 s"
+    assert re.search(words, complete.message)
 
 
 def test_a_later_attempt_has_what_is_left_and_keeps_what_was_measured(poor: Stage) -> None:
@@ -248,15 +235,15 @@ def test_a_later_attempt_has_what_is_left_and_keeps_what_was_measured(poor: Stag
 def test_what_an_attempt_holds_is_written_down_before_it_is_started(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A launcher that dies at once leaves a driver that is paid for."""
-    seen: list[list[Held]] = []
+    """A controller that dies at once leaves a driver that is paid for."""
+    seen, start = list[list[Held]](), stage.launcher.start
 
-    def start(folder: RunFolder, attempt: int) -> Driver:
+    def starts(folder: RunFolder, attempt: int) -> None:
         assert folder.resolved(1).exists()
         seen.append(stage.record.held())
-        return stage._start(folder, attempt)
+        start(folder, attempt)
 
-    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(stage.launcher, "start", starts)
     stage.run(works)
     assert seen == [[Held(1, 1_000_000.0, 1_000_000.0)]]
 
@@ -264,11 +251,14 @@ def test_what_an_attempt_holds_is_written_down_before_it_is_started(
 def test_a_record_that_takes_long_is_written_less_often(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     saves: list[float] = []
 
-    class Slow(LocalRun):
-        def _save(self) -> None:
-            saves.append(stage.clock.now)
-            stage.clock.now += 3.0
-            super()._save()
+    save = Record.save_status
+
+    def slow(record: Record, status: JobStatus) -> None:
+        saves.append(stage.clock.now)
+        stage.clock.now += 3.0
+        save(record, status)
+
+    monkeypatch.setattr(Record, "save_status", slow)
 
     def trains(attempt: Attempt) -> Iterator[object]:
         attempt.start(0)
@@ -278,9 +268,8 @@ def test_a_record_that_takes_long_is_written_less_often(stage: Stage, monkeypatc
             attempt.train(step)
         attempt.end("succeeded")
 
-    stage.stories.append(trains)
-    Slow(stage.record, SETTINGS, stage.said.append).run(lambda snapshot: None)
-    during = saves[:-3]
+    stage.run(trains)
+    during = saves[3:-2]  # it is accepted, starts, runs; at its end, all of it is written at once
     assert len(during) >= 2
     assert min(after - before for before, after in itertools.pairwise(during)) >= 60
 
@@ -289,7 +278,7 @@ def test_a_limit_that_is_raised_while_it_runs_is_that_of_the_next_attempt_too(po
     def raised(attempt: Attempt) -> Iterator[object]:
         attempt.start(0)
         yield 1
-        change_limit(poor.record, "0.05", SETTINGS, poor.clock.now)
+        change_limit(poor.record, "0.05", poor.settings, poor.clock.now)
         for step in range(1, 5):
             yield step
             attempt.train(step)
@@ -322,9 +311,7 @@ def test_a_price_file_that_is_broken_between_attempts_ends_no_run(
         file.write_text("- {")
         attempt.end("failed", "worker-lost", "m")
 
-    stage.stories += [breaks, works]
-    settings = SETTINGS.model_copy(update={"price_file": file})
-    result = LocalRun(stage.record, settings, stage.said.append).run(lambda snapshot: None)
+    result = stage.run(breaks, works, settings=stage.settings.model_copy(update={"price_file": file}))
     assert result.decision == "succeed"
     assert [one.rate.per_hour for one in stage.started] == [Decimal("0.06")] * 2
     assert any("the prices of before stay in force" in words for words in stage.said)
@@ -345,15 +332,21 @@ def test_a_run_reserves_while_it_goes_on(poor: Stage, tmp_path: Path) -> None:
         seen.append(attempt.folder.reserved.exists())
         yield from works(attempt)
 
-    poor.stories.append(looks)
-    LocalRun(poor.record, teams(tmp_path, "0.01"), poor.said.append).run(lambda snapshot: None)
+    poor.run(looks, settings=teams(tmp_path, "0.01"))
     assert seen == [True]
     assert not poor.record.folder.reserved.exists()
 
 
 def test_a_run_that_its_team_cannot_pay_is_not_started(poor: Stage, tmp_path: Path) -> None:
-    run = LocalRun(poor.record, teams(tmp_path, "0.009"), poor.said.append)
-    with pytest.raises(OverBudget, match=r"asks for 0\.01 USD, but default has 0\.009 of its 0\.009 left"):
-        run.run(lambda snapshot: None)
+    controller = poor.controller(teams(tmp_path, "0.009"))
+    for _ in range(3):
+        controller.turn()
+    controller.close()
+    status = poor.stored().status
+    assert status.phase is Phase.QUEUED
+    admitted = status.condition(ConditionType.ADMITTED)
+    assert admitted is not None
+    assert admitted.reason is Reason.WAITING_FOR_TEAM_BUDGET
+    assert re.search(r"asks for 0\.01 USD, but default has 0\.009 of its 0\.009 left", admitted.message)
     assert poor.started == []
     assert not poor.record.folder.resolved(1).exists(), "no attempt was made"

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.launcher import SETTINGS, Attempt, Stage, Story, obeys, trains_on, with_budget
+from support.launcher import Attempt, Stage, Story, obeys, trains_on, with_budget, with_suspend
 
-from orchestrator.controller import run as run_module
-from orchestrator.controller.run import LocalRun
+from orchestrator.controller import follower
 from orchestrator.cost.budget import Deadlines
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
@@ -24,7 +23,7 @@ def poor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def test_an_order_to_stop_that_cannot_be_written_is_tried_again(poor: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is full for a moment: the launcher goes on watching the money."""
-    order, tries = local.order_stop, list[str]()
+    order, tries = poor.launcher.order_stop, list[str]()
 
     def full(folder: RunFolder, reason: str, grace: float) -> None:
         tries.append(reason)
@@ -32,7 +31,7 @@ def test_an_order_to_stop_that_cannot_be_written_is_tried_again(poor: Stage, mon
             raise OSError("no space left")
         order(folder, reason, grace)
 
-    monkeypatch.setattr(local, "order_stop", full)
+    monkeypatch.setattr(poor.launcher, "order_stop", full)
     result = poor.run(obeys)
     assert (result.ended.failure_class, poor.killed, len(tries)) == (FailureClass.OVER_BUDGET, [], 5)
     assert [said for said in poor.said if "order to stop" in said] == [
@@ -46,14 +45,19 @@ def test_who_cannot_be_told_to_stop_is_ended(tmp_path: Path, monkeypatch: pytest
         raise OSError("no space left")
 
     stage = Stage(tmp_path, monkeypatch, with_budget(tmp_path, limit))
-    monkeypatch.setattr(local, "order_stop", full)
-    stage.stories.append(trains_on)
-    run = LocalRun(stage.record, SETTINGS, stage.said.append)
-    run.order_stop("enough")
-    began = stage.clock.now
-    result = run.run(lambda snapshot: None)
+    monkeypatch.setattr(stage.launcher, "order_stop", full)
+    told = list[float]()
+
+    def enough(attempt: Attempt) -> Iterator[object]:
+        for step in trains_on(attempt):
+            if step == 5:
+                told.append(stage.clock.now)
+                stage.wish(lambda wish: with_suspend(wish, suspend=True))
+            yield step
+
+    result = stage.run(enough)
     assert (result.decision, stage.killed) == ("stop", [1])
-    assert stage.clock.now - began < run_module.GRACE_SECONDS + 1
+    assert stage.clock.now - told[0] < follower.GRACE_SECONDS + 1
 
 
 @pytest.mark.parametrize("story", [trains_on, obeys])

@@ -16,12 +16,13 @@ import pytest
 from support.runs import resolved
 from support.stand_in import COMMAND
 
-from orchestrator.errors import Conflict
+from orchestrator.errors import Conflict, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Capacity, RunFolder
 from orchestrator.launch.events import Ended, read
 from orchestrator.launch.local import LocalLauncher
 from orchestrator.launch.processes import session
+from orchestrator.settings import Settings
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[3]
@@ -64,7 +65,7 @@ def tell(folder: RunFolder, **story: object) -> None:
 
 def launcher() -> LocalLauncher:
     """As another process would have it."""
-    return LocalLauncher(lambda: Capacity(8), COMMAND)
+    return LocalLauncher(Settings.load({"FATHOM_HOME": "/nowhere", "FATHOM_CPUS": "8"}), COMMAND)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -158,3 +159,9 @@ def test_a_removed_run_is_gone_and_a_half_removed_one_goes_too(folder: RunFolder
     folder.root.with_name(".removing-run").mkdir()
     launcher().remove(folder)
     assert list(folder.root.parent.glob(".*")) == []
+
+
+def test_cores_are_counted_or_given() -> None:
+    assert launcher().capacity().cpus == Capacity(8).cpus
+    with pytest.raises(UsageError, match="FATHOM_CPUS is '0': give a whole number from 1 on"):
+        Settings.load({"FATHOM_CPUS": "0"})

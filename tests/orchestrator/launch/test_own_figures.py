@@ -69,7 +69,7 @@ def shape(resolved: Resolved) -> tuple[int, int, int, str]:
 
 def test_own_figures_change_what_is_chosen_and_how_it_is_measured(data: Path, tmp_path: Path) -> None:
     usual = run(data, {})
-    narrow = own(tmp_path, networkGigabytesPerSecond=5, memoryGigabytes=96, bf16Teraflops=700, fp8Teraflops=1400)
+    narrow = own(tmp_path, networkGigabytesPerSecond=1, memoryGigabytes=96, bf16Teraflops=700, fp8Teraflops=1400)
     mine = run(data, {}, narrow)
     assert (shape(usual), shape(mine)) == ((1, 3, 2, "none"), (8, 1, 2, "none")), "weights no longer cross the network"
     assert mine.recipe.peak_flops == 700e12

@@ -13,6 +13,7 @@ from support.recipes import tiny_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import calibrate as benchmark
+from model.again import choose
 from model.flops import flops_per_token
 from model.loss import training_losses
 from model.presets import preset
@@ -90,7 +91,7 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize(
     ("length", "batch", "changes"),
     [
@@ -106,8 +107,7 @@ def test_what_the_model_really_does(length: int, batch: int, changes: dict[str, 
     config = preset("mini").replace(**changes)
     model = CausalLM(config)
     model.initialise(0)
-    for block in model.blocks().values():
-        block.recompute = recompute == "full"
+    choose(model, recompute)
     ahead = config.num_nextn_predict_layers
     window = torch.randint(config.vocab_size, (batch, length + 1 + ahead), generator=torch.Generator().manual_seed(0))
     with Counter() as counted:

@@ -22,7 +22,7 @@ def work(name: str = "small-h100", length: int = 4096, sequences: int = 64, prec
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - {"v3.2-671b"}))
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 def test_equals_what_was_measured_where_only_data_and_experts_are_divided(
     name: str, precision: str, stage: int, recompute: str
 ) -> None:
@@ -97,9 +97,11 @@ def test_recomputation_in_order() -> None:
         config = work(name).config
         for policy in (BF16, FP8):
             moe = name == "v3-671b"
-            none, some, full = (kept(config, policy, how, moe, 4096, 64) for how in ("none", "selective", "full"))
+            ways = ("none", "selective", "full")
+            none, some, full = (kept(config, policy, how, moe, 4096, 64, plain=True) for how in ways)
             assert full == 2 * config.hidden_size
             assert full < some < none
+            assert kept(config, policy, "selective", moe, 4096, 64, plain=False) <= some
 
 
 def test_selective_recomputation_of_v3_by_hand() -> None:
@@ -110,7 +112,7 @@ def test_selective_recomputation_of_v3_by_hand() -> None:
     padded = 8 + 8 * 4 / 4096
     experts = padded * (7168 + 2 * 2048) * scaled + 2 * 2048 * scaled
     moe = 2 * 7168 + 4 * (256 + 24) + experts
-    found = kept(preset("v3-671b"), FP8, "selective", True, 4096, 64)
+    found = kept(preset("v3-671b"), FP8, "selective", True, 4096, 64, plain=False)
     assert found == pytest.approx(attention + moe)
 
 

@@ -1,9 +1,14 @@
 """The planner's memory: published sums to the digit, and what ZeRO, experts and recomputation divide."""
 
 import pytest
+import torch
 
+from benchmarks.memory import Alive
+from model.again import choose
+from model.loss import training_losses
 from model.presets import mini, preset, small_h100
-from model.recipe import Layout
+from model.recipe import Layout, PrecisionName
+from model.transformer import CausalLM
 from orchestrator.plan.memory import (
     BF16,
     BUCKET,
@@ -12,6 +17,8 @@ from orchestrator.plan.memory import (
     OFFICIAL_FP8,
     Kernels,
     expert_parameters,
+    kept_bytes,
+    policy_of,
     trained_parameters,
     training_memory,
 )
@@ -75,6 +82,40 @@ def test_recomputation_keeps_inputs_and_one_layer() -> None:
     assert full < none / 10
     deeper = training_memory(config.replace(num_hidden_layers=41), layout(recompute="full"), FP32, 256).activations
     assert deeper - full == 2 * 256 * 4 * config.hidden_size, "one more layer costs its input"
+
+
+def test_selective_recomputation_keeps_less_and_brings_back_one_layer() -> None:
+    config = mini().replace(num_hidden_layers=40)
+    ways = ("none", "selective", "full")
+    none, some, full = (training_memory(config, layout(recompute=r), FP32, 256).activations for r in ways)
+    assert full < some < 0.65 * none
+    kept = 2 * 256 * kept_bytes(config, layout(recompute="selective"), FP32, 256, Kernels.fused)
+    assert kept < some < kept * 1.06, "of one of 41 layers more comes back than stays"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+@pytest.mark.parametrize(("length", "batch", "changes"), [(128, 12, {}), (576, 3, {"q_lora_rank": None})])
+def test_activations_are_what_the_model_keeps(
+    precision: PrecisionName, recompute: str, length: int, batch: int, changes: dict[str, None]
+) -> None:
+    """On a CPU, of the plain model, which keeps what AutoEP keeps with all experts on one process. In BF16 a little
+    more is kept than counted: `model.local` fills up each expert's rows."""
+    config = mini().replace(vocab_size=512, num_hidden_layers=3, **changes)
+    policy, model = policy_of(precision, on_cpu=True), CausalLM(config)
+    model.to(torch.float32 if precision == "fp32" else torch.bfloat16)
+    model.initialise(0)
+    choose(model, recompute)
+    window = torch.randint(config.vocab_size, (batch, length + 2), generator=torch.Generator().manual_seed(0))
+    with Alive([window, *model.parameters()], 0) as alive:
+        loss = training_losses(model(window[:, :-1], 1, None, window), window, ahead_weight=0.3, alpha=1e-4).total
+        found = alive.bytes
+    width, e = config.hidden_size, policy.activations
+    of_heads = 2 * (batch * length * e * width + config.vocab_size * width * policy.weights)
+    of = layout(recompute=recompute, micro_batch=batch)
+    formula = batch * length * kept_bytes(config, of, policy, length, Kernels.composed)
+    assert loss.requires_grad, "still there"
+    assert found == pytest.approx(formula + of_heads, rel=0.03)
 
 
 def test_attention_of_cpus_grows_with_the_square() -> None:

@@ -72,6 +72,17 @@ def test_answers_are_forgotten_after_a_day(store: SqliteStore) -> None:
     assert seen.claim(ONE) is None
 
 
+def test_a_claim_that_nobody_released_ends(store: SqliteStore) -> None:
+    now = NOW
+    seen = Idempotency(store.database, clock=lambda: now)
+    seen.claim(ONE)
+    now = NOW + timedelta(minutes=5)
+    with pytest.raises(IdempotencyInFlight):
+        seen.claim(ONE)
+    now = NOW + timedelta(minutes=5, seconds=1)
+    assert seen.claim(ONE) is None
+
+
 def test_work_and_answer_are_one(store: SqliteStore) -> None:
     seen = Idempotency(store.database)
     seen.claim(ONE)

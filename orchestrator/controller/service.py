@@ -1,0 +1,367 @@
+"""The controller: looks at every open job of the store, decides, acts; again and again.
+
+Every turn begins with what is there, not with what was remembered, so that a controller that was killed goes on where
+it was. Invariants: a turn never waits for long; one broken job stops no other, and what is wrong with it stands in its
+status; a run that another process follows is left alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from orchestrator.controller.decide import (
+    Accept,
+    Action,
+    Kill,
+    Leave,
+    Order,
+    Queue,
+    Reject,
+    Release,
+    Remove,
+    Situation,
+    Start,
+    WriteEnd,
+    decide,
+)
+from orchestrator.controller.files import WatchedFile
+from orchestrator.controller.follower import Follower
+from orchestrator.controller.health import Health
+from orchestrator.controller.keeping import Keeper
+from orchestrator.controller.mirror_process import MirrorProcess
+from orchestrator.controller.standing import RESTS, troubled
+from orchestrator.controller.sync import is_followed
+from orchestrator.controller.webhooks import Notifier
+from orchestrator.errors import Conflict, FathomError
+from orchestrator.launch.base import Capacity, Launcher, RunFolder
+from orchestrator.launch.slots import Waiting, need_of, oversubscribed, places, refusal
+from orchestrator.settings import Settings
+from orchestrator.status import Reason
+from orchestrator.store.base import JobStore, StoredJob, Wish
+
+POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
+"""Between two turns: while something is followed, and else."""
+_AGAIN_SECONDS = 5.0
+"""Before a job that could not be looked after is tried again."""
+_MOST_PASSES = 8
+"""Decisions about one job in one turn."""
+
+
+@dataclass
+class _Quiet:
+    """A job with which nothing is to be done until something changes."""
+
+    version: int
+    file: WatchedFile
+
+
+@dataclass
+class _Case:
+    """One job in one turn."""
+
+    stored: StoredJob
+    follower: Follower
+    seen: Situation = field(default_factory=Situation)
+    actions: tuple[Action, ...] = ()
+    """As decided without what has to be asked for."""
+
+
+class Controller:
+    """Of one home. Used by one thread, but for `stop`, `wake` and `slots`."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        launcher: Launcher,
+        settings: Settings,
+        say: Callable[[str], None],
+        *,
+        only: str | None = None,
+        mirror: MirrorProcess | None = None,
+    ) -> None:
+        """`only`: the uid of the one job to look after, which is kept when it has come to rest (`followed`)."""
+        self._store, self._launcher, self._settings, self._say, self._only = store, launcher, settings, say, only
+        self.health = Health()
+        self._mirror = mirror or MirrorProcess(settings)
+        self._notifier = Notifier(settings, say)
+        self._keeper = Keeper(store, self._mirror, self._notifier, settings)
+        self._followers: dict[str, Follower] = {}
+        self._quiet: dict[str, _Quiet] = {}
+        self._not_before: dict[str, float] = {}
+        self._told: set[str] = set()
+        self._stopped, self._woken = threading.Event(), threading.Event()
+        self._holders: tuple[StoredJob, ...] = ()
+
+    # ------------------------------------------------------------------ from other threads
+    def stop(self) -> None:
+        """End after this turn; trainings go on."""
+        self._stopped.set()
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Something was wished: look now."""
+        self._woken.set()
+
+    def slots(self) -> tuple[Capacity, tuple[StoredJob, ...]]:
+        """What there is to share out, and the jobs that hold some."""
+        return self._launcher.capacity(), self._holders
+
+    # ------------------------------------------------------------------ the loop
+    def run(self) -> None:
+        """Until `stop`."""
+        self._notifier.start()
+        try:
+            while not self._stopped.is_set():
+                self._woken.clear()
+                with suppress(FathomError):  # of the store: told, counted, and tried again
+                    self.turn()
+                self._woken.wait(POLL_SECONDS if self._followers else IDLE_SECONDS)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave all runs to whoever comes next."""
+        for follower in self._followers.values():
+            follower.close()
+        self._followers.clear()
+        self._notifier.close()
+        self._mirror.close()
+
+    def turn(self) -> None:
+        """One look at all open jobs."""
+        with self.health.turn():
+            try:
+                jobs = [job for job in self._store.open_jobs() if self._only in (None, job.uid)]
+            except FathomError as error:
+                self._once(str(error))
+                raise
+            cases = [case for job in jobs if (case := self._observed(job)) is not None]
+            found = self._places(cases)
+            for case in cases:
+                self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
+            self._forget({job.uid for job in jobs})
+            self._keeper.turn()
+
+    def followed(self, uid: str) -> Follower | None:
+        """The run of a job, while it is followed."""
+        return self._followers.get(uid)
+
+    def _forget(self, there: set[str]) -> None:
+        """Jobs with which nothing is to be done any more."""
+        for uid in [uid for uid in self._followers if uid not in there and uid != self._only]:
+            self._drop(uid)
+        for known in (self._quiet, self._not_before):
+            for uid in [uid for uid in known if uid not in there]:
+                del known[uid]
+
+    def _drop(self, uid: str) -> None:
+        if (follower := self._followers.pop(uid, None)) is not None:
+            follower.close()
+            self._keeper.left(uid, follower)
+
+    # ------------------------------------------------------------------ observe
+    def _observed(self, job: StoredJob) -> _Case | None:
+        if self._is_quiet(job) or time.monotonic() < self._not_before.get(job.uid, 0.0):
+            return None
+        case: list[_Case] = []
+        self._guarded(job, lambda: case.append(self._case(job)))
+        return case[0] if case else None
+
+    def _is_quiet(self, job: StoredJob) -> bool:
+        quiet = self._quiet.get(job.uid)
+        if quiet is None or quiet.version != job.version or quiet.file.changed():
+            self._quiet.pop(job.uid, None)
+            return False
+        return True
+
+    def _case(self, job: StoredJob) -> _Case:
+        follower = self._followers.get(job.uid)
+        if follower is None:
+            folder = RunFolder(self._settings.home / job.folder)
+            if folder.launcher_lock.exists() and is_followed(folder):
+                raise Conflict(f"{folder.root} is followed by another process")
+            follower = Follower(job, self._settings, self._launcher, self._saying(job))
+            self._followers[job.uid] = follower
+        changed = job.generation > job.status.observed_generation
+        if changed and not job.wish.deleted_at:
+            follower.follow_wish(job.wish)
+        follower.observe()
+        if not changed:
+            self._take_over_limit(job, follower)
+        return self._decided(_Case(job, follower))
+
+    def _decided(self, case: _Case) -> _Case:
+        job, follower = case.stored, case.follower
+        refused = follower.standing.refused and not follower.last
+        again = refused and job.wish.resumed > 0 and job.generation > job.status.observed_generation
+        case.seen = follower.situation(job.wish, again=again)
+        case.actions = decide(case.seen)
+        return case
+
+    def _take_over_limit(self, job: StoredJob, follower: Follower) -> None:
+        """One that somebody has changed in the run's folder (`fathom budget FOLDER`)."""
+        budget = follower.record.job.spec.budget
+        if budget == job.wish.job.spec.budget or budget is None:
+            return
+
+        def edit(wish: Wish) -> Wish:
+            spec = wish.job.spec.model_copy(update={"budget": budget})
+            return replace(wish, job=wish.job.model_copy(update={"spec": spec}))
+
+        with suppress(Conflict):  # somebody has wished something else just now: that counts
+            self._store.change(job.namespace, job.name, edit, generation=job.generation)
+
+    # ------------------------------------------------------------------ slots
+    def _places(self, cases: list[_Case]) -> dict[str, str]:
+        """By uid of who would start: what it waits for, or nothing."""
+        machine = self._launcher.capacity()
+        self._holders = tuple(case.stored for case in cases if case.follower.alive)
+        now = datetime.now(UTC)
+        waiting = [
+            Waiting(job.uid, need_of(job.wish.job), (now - job.created_at).total_seconds())
+            for case in cases
+            if any(isinstance(action, Start) for action in case.actions)
+            for job in (case.stored,)
+        ]
+        return places(machine, [need_of(job.wish.job) for job in self._holders], waiting)
+
+    # ------------------------------------------------------------------ decide and act
+    def _advance(self, case: _Case, found: dict[str, str]) -> None:
+        """Until nothing is to be done for now; then its status."""
+        follower, job = case.follower, case.stored
+        for number in range(_MOST_PASSES):
+            if number:
+                self._decided(case)
+            if any(isinstance(action, Start) for action in case.actions):
+                if job.uid not in found:
+                    break  # it has come so far just now: the next turn shares out the slots
+                self._ask(case, found[job.uid])
+            if not case.actions:
+                break
+            for action in case.actions:
+                if isinstance(action, Remove):
+                    return self._remove(case)
+                self._act(case, action)
+                follower.standing = follower.standing.after(action)
+            if any(isinstance(action, Start | Order) for action in case.actions):
+                break
+        self._keeper.keep(job, follower)
+        if not case.actions and not follower.alive and follower.standing.phase in RESTS:
+            self._rest(job, follower)
+
+    def _ask(self, case: _Case, why: str) -> None:
+        """Who would start: for its slots first, then for all that stands in files."""
+        leave = Leave(not why, Reason.WAITING_FOR_SLOTS, why)
+        case.seen = replace(case.seen, leaves=(leave,))
+        if leave.granted:
+            case.seen = case.follower.asked(case.seen)
+        case.actions = decide(case.seen)
+        refused = [(one.reason, one.why) for one in case.seen.leaves if not one.granted]
+        if not case.seen.money.suffices:
+            refused.insert(0, (Reason.LIMIT_REACHED, case.seen.money.why))
+        standing = case.follower.standing
+        if refused and standing.reason is refused[0][0]:  # the numbers in it may be others by now
+            case.follower.standing = replace(standing, message=refused[0][1])
+
+    def _act(self, case: _Case, action: Action) -> None:
+        follower = case.follower
+        match action:
+            case Accept():
+                self._accept(case)
+            case Start():
+                machine, need = self._launcher.capacity(), need_of(case.stored.wish.job)
+                if note := oversubscribed(need, machine):
+                    self._saying(case.stored)(note)
+                follower.start(action)
+            case Order():
+                follower.order(action)
+            case Kill():
+                follower.kill(action)
+            case WriteEnd():
+                follower.write_end(action)
+            case Release():
+                follower.release()
+            case Reject() | Queue() | _:
+                pass  # it is written down with the status
+
+    def _accept(self, case: _Case) -> None:
+        need = need_of(case.stored.wish.job)
+        problem = refusal(need, self._launcher.capacity()) or case.follower.problems()
+        if problem:
+            case.follower.standing = case.follower.standing.after(Reject(problem))
+
+    def _remove(self, case: _Case) -> None:
+        """Its files first: a job that is in the store is tried again."""
+        job, follower = case.stored, case.follower
+        follower.release()
+        self._followers.pop(job.uid, None)
+        follower.close()
+        if not job.wish.keep_files:
+            self._launcher.remove(follower.folder)
+        self._store.remove(job.uid)
+        self._saying(job)("it is deleted" + (f"; its files stay in {follower.folder.root}" * job.wish.keep_files))
+
+    def _rest(self, job: StoredJob, follower: Follower) -> None:
+        """Nothing is to be done: the run is everybody's again."""
+        if self._only is not None:
+            return
+        self._drop(job.uid)
+        now = self._store.by_uid(job.uid)
+        if now is not None and now.generation == job.generation:
+            file = WatchedFile(follower.folder.job)
+            file.changed()
+            self._quiet[job.uid] = _Quiet(now.version, file)
+
+    # ------------------------------------------------------------------ trouble
+    def _guarded(self, job: StoredJob, act: Callable[[], object]) -> None:
+        """Whatever is wrong with one job is told in its status, and stops no other."""
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - a damaged file, a full disk, our own mistake: the others go on
+            self._not_before[job.uid] = time.monotonic() + _AGAIN_SECONDS
+            if (follower := self._followers.pop(job.uid, None)) is not None:
+                follower.close()
+            self._trouble(job, error)
+
+    def _trouble(self, job: StoredJob, error: Exception) -> None:
+        if isinstance(error, Conflict) and self._only is not None:
+            raise error  # it is the only one, and a person waits
+        words = str(error) if isinstance(error, FathomError) else f"{type(error).__name__}: {error}"
+        message = f"the controller cannot look after the job, and tries again: {words}"
+        self._once(f"{job.namespace}/{job.name}: {message}")
+        if job.wish.deleted_at is not None and self._removed_anyhow(job):
+            return
+        with suppress(FathomError):
+            if (now := self._store.by_uid(job.uid)) is not None:
+                status = troubled(now.status, message, datetime.now(UTC), now.status.observed_generation)
+                self._store.set_status(job.uid, status)
+
+    def _removed_anyhow(self, job: StoredJob) -> bool:
+        """A job whose record cannot be read can be deleted all the same, unless its driver lives."""
+        folder = RunFolder(self._settings.home / job.folder)
+        with suppress(OSError, FathomError):
+            last = folder.last_attempt()
+            sight = self._launcher.look(folder, last) if last else None
+            if sight is not None and (sight.alive or sight.left):
+                self._launcher.kill(folder, last)
+                return False
+            if not job.wish.keep_files:
+                self._launcher.remove(folder)
+            self._store.remove(job.uid)
+            return True
+        return False
+
+    def _saying(self, job: StoredJob) -> Callable[[str], None]:
+        if self._only is not None:
+            return self._say
+        return lambda text: self._say(f"{job.namespace}/{job.name}: {text}")
+
+    def _once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self._say(message)
