@@ -66,15 +66,27 @@ def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator
         yield
         return
     with _lock(settings.home, team.team):
-        reserved, before = _read(record.folder), record.job.spec.budget
-        granted = reserved if reserved is not None or before is None else before.amount
-        if granted is not None and budget.amount > granted:  # less is always allowed, whatever others have meanwhile
-            others = accounts(settings.home, team.team, but=record.folder.root)
-            _reserved(team, [*others, _account(record, reserved=granted)], _name(record), budget)
+        reserved = _read(record.folder)
+        _require_more(team, record, budget, settings)
         if reserved is None or reserved < budget.amount:
             _write(record.folder, budget)  # first: what is in force is never more than what is reserved
         yield
         _write(record.folder, budget)
+
+
+def require_more(record: Record, budget: Budget, settings: Settings) -> None:
+    """OverBudget if `reserve_more` would raise it now. Reserves nothing."""
+    team = _team(record.job, settings)
+    if team is not None and _goes_on(record.folder):
+        _require_more(team, record, budget, settings)
+
+
+def _require_more(team: TeamLimit, record: Record, budget: Budget, settings: Settings) -> None:
+    reserved, before = _read(record.folder), record.job.spec.budget
+    granted = reserved if reserved is not None or before is None else before.amount
+    if granted is not None and budget.amount > granted:  # less is always allowed, whatever others have meanwhile
+        others = accounts(settings.home, team.team, but=record.folder.root)
+        _reserved(team, [*others, _account(record, reserved=granted)], _name(record), budget)
 
 
 def release(record: Record) -> None:
