@@ -86,6 +86,7 @@ class Follower:
         self._draft: Resolved | None = None
         self._answers: tuple[float, Situation] | None = None
         self._watched = False
+        self._expect_steps()
         self._forget()
         if self.sight is not None and self.sight.alive:
             self._adopt(self.sight)
@@ -198,7 +199,6 @@ class Follower:
         self._watch, self._watched = Watch.of(self.resolved), True
         for event in self.history.events:
             self._watch.add(event)
-        self._expect_steps()
 
     def _expect_steps(self) -> None:
         if self.resolved is not None:
@@ -327,6 +327,7 @@ class Follower:
             self.say(f"starting attempt {action.attempt}")
         local.prepare(self.folder, draft)
         self.last, self.resolved = action.attempt, draft
+        self._expect_steps()
         if self.plan is None:
             self.plan = expect(self.record, draft, self._settings)
         self._forget()

@@ -265,3 +265,13 @@ def test_the_controller_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_whoever_waits_for_the_end_hears_that_mlflow_is_behind(stage: Stage) -> None:
+    stage.stories.append(works)
+    controller = stage.controller()
+    turns(stage, controller)
+    controller.finish(stage.job.uid, stage.said.append, lambda: False)
+    root = stage.record.folder.root
+    assert stage.said[-1] == f"MLflow is behind; `fathom sync {root}` sends what is missing"
+    controller.close()
