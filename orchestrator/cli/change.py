@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.client import Job
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
+_DONE = {"cancel": "Cancelled", "suspend": "Suspended"}
+"""The phase that is waited for."""
 _REST = {
     "cancel": "writes a last checkpoint and ends for good",
     "suspend": "writes a checkpoint and lets go of its machines; go on with `fathom resume {key}`",
@@ -76,4 +78,4 @@ def _act(verb: str, jobs: list[str], output: Output, *, wait: bool = False) -> N
             talk(f"{job.key}: {_REST[verb].format(key=job.key)}")
             ordered.append(job)
         for job in ordered:
-            print_job(client.wait(job) if wait else job, output)
+            print_job(client.wait(job, [_DONE[verb]]) if wait else job, output)

@@ -86,7 +86,7 @@ def facts_of(job: Job, now: datetime) -> list[tuple[str, str]]:
         for one in status.conditions
     )
     attempts = "\n".join(
-        f"{one.number}: {one.outcome or 'running'}, steps {_or_dash(one.from_step)} to {_or_dash(one.to_step)}"
+        f"{one.number}: {one.outcome or 'running'}{_steps(one.from_step, one.to_step)}"
         + (f", {one.cost} {status.cost.currency}" if one.cost and status.cost else "")
         + (f": {one.reason}" if one.reason else "")
         for one in status.attempts
@@ -173,5 +173,6 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-def _or_dash(value: int | None) -> str:
-    return "-" if value is None else str(value)
+def _steps(first: int | None, last: int | None) -> str:
+    """Which steps an attempt did; nothing while it did none."""
+    return "" if first is None and last is None else f", steps {first or 0} to {'-' if last is None else last}"

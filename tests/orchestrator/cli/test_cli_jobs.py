@@ -338,6 +338,10 @@ def test_a_wish_may_be_waited_for(server: Wire, fathom: Cli) -> None:
     )
     code, out, _ = fathom("suspend", "a/b", "--wait", "-o", "json")
     assert (code, json.loads(out)["status"]["phase"]) == (0, "Suspended")
+    server.routes(
+        POST_jobs_a_b_suspend=as_json(stored("b", team="a")), GET_jobs_a_b=as_json(stored("b", "Failed", team="a"))
+    )
+    assert fathom("suspend", "a/b", "--wait")[0] == 1
 
 
 def test_deleting_must_be_meant(server: Wire, fathom: Cli) -> None:
