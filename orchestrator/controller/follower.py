@@ -86,6 +86,7 @@ class Follower:
         self._draft: Resolved | None = None
         self._answers: tuple[float, Situation] | None = None
         self._watched = False
+        self._expect_steps()
         self._forget()
         if self.sight is not None and self.sight.alive:
             self._adopt(self.sight)
@@ -128,15 +129,18 @@ class Follower:
         if own.job == wish.job:
             return
         wished, before = wish.job.spec.budget, own.job.spec.budget
-        if wished is not None and wished != before and self.last:
+        started = self.last > 0
+        if wished is not None and started and (before is None or wished.amount != before.amount):
             try:
-                own = change_limit(own, wished.limit, self._settings)
+                change_limit(own, wished.limit, self._settings)
             except (UsageError, OverBudget) as error:
                 self.say(f"the limit stays what it is: {error}")
-            wished = own.job.spec.budget if wished.amount != _amount(own) else wished
-        elif wished is None:
-            wished = before
         with local.hold_lock(self.folder.job_lock):
+            in_force = Record.open(self.folder.root).job.spec.budget  # others may have changed it until now
+            if wished is None or (started and in_force is None):
+                wished = in_force
+            elif started and in_force is not None:
+                wished = wished.model_copy(update={"limit": in_force.limit})
             spec = wish.job.spec.model_copy(update={"budget": wished})
             changed = own.with_job(wish.job.model_copy(update={"spec": spec}))
         self.purse.follow_limit()
@@ -198,7 +202,6 @@ class Follower:
         self._watch, self._watched = Watch.of(self.resolved), True
         for event in self.history.events:
             self._watch.add(event)
-        self._expect_steps()
 
     def _expect_steps(self) -> None:
         if self.resolved is not None:
@@ -327,6 +330,7 @@ class Follower:
             self.say(f"starting attempt {action.attempt}")
         local.prepare(self.folder, draft)
         self.last, self.resolved = action.attempt, draft
+        self._expect_steps()
         if self.plan is None:
             self.plan = expect(self.record, draft, self._settings)
         self._forget()
@@ -386,7 +390,3 @@ class Follower:
     def ledger(self) -> Ledger | None:
         """None before the first attempt."""
         return None if self.resolved is None or not self.history.held else self.history.ledger(self.resolved)
-
-
-def _amount(record: Record) -> Decimal | None:
-    return None if (budget := record.job.spec.budget) is None else budget.amount

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with_suspend
 
+from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.service import Controller
 from orchestrator.errors import Conflict
 from orchestrator.launch import local
 from orchestrator.launch.base import Capacity
-from orchestrator.spec import Budget
+from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
 from orchestrator.store.base import StoredJob
 
@@ -233,9 +234,8 @@ def test_a_job_over_its_budget_goes_on_when_the_limit_is_raised_by_whichever_way
     controller.close()
 
 
-def limited(job: object, limit: str) -> object:
-    spec = job.spec.model_copy(update={"budget": Budget(limit=limit)})  # type: ignore[attr-defined]
-    return job.model_copy(update={"spec": spec})  # type: ignore[attr-defined]
+def limited(job: TrainingJob, limit: str) -> TrainingJob:
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"budget": Budget(limit=limit)})})
 
 
 def test_times_of_transition_stay(stage: Stage) -> None:
@@ -265,3 +265,38 @@ def test_the_controller_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_whoever_waits_for_the_end_hears_that_mlflow_is_behind(stage: Stage) -> None:
+    stage.stories.append(works)
+    controller = stage.controller()
+    turns(stage, controller)
+    controller.finish(stage.job.uid, stage.said.append, lambda: False)
+    root = stage.record.folder.root
+    assert stage.said[-1] == f"MLflow is behind; `fathom sync {root}` sends what is missing"
+    controller.close()
+
+
+def test_a_limit_is_changed_by_the_wish_and_by_the_folder_and_one_that_cannot_be_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, with_budget(tmp_path, "5.00"))
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 400)
+
+    def in_force() -> tuple[str, str]:
+        turns(stage, controller, 3)
+        found = (stage.stored().wish.job.spec.budget, Record.open(stage.record.folder.root).job.spec.budget)
+        assert None not in found
+        return tuple(one.limit for one in found)  # type: ignore[union-attr, return-value]
+
+    stage.wish(lambda wish: replace(wish, job=limited(wish.job, "7.00")))
+    assert in_force() == ("7.00", "7.00")
+    change_limit(stage.record, "8.00", stage.settings, stage.clock.now)
+    assert in_force() == ("8.00", "8.00"), "by the run's folder"
+    stage.wish(lambda wish: replace(wish, job=limited(wish.job, "0.001")))
+    assert in_force() == ("8.00", "8.00"), "less than is spent"
+    assert any("the limit stays what it is: budget.limit=0.001 is below" in words for words in stage.said)
+    assert phase(stage) is Phase.RUNNING
+    controller.close()

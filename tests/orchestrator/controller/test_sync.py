@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support.mirrored import EXPERT_LOAD, Story, close_databases, runs_of
 
-from orchestrator.controller import mirroring, sync
-from orchestrator.controller.mirroring import Tracking
+from orchestrator.controller import sync
+from orchestrator.controller.mirror_main import Mirrors
+from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.sync import Mirror, driver_lives, is_followed, is_settled, leftovers, sync_run
 from orchestrator.launch import local
 from orchestrator.settings import Settings
@@ -309,49 +309,31 @@ def test_leftovers_are_those_of_nobody(tmp_path: Path, settings: Settings, monke
     assert not driver_lives(driven)
 
 
-def test_the_next_run_sends_what_an_earlier_one_has_left(
+def test_the_process_beside_a_controller_sends_what_an_earlier_one_has_left(
     tmp_path: Path, settings: Settings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left, mine = Story(tmp_path / "a", f"{tmp_path.name}-left"), Story(tmp_path / "b", f"{tmp_path.name}-mine")
+    left = Story(tmp_path / "a", f"{tmp_path.name}-left")
     left.whole()
+    root = left.record.folder.root
+    mirrors = Mirrors(settings.model_copy(update={"home": root.parent}))
     with monkeypatch.context() as patch:
         patch.setattr(sync.requests, "connect", lambda uri: nothing_said("away"))
-        assert not Mirror(left.record, settings, lambda _: None).sync(live=True)
-    settings = settings.model_copy(update={"home": left.record.folder.root.parent})
-    mine.begin()
-    tracking = Tracking(mine.record, settings, nothing_said)
-    tracking.tick()
-    assert tracking._thread.wait(60)
+        assert not mirrors.sync(root.name)
+    assert list(mirrors.leftovers()) == [root.name]
+    monkeypatch.setattr(sync, "RETRY_SECONDS", 0.0)
+    mirrors = Mirrors(settings.model_copy(update={"home": root.parent}))
+    assert mirrors.sync(root.name)
     assert is_settled(left.record.folder, settings)
+    assert list(mirrors.leftovers()) == []
     assert statuses(client, left) == ["FINISHED", "FAILED", "FINISHED"]
-    assert statuses(client, mine) == ["RUNNING", "RUNNING"]
+    assert mirrors.sync("nothing-of-that-name"), "a run that was removed is no news"
 
 
-def test_at_the_end_nobody_waits_for_ever(story: Story, nowhere: Settings) -> None:
-    story.whole()
-    said: list[str] = []
-    assert not Tracking(story.record, nowhere, said.append, patience=1.5).finish()
-    assert said[-1].startswith("MLflow is behind (")
-    assert said[-1].endswith(f"`fathom sync {story.record.folder.root}` sends what is missing")
-
-
-def test_whoever_has_had_enough_waits_no_longer(story: Story, settings: Settings) -> None:
-    """A second Ctrl-C, while MLflow does not answer."""
-    story.whole()
-    asked, answer, said = threading.Event(), threading.Event(), list[str]()
-
-    def silent(uri: str) -> object:
-        asked.set()
-        answer.wait(60)
-        raise ConnectionError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sync.requests, "connect", silent)
-        tracking = Tracking(story.record, settings, said.append)
-        assert not tracking.finish(asked.is_set)
-        assert said[-1].startswith("MLflow is behind (it does not answer)")
-        answer.set()
-        assert tracking._thread.wait(60)
+def test_at_the_end_nobody_waits_for_ever(settings: Settings) -> None:
+    process = MirrorProcess(settings)
+    assert process.finish(lambda: True, 60.0)
+    assert not process.finish(lambda: False, 0.3)
+    assert not process.finish(lambda: False, 60.0, lambda: True), "a person has had enough"
 
 
 def test_leftovers_make_way_for_the_end_of_the_run(
@@ -362,7 +344,6 @@ def test_leftovers_make_way_for_the_end_of_the_run(
     assert not mirror.sync(live=False)
     assert mirror.behind == "not all is sent yet"
     assert sync_run(story.record, settings, nothing_said) is None
-    assert mirroring.PATIENCE_SECONDS == 60
 
 
 def test_artifacts_lie_beside_the_database(story: Story, settings: Settings, database: Path) -> None:
