@@ -7,16 +7,17 @@ takes; `seen_by` narrows what a token of a team sees. What a token may not see i
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Security
 from fastapi.security import HTTPBearer
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.api.problems import Refusal, error_response, refuse
+from orchestrator.api.threads import quick
 from orchestrator.errors import FathomError, Forbidden, NotFound, Unauthorized
 from orchestrator.store.access import Access, Role, Token
 from orchestrator.store.base import StoredJob
@@ -44,7 +45,7 @@ class TokenGate:
             await refuse(scope, receive, send, Refusal("unauthorized", detail, headers=_ASK))
             return
         try:
-            scope["state"]["token"] = await run_in_threadpool(self._access.authenticate, secret)
+            scope["state"]["token"] = await quick(partial(self._access.authenticate, secret))
         except Unauthorized as error:
             await error_response(scope, error)(scope, receive, send)
             return

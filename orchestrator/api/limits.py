@@ -14,14 +14,15 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import strict_json
 from orchestrator.api.problems import Refusal, problem_response, refuse
+from orchestrator.api.threads import quick
 
 _LOG = logging.getLogger(__name__)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -226,7 +227,7 @@ async def _require_json(headers: Headers, body: bytes, method: str) -> None:
         raise Refusal("unsupported-media", "compressed bodies are not read: send it as it is")
     try:
         if len(body) > _LARGE:
-            await run_in_threadpool(strict_json.read, body)
+            await quick(partial(strict_json.read, body))
         else:
             strict_json.read(body)
     except strict_json.NotJson as error:

@@ -8,13 +8,14 @@ callers leave is bounded, so that nobody fills the disk without a token.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import anyio
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api.limits import Buckets
 from orchestrator.api.problems import error_response, printable
+from orchestrator.api.threads import quick
 from orchestrator.errors import FathomError
 from orchestrator.store.audit import Audit, Deed
 
@@ -55,9 +56,9 @@ class Trail:
         number = scope["state"].get("audit")
         try:
             if number is not None:
-                await run_in_threadpool(self._audit.finish, number, status)
+                await quick(partial(self._audit.finish, number, status))
             elif not self._unknown.take(""):
-                await run_in_threadpool(self._audit.begin, _deed(scope), status)
+                await quick(partial(self._audit.begin, _deed(scope), status))
         except FathomError as error:  # the answer is given already; the record stays without its end
             _LOG.error("request %s is not in the audit record: %s", scope["state"]["request_id"], error)
 
@@ -72,7 +73,7 @@ class Begun:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _changes(scope):
             try:
-                scope["state"]["audit"] = await run_in_threadpool(self._audit.begin, _deed(scope))
+                scope["state"]["audit"] = await quick(partial(self._audit.begin, _deed(scope)))
             except FathomError as error:
                 _LOG.error("request %s: %s", scope["state"]["request_id"], error)
                 await error_response(scope, error)(scope, receive, send)

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.errors import Interrupted, InvalidJob, OverBudget, Problem, RunFailed, UsageError
+from orchestrator.errors import (
+    Conflict,
+    FathomError,
+    Interrupted,
+    InvalidJob,
+    OverBudget,
+    Problem,
+    RunFailed,
+    UsageError,
+)
+from orchestrator.status import Phase, Reason
 
 if TYPE_CHECKING:
+    from orchestrator.controller.follower import Follower
     from orchestrator.controller.record import Record
-    from orchestrator.controller.run import LocalRun, Result
+    from orchestrator.controller.result import Result
     from orchestrator.plan.forecast import Plan
+    from orchestrator.settings import Settings
+    from orchestrator.store.base import StoredJob
+    from orchestrator.store.sqlite import SqliteStore
 
 
 class Format(StrEnum):
@@ -37,7 +53,8 @@ def train_command(
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with an earlier run: its folder, e.g. runs/mini-20260101-120000.")
+        str | None,
+        typer.Option(help="Go on with an earlier run: its folder, e.g. runs/mini-20260101-120000, or its job's name."),
     ] = None,
     output: Annotated[Format, typer.Option("--output", "-o", help="How to print the result.")] = Format.table,
 ) -> None:
@@ -48,44 +65,133 @@ def train_command(
     """
     if (job is None) == (resume is None):
         raise UsageError("give either a job file or --resume RUN_FOLDER")
-    record = _record(job, assignments or [], resume)
-    _require_training_packages()
-    from orchestrator.cli.live import Display, say
-    from orchestrator.controller.run import LocalRun
+    from orchestrator.controller.result import result_of
+    from orchestrator.controller.submitting import serves
     from orchestrator.settings import Settings
+    from orchestrator.store.database import NAME
+    from orchestrator.store.sqlite import SqliteStore
 
-    run = LocalRun(record, Settings.load(), say)
-    say(_before(run.plan))
-    with _stop_on_signals(run), Display(record) as display:
-        result = run.run(display.show)
-    _print(run.record, result, output)
-    _exit(run.record, result)
-
-
-def _record(job: Path | None, assignments: list[str], resume: Path | None) -> Record:
-    """The job as a run of its own; everything that can be wrong with it is found here, in seconds."""
-    from orchestrator.controller.admission import check
-    from orchestrator.controller.record import Record
-    from orchestrator.jobfile import load_job
-    from orchestrator.settings import Settings
-
+    settings = Settings.load()
+    if serves(settings.home):
+        raise Conflict(_instead(settings.home, job, assignments or [], resume))
+    store = SqliteStore(settings.home / NAME)
     if resume is not None:
-        record = Record.open(resume)
-        return _changed(record, assignments) if assignments else record
-    assert job is not None
-    loaded, settings = load_job(job, assignments), Settings.load()
+        stored = _resumed(store, resume, assignments or [], settings)
+    else:
+        assert job is not None
+        stored = _submitted(store, job, assignments or [], settings)
+    follower = _follow(store, stored, settings)
+    result = result_of(follower)
+    if result is None:
+        raise _refused(follower)
+    _print(follower.record, result, output)
+    _exit(follower, result)
+
+
+def _submitted(store: SqliteStore, job: Path, assignments: list[str], settings: Settings) -> StoredJob:
+    """A new job; everything that can be wrong with it is found here, in seconds."""
+    from orchestrator.cli.live import say
+    from orchestrator.controller.admission import check
+    from orchestrator.controller.submitting import submit
+    from orchestrator.jobfile import load_job
+
+    loaded = load_job(job, assignments)
     if loaded.spec.suspend:
         raise InvalidJob([Problem("spec.suspend", "is true, so the job must wait: run it with --set suspend=false")])
     check(loaded, settings)
-    return Record.create(settings.home, loaded)
+    _require_training_packages()
+    return submit(store, loaded, say)
 
 
-def _changed(record: Record, assignments: list[str]) -> Record:
+def _resumed(store: SqliteStore, run: str, assignments: list[str], settings: Settings) -> StoredJob:
+    """An earlier job, with what shall change."""
+    from orchestrator.cli.live import say
+    from orchestrator.controller.submitting import find, take_up
+
+    record = find(store, settings, run)
     _require_training_packages()
     from orchestrator.controller.change import change
-    from orchestrator.settings import Settings
+    from orchestrator.launch.local import hold_lock
 
-    return change(record, assignments, Settings.load())
+    with hold_lock(record.folder.launcher_lock):  # Conflict, before anything is changed
+        pass
+    if assignments:
+        record = change(record, assignments, settings)
+    status = record.status()
+    if status is not None and status.phase is Phase.SUCCEEDED:
+        say("the run has succeeded already; its record is brought up to date")
+    return take_up(store, record, settings, say)
+
+
+def _follow(store: SqliteStore, stored: StoredJob, settings: Settings) -> Follower:
+    """Until it rests."""
+    from orchestrator.cli.live import Display, say
+    from orchestrator.controller.record import Record
+    from orchestrator.controller.service import POLL_SECONDS, Controller
+    from orchestrator.launch.local import LocalLauncher
+
+    controller = Controller(store, LocalLauncher(settings), settings, say, only=stored.uid)
+    record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
+    forecast = False
+    try:
+        with _Signals() as signals, Display(record) as display:
+            while True:
+                controller.turn()
+                follower = controller.followed(stored.uid)
+                if follower is None:
+                    raise RunFailed(f"the run cannot be followed; see {record.folder.root}")
+                if follower.resolved is not None and not forecast:
+                    forecast = True
+                    say(_before(follower.plan))
+                if (snapshot := follower.snapshot()) is not None:
+                    display.show(snapshot)
+                if _rests(follower):
+                    break
+                _stop_if_wished(signals, store, stored, follower)
+                time.sleep(POLL_SECONDS)
+            controller.finish(stored.uid, say, lambda: signals.count > 1)
+    except BaseException:
+        say(f"follow the run again with `fathom train --resume {record.folder.root}`")
+        raise
+    finally:
+        controller.close()
+    return follower
+
+
+def _rests(follower: Follower) -> bool:
+    from orchestrator.controller.standing import RESTS
+
+    return not follower.alive and follower.standing.phase in RESTS
+
+
+def _stop_if_wished(signals: _Signals, store: SqliteStore, stored: StoredJob, follower: Follower) -> None:
+    """By a person; or because nobody would go on with it later, where there is no service."""
+    from orchestrator.controller.submitting import suspend
+
+    follower.hurry = follower.hurry or signals.count > 1
+    if signals.count and not signals.told:
+        signals.told = True
+        suspend(store, stored)
+    elif follower.standing.phase is Phase.QUEUED and follower.standing.reason is Reason.WAITING_FOR_TEAM_BUDGET:
+        suspend(store, stored)
+        raise OverBudget(follower.standing.message)
+
+
+def _instead(home: Path, job: Path | None, assignments: list[str], resume: str | None) -> str:
+    sets = "".join(f" --set {shlex.quote(one)}" for one in assignments)
+    if job is not None:
+        return f"a service looks after {home}: submit the job there, `fathom apply {shlex.quote(str(job))}{sets}`"
+    return f"a service looks after {home}: go on there: `fathom resume NAME` (`fathom list` shows names)"
+
+
+def _refused(follower: Follower) -> FathomError:
+    """Why a job rests that was never started."""
+    standing, again = follower.standing, f"`fathom train --resume {follower.folder.root}`"
+    if standing.reason is Reason.LIMIT_REACHED:
+        return OverBudget(standing.message)
+    if standing.phase is Phase.FAILED:
+        return RunFailed(standing.message)
+    return Interrupted(f"stopped before the first attempt; go on with {again}")
 
 
 def _require_training_packages() -> None:
@@ -98,16 +204,21 @@ def _require_training_packages() -> None:
         )
 
 
-class _stop_on_signals:
-    """While training: the first Ctrl-C or TERM orders a checkpoint and the end, the second ends at once."""
+class _Signals:
+    """While training: the first Ctrl-C or TERM asks for a checkpoint and the end, the second ends at once."""
 
-    def __init__(self, run: LocalRun) -> None:
-        self._run = run
+    def __init__(self) -> None:
+        self.count = 0
+        self.told = False
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, lambda *_: self._run.order_stop("interrupted"))
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def _heard(self, *_: object) -> None:
+        self.count += 1
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -139,8 +250,9 @@ def _print(record: Record, result: Result, output: Format) -> None:
     Console(file=sys.stdout).print(summary_table(content))
 
 
-def _exit(record: Record, result: Result) -> None:
+def _exit(follower: Follower, result: Result) -> None:
     """Raise what a run that did not succeed ends the command with."""
+    record = follower.record
     if result.decision == "succeed":
         return
     again = f"go on with `fathom train --resume {record.folder.root}`"
@@ -151,7 +263,7 @@ def _exit(record: Record, result: Result) -> None:
             f"log: {record.folder.log(attempt)}; {again}"
         )
     budget = record.job.spec.budget
-    if result.ended.failure_class == "over-budget" and budget is not None:
+    if follower.standing.reason is Reason.LIMIT_REACHED and budget is not None:
         raise OverBudget(
             f"stopped at {_progress(result)}: the budget of {budget.limit} {budget.currency} does not allow more; "
             f"to train on: `fathom train --resume {record.folder.root} --set budget.limit=AMOUNT`"

@@ -53,10 +53,10 @@ class Keeper:
         """Runs that are over and not in MLflow yet."""
         self._look_at = 0.0
 
-    def keep(self, job: StoredJob, follower: Follower) -> None:
-        """Write down what is due."""
+    def keep(self, job: StoredJob, follower: Follower, *, now: bool = False) -> None:
+        """Write down what is due, or all of it `now`."""
         kept, began = self._kept.setdefault(job.uid, _Kept()), time.monotonic()
-        if kept.status is not None and began < kept.save_at and not self._news(job, follower, kept.status):
+        if not now and kept.status is not None and began < kept.save_at and not self._news(job, follower, kept.status):
             return
         status = self.status(job, follower)
         try:
@@ -70,11 +70,11 @@ class Keeper:
             events = follower.history.events
             self._notifier.tell(job.uid, job.wish.job, kept.status, status, events[kept.events :])
             kept.events, kept.status = len(events), status
-        now = time.monotonic()
-        if now >= kept.told_at + TRACK_SECONDS:
-            kept.told_at = now
+        ended = time.monotonic()
+        if ended >= kept.told_at + TRACK_SECONDS:
+            kept.told_at = ended
             self._mirror.tell(follower.folder.root.name)
-        kept.save_at = now + max(SAVE_SECONDS, SAVE_PAUSES * (now - began))
+        kept.save_at = ended + max(SAVE_SECONDS, SAVE_PAUSES * (ended - began))
 
     def status(self, job: StoredJob, follower: Follower) -> JobStatus:
         """As it is now."""

@@ -34,8 +34,8 @@ from orchestrator.controller.follower import Follower
 from orchestrator.controller.health import Health
 from orchestrator.controller.keeping import Keeper
 from orchestrator.controller.mirror_process import MirrorProcess
-from orchestrator.controller.standing import RESTS, troubled
-from orchestrator.controller.sync import is_followed
+from orchestrator.controller.standing import LIVE, RESTS, troubled
+from orchestrator.controller.sync import is_followed, is_settled
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import Conflict, FathomError
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
@@ -48,6 +48,8 @@ POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
 """Between two turns: while something is followed, and else."""
 _AGAIN_SECONDS = 5.0
 """Before a job that could not be looked after is tried again."""
+MLFLOW_SECONDS = 60.0
+"""So long a person waits at the end of a run for MLflow."""
 _MOST_PASSES = 8
 """Decisions about one job in one turn."""
 
@@ -141,11 +143,21 @@ class Controller:
                 self._once(str(error))
                 raise
             cases = [case for job in jobs if (case := self._observed(job)) is not None]
-            found = self._places(cases)
+            found = self._places(jobs, cases)
             for case in cases:
                 self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
             self._forget({job.uid for job in jobs})
             self._keeper.turn()
+
+    def finish(self, uid: str, say: Callable[[str], None], give_up: Callable[[], bool]) -> None:
+        """Of the only job, which rests: wait until MLflow has all of it, for a while, and write down where."""
+        follower, stored = self._followers[uid], self._store.by_uid(uid)
+        folder = follower.folder
+        self._mirror.tell(folder.root.name)
+        if not self._mirror.finish(lambda: is_settled(folder, self._settings), MLFLOW_SECONDS, give_up):
+            say(f"MLflow is behind; `fathom sync {folder.root}` sends what is missing")
+        if stored is not None:
+            self._keeper.keep(stored, follower, now=True)
 
     def followed(self, uid: str) -> Follower | None:
         """The run of a job, while it is followed."""
@@ -168,6 +180,8 @@ class Controller:
     def _observed(self, job: StoredJob) -> _Case | None:
         if self._is_quiet(job) or time.monotonic() < self._not_before.get(job.uid, 0.0):
             return None
+        if job.uid not in self._followers and self._only is None and self._is_anothers(job):
+            return None
         case: list[_Case] = []
         self._guarded(job, lambda: case.append(self._case(job)))
         return case[0] if case else None
@@ -179,12 +193,16 @@ class Controller:
             return False
         return True
 
+    def _is_anothers(self, job: StoredJob) -> bool:
+        """Followed by a `fathom train` of this home, say; its driver holds its slots all the same."""
+        if not is_followed(RunFolder(self._settings.home / job.folder)):
+            return False
+        self._not_before[job.uid] = time.monotonic() + IDLE_SECONDS
+        return True
+
     def _case(self, job: StoredJob) -> _Case:
         follower = self._followers.get(job.uid)
         if follower is None:
-            folder = RunFolder(self._settings.home / job.folder)
-            if folder.launcher_lock.exists() and is_followed(folder):
-                raise Conflict(f"{folder.root} is followed by another process")
             follower = Follower(job, self._settings, self._launcher, self._saying(job))
             self._followers[job.uid] = follower
         changed = job.generation > job.status.observed_generation
@@ -217,10 +235,11 @@ class Controller:
             self._store.change(job.namespace, job.name, edit, generation=job.generation)
 
     # ------------------------------------------------------------------ slots
-    def _places(self, cases: list[_Case]) -> dict[str, str]:
+    def _places(self, jobs: list[StoredJob], cases: list[_Case]) -> dict[str, str]:
         """By uid of who would start: what it waits for, or nothing."""
-        machine = self._launcher.capacity()
-        self._holders = tuple(case.stored for case in cases if case.follower.alive)
+        machine, mine = self._launcher.capacity(), {case.stored.uid for case in cases}
+        others = [job for job in jobs if job.uid not in mine and job.status.phase in LIVE]
+        self._holders = (*(case.stored for case in cases if case.follower.alive), *others)
         now = datetime.now(UTC)
         waiting = [
             Waiting(job.uid, need_of(job.wish.job), (now - job.created_at).total_seconds())
@@ -246,8 +265,7 @@ class Controller:
             for action in case.actions:
                 if isinstance(action, Remove):
                     return self._remove(case)
-                self._act(case, action)
-                follower.standing = follower.standing.after(action)
+                follower.standing = follower.standing.after(self._act(case, action))
             if any(isinstance(action, Start | Order) for action in case.actions):
                 break
         self._keeper.keep(job, follower)
@@ -268,11 +286,12 @@ class Controller:
         if refused and standing.reason is refused[0][0]:  # the numbers in it may be others by now
             case.follower.standing = replace(standing, message=refused[0][1])
 
-    def _act(self, case: _Case, action: Action) -> None:
+    def _act(self, case: _Case, action: Action) -> Action:
+        """-> what has come of it."""
         follower = case.follower
         match action:
             case Accept():
-                self._accept(case)
+                return self._accept(case)
             case Start():
                 machine, need = self._launcher.capacity(), need_of(case.stored.wish.job)
                 if note := oversubscribed(need, machine):
@@ -288,12 +307,12 @@ class Controller:
                 follower.release()
             case Reject() | Queue() | _:
                 pass  # it is written down with the status
+        return action
 
-    def _accept(self, case: _Case) -> None:
+    def _accept(self, case: _Case) -> Accept | Reject:
         need = need_of(case.stored.wish.job)
         problem = refusal(need, self._launcher.capacity()) or case.follower.problems()
-        if problem:
-            case.follower.standing = case.follower.standing.after(Reject(problem))
+        return Reject(problem) if problem else Accept()
 
     def _remove(self, case: _Case) -> None:
         """Its files first: a job that is in the store is tried again."""

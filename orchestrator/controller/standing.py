@@ -19,7 +19,7 @@ _OF_PHASE = {
 }
 RESTS = frozenset(_OF_PHASE)
 """Phases in which nothing is to be done."""
-_LIVE = (Phase.STARTING, Phase.RUNNING)
+LIVE = (Phase.STARTING, Phase.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def status_of(
     """`base`: what the events say (`report.job_status`); `before`: the status of before, whose times of transition stay
     where nothing has changed."""
     phase = base.phase if alive else standing.phase
-    if not alive and phase in _LIVE:
+    if not alive and phase in LIVE:
         phase = Phase.QUEUED  # between two attempts
     found = {one.type: one for one in base.conditions}
     for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered):

@@ -63,6 +63,19 @@ class SqliteStore:
             connection.execute(insert(jobs).values(_row(stored)))
         return stored
 
+    def adopt(self, job: TrainingJob, *, uid: str, folder: str, status: JobStatus, by: str) -> StoredJob:
+        """A run that was made without a store, under its own uid. Conflict if its name is taken."""
+        name, namespace = job.metadata.name, job.metadata.namespace
+        with self.database.write() as connection:
+            if _find(connection, namespace, name) is not None:
+                raise Conflict(f"{namespace}/{name} exists already: give the run another name")
+            wish = Wish(job.model_copy(update={"status": None}))
+            stored = StoredJob(
+                uid, wish, status.model_copy(update={"observed_generation": 0}), 1, 1, self._clock(), by, folder
+            )
+            connection.execute(insert(jobs).values(_row(stored)))
+        return stored
+
     def get(self, namespace: str, name: str) -> StoredJob:
         with self.database.read() as connection:
             return _stored(_require(connection, namespace, name))

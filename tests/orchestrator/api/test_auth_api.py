@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import pytest
 from fastapi.routing import APIRoute
-from support.api import Service, problem
+from support.api import URL, Service, problem
 
 from orchestrator.api.app import ROUTERS
 from orchestrator.api.auth import OPEN, RoleNeeded
@@ -14,6 +17,7 @@ from orchestrator.api.capacity import Capacity, Holder, Slots
 from orchestrator.errors import Unavailable
 from orchestrator.store.access import Role
 from orchestrator.store.audit import Audit
+from orchestrator.store.base import Query, TextPage
 from orchestrator.store.database import Database
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "FOO")
@@ -114,6 +118,32 @@ def _break(database: Database) -> None:
     database.path.write_bytes(b"\xa5" * 100_000)
     for log in database.path.parent.glob("fathom.db-*"):
         log.unlink()
+
+
+def test_requests_that_take_long_keep_nobody_out(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, on = threading.Semaphore(0), threading.Event()
+    texts = service.store.texts
+
+    def slow(query: Query) -> TextPage:
+        inside.release()
+        assert on.wait(60)
+        return texts(query)
+
+    monkeypatch.setattr(service.store, "texts", slow)
+    headers = {"Authorization": f"Bearer {service.secrets[Role.READER]}"}
+
+    async def scenario() -> None:
+        transport = httpx2.ASGITransport(service.app)
+        async with httpx2.AsyncClient(transport=transport, base_url=URL, headers=headers, timeout=60) as client:
+            waiting = [asyncio.create_task(client.get("/v1/jobs")) for _ in range(60)]
+            for _ in range(40):  # as many as run at once
+                while not inside.acquire(blocking=False):
+                    await asyncio.sleep(0)
+            assert (await asyncio.wait_for(client.get("/v1/me"), 30)).json()["name"] == "a-reader"
+            on.set()
+            assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+
+    asyncio.run(scenario())
 
 
 # ------------------------------------------------------------------ tokens over REST

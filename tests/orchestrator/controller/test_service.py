@@ -1,0 +1,267 @@
+"""The controller over several jobs, restarts and people's wishes; drivers and clock are the test's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with_suspend
+
+from orchestrator.controller.record import Record
+from orchestrator.controller.service import Controller
+from orchestrator.errors import Conflict
+from orchestrator.launch import local
+from orchestrator.launch.base import Capacity
+from orchestrator.spec import Budget
+from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
+from orchestrator.store.base import StoredJob
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    made = Stage(tmp_path, monkeypatch)
+    yield made
+    made.store.database.close()
+
+
+def works(attempt: Attempt) -> Iterator[object]:
+    attempt.start(0)
+    yield 1
+    attempt.train(8)
+    attempt.save(8)
+    yield 1
+    attempt.end("succeeded")
+
+
+def turns(stage: Stage, controller: Controller, number: int = 12) -> None:
+    for _ in range(number):
+        controller.turn()
+        stage.clock.sleep(0.5)
+
+
+def phase(stage: Stage, job: StoredJob | None = None) -> Phase:
+    found = stage.store.by_uid((job or stage.job).uid)
+    assert found is not None
+    return found.status.phase
+
+
+def condition(status: JobStatus, kind: ConditionType) -> Condition:
+    found = status.condition(kind)
+    assert found is not None
+    return found
+
+
+def another(stage: Stage, name: str, **compute: object) -> StoredJob:
+    job = stage.job.wish.job
+    metadata = job.metadata.model_copy(update={"name": name})
+    spec = job.spec.model_copy(update={"compute": job.spec.compute.model_copy(update=compute)})
+    return stage.store.create(job.model_copy(update={"metadata": metadata, "spec": spec}), by="test")
+
+
+def test_a_job_that_only_the_store_knows_is_run(stage: Stage) -> None:
+    job = another(stage, "second")
+    stage.stories += [works, works]
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert phase(stage) is phase(stage, job) is Phase.SUCCEEDED
+    assert Record.open(stage.root / job.folder).uid == job.uid
+    assert not stage.store.open_jobs()
+    status = stage.stored().status
+    assert status.observed_generation == 1
+    kinds = {one.type for one in status.conditions}
+    assert kinds == set(ConditionType) - {ConditionType.TRACKING}
+    assert stage.mirror.told, "MLflow's process hears of it"
+    with local.hold_lock(stage.record.folder.launcher_lock):
+        pass  # nobody has it in his hands any more
+    controller.close()
+
+
+def test_a_controller_that_was_killed_finds_what_runs(stage: Stage) -> None:
+    stage.stories.append(trains_on)
+    first = stage.controller(only=False)
+    turns(stage, first)
+    assert phase(stage) is Phase.RUNNING
+    first.close()  # as the kernel closes its files; the driver goes on
+    stage.clock.sleep(100)
+    second = stage.controller(only=False)
+    turns(stage, second)
+    assert phase(stage) is Phase.RUNNING
+    assert len(stage.started) == 1, "the same driver"
+    held = stage.record.held()
+    assert [one.attempt for one in held] == [1]
+    assert held[0].end - held[0].start > 100, "what ran while nobody looked is paid for"
+    second.close()
+
+
+def test_suspend_resume_cancel(stage: Stage) -> None:
+    stage.stories += [obeys, obeys]
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.wish(lambda wish: with_suspend(wish, suspend=True))
+    turns(stage, controller)
+    status = stage.stored().status
+    assert status.phase is Phase.SUSPENDED
+    assert condition(status, ConditionType.RUNNING).reason is Reason.SUSPENDED
+    assert stage.ends()[-1].message == "suspended"
+    stage.grant()
+    turns(stage, controller)
+    assert phase(stage) is Phase.RUNNING
+    stage.wish(lambda wish: replace(wish, cancelled_at=datetime.now(UTC)))
+    turns(stage, controller)
+    assert phase(stage) is Phase.CANCELLED
+    assert [end.outcome for end in stage.ends()] == ["stopped", "stopped"]
+    assert not stage.killed
+    controller.close()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, keep: bool) -> None:
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC), keep_files=keep))
+    turns(stage, controller)
+    assert stage.store.by_uid(stage.job.uid) is None
+    assert stage.launcher.lives == {}
+    assert stage.record.folder.root.exists() is keep
+    controller.close()
+
+
+def test_who_does_not_fit_waits_and_the_oldest_comes_first(stage: Stage) -> None:
+    stage.launcher.machine = Capacity(2)
+    second, third = another(stage, "second"), another(stage, "third")
+    stage.stories += [works, works, works]
+    controller = stage.controller(only=False)
+    turns(stage, controller, 3)
+    assert [phase(stage), phase(stage, second), phase(stage, third)] == [Phase.RUNNING, Phase.QUEUED, Phase.QUEUED]
+    found = stage.store.by_uid(second.uid)
+    assert found is not None
+    admitted = condition(found.status, ConditionType.ADMITTED)
+    assert admitted.reason is Reason.WAITING_FOR_SLOTS
+    assert admitted.message == "it needs 2 CPUs; 0 of 2 CPUs are free for it"
+    assert [job.name for job in controller.slots()[1]] == ["tiny"]
+    turns(stage, controller, 30)
+    assert [one.job.name for one in stage.started] == ["tiny", "second", "third"]
+    controller.close()
+
+
+def test_more_gpus_than_there_are_are_refused(stage: Stage) -> None:
+    job = another(stage, "large", accelerator="H100", gpus=4, workers=None)
+    stage.stories.append(works)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    found = stage.store.by_uid(job.uid)
+    assert found is not None
+    assert found.status.phase is Phase.FAILED
+    accepted = condition(found.status, ConditionType.ACCEPTED)
+    assert (accepted.status, accepted.reason) == ("False", Reason.INVALID)
+    assert "asks for 4 GPUs, and this machine has 0" in accepted.message
+    controller.close()
+
+
+def test_one_broken_job_stops_no_other_and_says_what_is_wrong(stage: Stage) -> None:
+    broken = another(stage, "broken")
+    folder = Record.take(stage.root / broken.folder, broken.uid, broken.wish.job).folder
+    folder.held.write_text("{")
+    stage.stories.append(works)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert phase(stage) is Phase.SUCCEEDED
+    found = stage.store.by_uid(broken.uid)
+    assert found is not None
+    running = condition(found.status, ConditionType.RUNNING)
+    assert (running.status, running.reason) == ("Unknown", Reason.CONTROLLER_ERROR)
+    assert "held.json cannot be read" in running.message
+    folder.held.unlink()
+    stage.stories.append(works)
+    turns(stage, controller, 40)
+    assert phase(stage, broken) is Phase.SUCCEEDED
+    controller.close()
+
+
+def test_a_broken_job_can_be_deleted(stage: Stage) -> None:
+    stage.record.folder.held.write_text("{")
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert stage.store.by_uid(stage.job.uid) is None
+    assert not stage.record.folder.root.exists()
+    controller.close()
+
+
+def test_a_run_that_another_process_follows_is_left_alone(stage: Stage) -> None:
+    controller = stage.controller(only=False)
+    with local.hold_lock(stage.record.folder.launcher_lock):
+        turns(stage, controller, 3)
+        assert stage.stored().version == 1, "nothing is said of it"
+        monkey = stage.controller()
+        with pytest.raises(Conflict, match="in the hands of process"):
+            monkey.turn()
+        monkey.close()
+    stage.stories.append(works)
+    turns(stage, controller)
+    assert phase(stage) is Phase.SUCCEEDED
+    controller.close()
+
+
+def test_a_job_over_its_budget_goes_on_when_the_limit_is_raised_by_whichever_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, with_budget(tmp_path, "0.01"))
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 1000)
+    status = stage.stored().status
+    assert status.phase is Phase.SUSPENDED
+    assert condition(status, ConditionType.COMPLETE).reason is Reason.LIMIT_REACHED
+    assert condition(status, ConditionType.BUDGET_OK).status == "False"
+    version = stage.stored().version
+    turns(stage, controller, 50)
+    assert stage.stored().version == version, "it rests"
+    stage.stories.append(works)
+    stage.wish(lambda wish: replace(wish, job=limited(wish.job, "0.05")))
+    turns(stage, controller)
+    assert phase(stage) is Phase.SUCCEEDED
+    assert Record.open(stage.record.folder.root).job.spec.budget == Budget(limit="0.05")
+    controller.close()
+
+
+def limited(job: object, limit: str) -> object:
+    spec = job.spec.model_copy(update={"budget": Budget(limit=limit)})  # type: ignore[attr-defined]
+    return job.model_copy(update={"spec": spec})  # type: ignore[attr-defined]
+
+
+def test_times_of_transition_stay(stage: Stage) -> None:
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 4)
+    first = {one.type: one.last_transition_time for one in stage.stored().status.conditions}
+    turns(stage, controller, 40)
+    assert {one.type: one.last_transition_time for one in stage.stored().status.conditions} == first
+    controller.close()
+
+
+def test_figures_are_written_now_and_then_only(stage: Stage) -> None:
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 10)
+    before = stage.stored().version
+    turns(stage, controller, 40)  # twenty seconds
+    assert 3 <= stage.stored().version - before <= 11
+    controller.close()
+
+
+def test_the_controller_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, orchestrator.controller.service, orchestrator.launch.local, orchestrator.store.sqlite\n"
+        "print(sorted({'torch', 'mlflow', 'ray', 'matplotlib', 'deepspeed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
