@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+from orchestrator.controller.departed import departed
 from orchestrator.controller.history import History, changed_tariff
 from orchestrator.controller.record import Record
 from orchestrator.controller.sync import driver_lives, is_followed
@@ -95,7 +96,8 @@ def release(record: Record) -> None:
 
 
 def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Account]:
-    """Of all runs of a team in a home; UsageError for one whose money cannot be read, which would be spent unseen."""
+    """Of all runs of a team in a home, deleted ones too; UsageError for one whose money cannot be read: it would be
+    spent unseen."""
     folders = {path.parent for name in ("job.json", "held.json") for path in home.glob(f"*/{name}")}
     for path in sorted(RunFolder(folder).job for folder in folders if folder != but):
         try:
@@ -106,6 +108,8 @@ def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Acco
             raise
         if record.job.metadata.namespace == team:
             yield _account(record, reserved=_granted(record))
+    for run in departed(home, team):
+        yield Account(f"{run.name} (deleted)", run.spent, run.currency)
 
 
 def _account(record: Record, reserved: Decimal | None) -> Account:
