@@ -23,12 +23,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 STDLIB = $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 
-demo: $(STAMP) ## Train a small DeepSeek-V3-style model on real text with two workers, in minutes
+demo: $(STAMP) ## Start the service, train a sparse and a dense model on real text, compare them; in minutes
 	@$(BIN)/fathom data prepare "$(STDLIB)" runs/demo-data --vocab-size 4096 --heldout-share 0.03 --force \
 	  --license PSF-2.0 --provenance "standard library of the running Python" --include '*.py' \
 	  --exclude 'site-packages/*' --exclude 'test/*' --exclude '*/test/*' --exclude '*/tests/*' \
 	  --exclude 'idlelib/*' --exclude 'lib2to3/*'
-	@$(BIN)/fathom train k8s/samples/mini.yaml
+	@$(BIN)/fathom demo k8s/samples/demo-sparse.yaml k8s/samples/demo-dense.yaml
 
 test: $(STAMP) ## Run all tests, the quick ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile

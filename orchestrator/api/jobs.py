@@ -23,6 +23,8 @@ from orchestrator.api.plans import load_basis, planned_now, price_of, require_cu
 from orchestrator.api.preconditions import require_match
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
+from orchestrator.controller.limit import require_limit
+from orchestrator.controller.record import Record
 from orchestrator.errors import (
     Conflict,
     Forbidden,
@@ -33,6 +35,7 @@ from orchestrator.errors import (
     Unavailable,
     UsageError,
 )
+from orchestrator.launch.base import RunFolder
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
 from orchestrator.store.access import Role, Token
@@ -162,7 +165,7 @@ def get_job(job: SeenJob) -> JSONResponse:
     summary="Change a job",
     response_model=JobDocument,
     dependencies=_RUNNER,
-    responses={**_CHANGED, **problems("invalid-job", *_ONCE[2:])},
+    responses={**_CHANGED, **problems("invalid-job", "over-budget", *_ONCE[2:])},
     openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {"schema": _PATCH}}}},
 )
 def patch_job(
@@ -176,9 +179,21 @@ def patch_job(
         job = patched(stored, patch.root)
         if stored.wish.job.spec.budget is None and job.spec.budget is not None:
             require_currency(job.spec.budget, price_of(job, load_basis(desk.settings)))
+        _require_limit(stored, job, desk)
         return replace(stored.wish, job=job)
 
     return job_response(_changed(desk, caller, namespace, name, if_match, edit))
+
+
+def _require_limit(stored: StoredJob, job: TrainingJob, desk: Desk) -> None:
+    """A limit that the run cannot keep, or its team not pay, is refused here, where a person is told."""
+    budget, folder = job.spec.budget, RunFolder(desk.settings.home / stored.folder)
+    if budget is None or budget == stored.wish.job.spec.budget or not folder.job.exists():
+        return
+    try:
+        require_limit(Record.open(folder.root), budget, desk.settings)
+    except UsageError as error:
+        raise InvalidJob([Problem("spec.budget.limit", str(error))]) from None
 
 
 @router.delete(

@@ -15,7 +15,7 @@ from orchestrator.controller.change import assigned, note_change
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.spending import Pace
-from orchestrator.controller.teams import reserve_more
+from orchestrator.controller.teams import require_more, reserve_more
 from orchestrator.cost.budget import deadlines, to_hold
 from orchestrator.errors import Conflict, UsageError
 from orchestrator.launch import local
@@ -69,6 +69,12 @@ def change_limit(record: Record, limit: str, settings: Settings, now: float | No
         with reserve_more(record, budget, settings):
             changed = _put(record, job, budget, now)
     return changed
+
+
+def require_limit(record: Record, budget: Budget, settings: Settings, now: float | None = None) -> None:
+    """Raises what `change_limit` would raise now, and changes nothing: for a wish that somebody else makes true."""
+    require(budget, account(record, now))
+    require_more(record, budget, settings)
 
 
 def _put(record: Record, job: TrainingJob, budget: Budget, now: float | None) -> Record:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from orchestrator.controller.decide import (
     Accept,
@@ -29,6 +30,7 @@ from orchestrator.controller.decide import (
     WriteEnd,
     decide,
 )
+from orchestrator.controller.departed import Departed, remember
 from orchestrator.controller.files import WatchedFile
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.health import Health
@@ -321,6 +323,9 @@ class Controller:
         self._followers.pop(job.uid, None)
         follower.close()
         if not job.wish.keep_files:
+            if follower.last:
+                spent, rate = follower.history.charged(), follower.history.rate(follower.last)
+                self._remember(job, spent, rate.currency)
             self._launcher.remove(follower.folder)
         self._store.remove(job.uid)
         self._saying(job)("it is deleted" + (f"; its files stay in {follower.folder.root}" * job.wish.keep_files))
@@ -371,10 +376,16 @@ class Controller:
                 self._launcher.kill(folder, last)
                 return False
             if not job.wish.keep_files:
+                if (cost := job.status.cost) is not None:
+                    self._remember(job, Decimal(cost.spent), cost.currency)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
             return True
         return False
+
+    def _remember(self, job: StoredJob, spent: Decimal, currency: str) -> None:
+        run = Departed(team=job.namespace, name=job.name, folder=job.folder, spent=spent, currency=currency)
+        remember(self._settings.home, job.uid, run)
 
     def _saying(self, job: StoredJob) -> Callable[[str], None]:
         if self._only is not None:

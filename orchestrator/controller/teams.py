@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
+from orchestrator.controller.departed import departed
 from orchestrator.controller.history import History, changed_tariff
 from orchestrator.controller.record import Record
 from orchestrator.controller.sync import driver_lives, is_followed
@@ -66,15 +67,27 @@ def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator
         yield
         return
     with _lock(settings.home, team.team):
-        reserved, before = _read(record.folder), record.job.spec.budget
-        granted = reserved if reserved is not None or before is None else before.amount
-        if granted is not None and budget.amount > granted:  # less is always allowed, whatever others have meanwhile
-            others = accounts(settings.home, team.team, but=record.folder.root)
-            _reserved(team, [*others, _account(record, reserved=granted)], _name(record), budget)
+        reserved = _read(record.folder)
+        _require_more(team, record, budget, settings)
         if reserved is None or reserved < budget.amount:
             _write(record.folder, budget)  # first: what is in force is never more than what is reserved
         yield
         _write(record.folder, budget)
+
+
+def require_more(record: Record, budget: Budget, settings: Settings) -> None:
+    """OverBudget if `reserve_more` would raise it now. Reserves nothing."""
+    team = _team(record.job, settings)
+    if team is not None and _goes_on(record.folder):
+        _require_more(team, record, budget, settings)
+
+
+def _require_more(team: TeamLimit, record: Record, budget: Budget, settings: Settings) -> None:
+    reserved, before = _read(record.folder), record.job.spec.budget
+    granted = reserved if reserved is not None or before is None else before.amount
+    if granted is not None and budget.amount > granted:  # less is always allowed, whatever others have meanwhile
+        others = accounts(settings.home, team.team, but=record.folder.root)
+        _reserved(team, [*others, _account(record, reserved=granted)], _name(record), budget)
 
 
 def release(record: Record) -> None:
@@ -83,7 +96,8 @@ def release(record: Record) -> None:
 
 
 def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Account]:
-    """Of all runs of a team in a home; UsageError for one whose money cannot be read, which would be spent unseen."""
+    """Of all runs of a team in a home, deleted ones too; UsageError for one whose money cannot be read: it would be
+    spent unseen."""
     folders = {path.parent for name in ("job.json", "held.json") for path in home.glob(f"*/{name}")}
     for path in sorted(RunFolder(folder).job for folder in folders if folder != but):
         try:
@@ -94,6 +108,8 @@ def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Acco
             raise
         if record.job.metadata.namespace == team:
             yield _account(record, reserved=_granted(record))
+    for run in departed(home, team):
+        yield Account(f"{run.name} (deleted)", run.spent, run.currency)
 
 
 def _account(record: Record, reserved: Decimal | None) -> Account:

@@ -133,3 +133,26 @@ def test_a_budget_that_cannot_be_counted_says_why_and_hides_nothing_else(limited
     assert first["budget"] is None
     assert "held.json cannot be read" in first["trouble"]
     assert second["budget"]["left"] == "5.00"
+
+
+def test_a_limit_is_held_against_the_run_and_its_team_at_once(limited: Runs) -> None:
+    """By the folder, which knows more than the status of before; with what stopping costs while a driver lives."""
+    stored = limited.job(budget={"limit": "70.00"})
+    record = limited.run(stored, story(1, T, 4, None), [Held(1, T, T + 20)])
+    client = limited.client(limited.secrets[Role.RUNNER])
+
+    def asked(limit: str) -> tuple[int, str]:
+        answer = client.patch("/v1/jobs/default/mini", json={"spec": {"budget": {"limit": limit}}})
+        return answer.status_code, str(answer.json().get("detail", ""))
+
+    code, detail = asked("19.00")
+    assert (code, "below the 20.000000 USD that are spent" in detail) == (422, True), detail
+    assert asked("200.00")[0] == 200, "a run that does not go on asks for its team's money when it starts again"
+    with local.hold_lock(record.folder.launcher_lock):
+        record.folder.reserved.write_text('{"amount": "70.00", "currency": "USD"}')
+        code, detail = asked("201.00")
+        assert (code, "default has 100 of its 100 left" in detail) == (402, True), detail
+        assert asked("90.00")[0] == 200
+        with local.hold_lock(record.folder.lock):
+            code, detail = asked("60.00")
+            assert (code, "that stopping costs" in detail) == (422, True), detail

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
+import httpx2
 import pytest
+from support.api import problem
+from support.served import running
 from support.service import Runs, story
 
 from orchestrator.api.archives import standing
@@ -185,3 +189,23 @@ def test_a_token_that_is_revoked_ends_its_stream(runs: Runs) -> None:
 
     streams.clock, streams.pause = lambda: now, pause
     assert runs.get(f"{PATH}/logs?follow=true", Role.READER).text == ": begun\n\n: ping\n\n"
+
+
+def test_streams_of_the_whole_application_are_counted_and_seen_to_end(runs: Runs) -> None:
+    """Through all that stands before the routes, on a real socket."""
+    runs.job()
+    streams = runs.app.state.streams
+    streams.per_token = 1
+    headers = {"Authorization": f"Bearer {runs.secrets[Role.READER]}"}
+    with running(runs) as url, httpx2.Client(base_url=url, headers=headers, timeout=30) as client:
+        with client.stream("GET", f"{PATH}/events?follow=true") as first:
+            lines = first.iter_lines()
+            assert next(lines) == ": begun"
+            found = problem(client.get(f"{PATH}/logs?follow=true"), 429, "rate-limited")
+            assert found["detail"] == "this token has 1 streams open, and may have 1: close one first"
+        wait = threading.Event()
+        for _ in range(600):
+            if not streams.count:
+                break
+            wait.wait(0.05)
+        assert streams.count == 0

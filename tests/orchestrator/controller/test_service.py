@@ -15,6 +15,7 @@ from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.service import Controller
+from orchestrator.controller.teams import accounts
 from orchestrator.errors import Conflict
 from orchestrator.launch import local
 from orchestrator.launch.base import Capacity
@@ -132,6 +133,10 @@ def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, 
     assert stage.store.by_uid(stage.job.uid) is None
     assert stage.launcher.lives == {}
     assert stage.record.folder.root.exists() is keep
+    counted = list(accounts(stage.settings.home, "default"))
+    assert [(one.spent > 0, one.name.endswith("(deleted)")) for one in counted] == [(True, not keep)], (
+        "its team gets no money back"
+    )
     controller.close()
 
 

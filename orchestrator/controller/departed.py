@@ -1,0 +1,49 @@
+"""What deleted runs have cost: a team gets no money back by deleting its jobs.
+
+A file for each (`<home>/departed/UID.json`), written before the run's folder goes, and counted as soon as that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from model.config import Frozen
+from orchestrator.errors import UsageError
+from orchestrator.launch.base import in_short
+from orchestrator.launch.files import replace_file
+
+_FOLDER = "departed"
+
+
+class Departed(Frozen):
+    """A run that is deleted, or about to be."""
+
+    team: str
+    name: str
+    folder: str
+    """Its name in the home."""
+    spent: Decimal = Field(ge=0, allow_inf_nan=False)
+    currency: str
+
+
+def remember(home: Path, uid: str, run: Departed) -> None:
+    """Before its folder is removed; again does no harm. OSError if it cannot be written."""
+    replace_file(home / _FOLDER / f"{uid}.json", run.model_dump_json(), durable=True)
+
+
+def departed(home: Path, team: str) -> Iterator[Departed]:
+    """Of a team. UsageError for one that cannot be read, whose money would be spent twice."""
+    for path in sorted((home / _FOLDER).glob("*.json")):
+        try:
+            run = Departed.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise UsageError(
+                f"{path} cannot be read: {in_short(error)}; it says what a deleted run has cost: put it back from a "
+                "backup, or remove it to count that no longer"
+            ) from None
+        if run.team == team and not (home / run.folder).exists():
+            yield run

@@ -1,0 +1,41 @@
+"""Money of deleted runs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from orchestrator.controller.departed import Departed, departed, remember
+from orchestrator.controller.teams import accounts
+from orchestrator.errors import UsageError
+
+
+def run(**fields: object) -> Departed:
+    known = {"team": "vision", "name": "mini", "folder": "mini-1", "spent": "1.25", "currency": "USD"}
+    return Departed.model_validate(known | fields)
+
+
+def test_it_counts_once_its_folder_is_gone_and_for_its_team_only(tmp_path: Path) -> None:
+    remember(tmp_path, "a", run())
+    remember(tmp_path, "a", run())
+    remember(tmp_path, "b", run(team="text"))
+    assert list(departed(tmp_path, "vision")) == [run()]
+    assert [(one.name, one.spent, one.reserved) for one in accounts(tmp_path, "vision")] == [
+        ("mini (deleted)", Decimal("1.25"), None)
+    ]
+    (tmp_path / "mini-1").mkdir()
+    assert list(departed(tmp_path, "vision")) == [], "a folder that stands is counted itself"
+
+
+def test_none_was_ever_deleted(tmp_path: Path) -> None:
+    assert list(departed(tmp_path, "vision")) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"team": "vision"}', '{"spent": "NaN"}'])
+def test_what_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "departed").mkdir()
+    (tmp_path / "departed" / "a.json").write_text(text)
+    with pytest.raises(UsageError, match="what a deleted run has cost"):
+        list(departed(tmp_path, "vision"))
