@@ -19,7 +19,7 @@ from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
 from orchestrator.api.once import DoOnce
 from orchestrator.api.patch import patched
-from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency
+from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency, require_own
 from orchestrator.api.preconditions import require_match
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
@@ -27,7 +27,6 @@ from orchestrator.controller.limit import require_limit
 from orchestrator.controller.record import Record
 from orchestrator.errors import (
     Conflict,
-    Forbidden,
     InvalidJob,
     NotFound,
     PreconditionFailed,
@@ -76,8 +75,7 @@ def create_job(
     """It is checked as `fathom train` does: its form, its data, its price, the money of its team. Then it waits for the
     controller in phase Pending."""
     job = body.job.job(caller)
-    if caller.team not in (None, job.metadata.namespace):
-        raise Forbidden(f"metadata.namespace is {job.metadata.namespace}, but your token is of team {caller.team}")
+    require_own(job, caller)
 
     def prepare() -> None:
         basis = load_basis(desk.settings)
@@ -301,7 +299,7 @@ def _changed(
     while True:
         stored = desk.store.get(namespace, name)
         conditional = require_match(if_match or (), stored)
-        wish = edit(stored)
+        wish = edit(_in_force(stored, desk))
         try:
             changed = desk.store.change(
                 namespace,
@@ -316,6 +314,21 @@ def _changed(
             continue
         desk.wake()
         return changed
+
+
+def _in_force(stored: StoredJob, desk: Desk) -> StoredJob:
+    """With the limit that is in force: `fathom budget FOLDER` changes it in the run's folder, and the controller, which
+    takes it over, looks there only while it has something to do with the job."""
+    if stored.status.observed_generation < stored.generation:
+        return stored  # what is wished is newer than what is in the folder
+    try:
+        budget = Record.open(desk.settings.home / stored.folder).job.spec.budget
+    except (NotFound, UsageError):
+        return stored
+    if budget is None or budget == stored.wish.job.spec.budget:
+        return stored
+    spec = stored.wish.job.spec.model_copy(update={"budget": budget})
+    return replace(stored, wish=replace(stored.wish, job=stored.wish.job.model_copy(update={"spec": spec})))
 
 
 def _require_wanted(stored: StoredJob, done: str) -> None:

@@ -41,6 +41,7 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     """Forecast, price and choices of a job, which need not be possible yet: `messages` say what stands against it.
     Nothing is kept; the id is signed, and counts for 15 minutes."""
     job, basis = body.job.job(caller), load_basis(desk.settings)
+    require_own(job, caller)
     _require_local(job, caller)
     price = price_of(job, basis)
     forecast, messages = _forecast(job, basis, desk.settings)
@@ -64,6 +65,12 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
         "messages": [text for text in (*messages, *refusals, unfit, slowly(job, capacity)) if text],
     }
     return JSONResponse(document)
+
+
+def require_own(job: TrainingJob, caller: Token) -> None:
+    """Forbidden for a job of another team, whose money the answer would tell of."""
+    if caller.team not in (None, job.metadata.namespace):
+        raise Forbidden(f"metadata.namespace is {job.metadata.namespace}, but your token is of team {caller.team}")
 
 
 def _require_local(job: TrainingJob, caller: Token) -> None:

@@ -9,6 +9,8 @@ import pytest
 from support.api import Service, pointers, problem
 from support.store import in_phase
 
+from orchestrator.controller.limit import change_limit
+from orchestrator.controller.record import Record
 from orchestrator.errors import Conflict
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Cost, JobStatus, Phase
@@ -413,6 +415,19 @@ def test_a_job_that_failed_before_its_first_attempt_is_resumed_again_and_again(s
 def test_a_job_that_goes_on_is_not_resumed(service: Service) -> None:
     before = service.create()
     assert service.runner.post(f"{ONE}:resume").json() == before
+
+
+def test_a_limit_that_was_changed_in_the_folder_stays(service: Service) -> None:
+    service.create(budget={"limit": "1.00"})
+    stored = service.store.get("default", "mini")
+    record = Record.take(service.home / stored.folder, stored.uid, stored.wish.job)
+    service.set_status(JobStatus(phase=Phase.FAILED, observed_generation=1))
+    change_limit(record, "5.00", service.settings)  # `fathom budget FOLDER`, of a job that no controller looks at
+    found = service.runner.post(f"{ONE}:resume").json()
+    assert (found["spec"]["budget"]["limit"], found["metadata"]["generation"]) == ("5.00", 2)
+    change_limit(record, "7.00", service.settings)
+    found = service.runner.patch(ONE, json={"spec": {"budget": {"limit": "6.00"}}}).json()
+    assert found["spec"]["budget"]["limit"] == "6.00", "what is wished after that counts"
 
 
 def test_cancel(service: Service) -> None:

@@ -13,6 +13,7 @@ from orchestrator.api.capacity import Capacity, Slots
 from orchestrator.api.signed import Planned, digest, require_fresh, sign, verify
 from orchestrator.errors import StalePlan, UsageError
 from orchestrator.plan.forecast import Plan
+from orchestrator.store.access import Role
 
 GPU = {"compute": {"accelerator": "H100", "gpus": 8}, "model": {"preset": "v2-lite-16b"}}
 
@@ -44,6 +45,12 @@ def test_a_plan_of_gpus_forecasts_time_and_cost(service: Service) -> None:
     [refused, unfit] = found["messages"]
     assert refused.startswith("would be refused now: spec.data.source: no prepared dataset")
     assert unfit.startswith("the job asks for 8 GPUs, and this machine has 0")
+
+
+def test_a_plan_tells_nothing_of_another_team(service: Service) -> None:
+    other = service.of_team("blue", Role.READER)
+    problem(other.post("/v1/plans", json={"job": service.document(namespace="red")}), 403, "forbidden")
+    assert other.post("/v1/plans", json={"job": service.document(namespace="blue")}).status_code == 200
 
 
 def test_a_job_that_is_larger_than_the_machine_runs_alone(service: Service) -> None:
