@@ -10,10 +10,9 @@ import hashlib
 import math
 from collections.abc import Iterable
 
-import fsspec
-
 from model.config import ModelConfig
-from model.dataset import DatasetManifest, read_manifest
+from model.dataset import MAX_TOKENIZER_BYTES, DatasetManifest, read_manifest
+from model.files import read_file
 from model.ramp import BatchSchedule
 from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, PrecisionName, Recipe, Schedule
 from orchestrator.launch.architecture import choose_architecture, require_same_tokenizer
@@ -145,8 +144,7 @@ def _check_tokenizer(job: TrainingJob, manifest: DatasetManifest) -> None:
     if wanted is None:
         return
     try:
-        with fsspec.open(absolute(wanted), "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(read_file(absolute(wanted), MAX_TOKENIZER_BYTES)).hexdigest()
     except (OSError, ValueError, ImportError) as error:
         raise refusal("data.tokenizer", f"cannot read {wanted}: {error}") from None
     if found != manifest.tokenizer.sha256:

@@ -360,6 +360,12 @@ def test_a_tokenizer_that_is_not_the_datasets_is_refused(data: Path, tmp_path: P
     assert "cannot read" in message
 
 
+def test_a_tokenizer_that_never_ends_is_not_read(data: Path) -> None:
+    path, message = refusal(data, {"data": {"tokenizer": "/dev/full"}})  # its zeros have no end
+    assert path == "spec.data.tokenizer"
+    assert "is a device or pipe, not a file" in message
+
+
 def test_pretraining_starts_before_the_context_extension(data: Path) -> None:
     resolved = run(data, {"model": {"preset": "v2-lite-16b"}})
     assert resolved.recipe.model.yarn is None
