@@ -118,6 +118,12 @@ class Keeper:
             self._mirror.tell(follower.folder.root.name)
             self._unlinked[uid] = (time.monotonic() + _LINK_SECONDS, follower.folder)
 
+    def gone(self, uid: str, folder: RunFolder) -> None:
+        """A job that is deleted: nobody needs to remember it, nor MLflow's process its events."""
+        self._kept.pop(uid, None)
+        self._unlinked.pop(uid, None)
+        self._mirror.tell(folder.root.name)
+
     def turn(self) -> None:
         """Say where runs that are over are to be found, once MLflow has them."""
         now = time.monotonic()

@@ -38,11 +38,14 @@ class Mirrors:
     def sync(self, name: str) -> bool:
         """Bring MLflow to what the run's folder says now; whether nothing is missing."""
         root = self._settings.home / name
+        if not root.exists():  # it was removed, which is no news
+            self._mirrors.pop(name, None)
+            return True
         try:
             mirror = self._mirrors.get(name) or Mirror(Record.open(root), self._settings, self._say)
         except (FathomError, OSError) as error:
             self._mirrors.pop(name, None)
-            if root.exists():  # else it was removed, which is no news
+            if root.exists():  # else it was removed just now
                 self._say(f"{name}: {error}")
             return True
         self._mirrors[name] = mirror

@@ -328,6 +328,7 @@ class Controller:
                 self._remember(job, spent, rate.currency)
             self._launcher.remove(follower.folder)
         self._store.remove(job.uid)
+        self._keeper.gone(job.uid, follower.folder)
         self._saying(job)("it is deleted" + (f"; its files stay in {follower.folder.root}" * job.wish.keep_files))
 
     def _rest(self, job: StoredJob, follower: Follower) -> None:

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.launcher import Stage, trains_on
+
+from orchestrator.controller.mirror_main import Mirrors
+from orchestrator.controller.sync import Mirror
+
+
+def test_a_run_that_was_removed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, monkeypatch)
+    stage.stories.append(trains_on)
+    controller = stage.controller()
+    for _ in range(3):
+        controller.turn()
+    controller.close()
+    monkeypatch.setattr(Mirror, "sync", lambda *_, **__: False)  # an MLflow that is down
+    mirrors, name = Mirrors(stage.settings), stage.record.folder.root.name
+    assert not mirrors.sync(name), "it is tried again"
+    assert list(mirrors._mirrors) == [name]
+    shutil.rmtree(stage.record.folder.root)
+    assert mirrors.sync(name), "there is nothing to try again"
+    assert not mirrors._mirrors, "its events take no memory any more"
+    stage.store.database.close()
