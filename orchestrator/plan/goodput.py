@@ -152,7 +152,7 @@ def goodput(
     redo_far = _growth(far, between) * _exp(far * recovery.upload_seconds)
     running = (1 + stalls) * redo_near * redo_far
     repeated = _recovering(causes, rates, recovery)
-    recovering = math.fsum(repeated.values())
+    recovering = min(1.0, math.fsum(repeated.values()))  # rounding must not make a share negative
     slow = _slow_share(failures, nodes)
     usable = (1 - waiting) * (1 - recovering)
     fraction = usable * (1 - slow) / running if math.isfinite(running) else 0.0

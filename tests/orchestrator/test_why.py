@@ -25,7 +25,6 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PAIRS = [(kind, reason) for kind in ConditionType for reason in sorted(REASONS[kind])]
 TEXTS = [*(CONDITIONS[kind][reason] for kind, reason in PAIRS), *FAILURES.values()]
 VARIABLES = {"FATHOM_BUDGETS", "FATHOM_PRICES", "MLFLOW_TRACKING_URI"}
-SERVE = {"serve"}
 """Registered by the part that runs it."""
 
 
@@ -61,7 +60,7 @@ def test_no_text_says_what_another_says() -> None:
 
 @pytest.mark.parametrize("ways", [Ways.by_name("NAME"), Ways.by_folder("NAME", "runs/x", 1)])
 def test_an_advice_names_what_exists(ways: Ways) -> None:
-    commands = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups} | SERVE
+    commands = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
     known = {one.path for one in walk(all_fields())}
     for text in TEXTS:
         said = text.do.format(**asdict(ways))

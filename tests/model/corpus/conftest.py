@@ -9,7 +9,7 @@ import model.corpus.output
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time would go into making files durable that are removed a moment later."""
-    monkeypatch.setattr(model.corpus.output, "_sync", lambda path: None)
+    monkeypatch.setattr(model.corpus.output, "make_durable", lambda path: None)
 
 
 @pytest.fixture

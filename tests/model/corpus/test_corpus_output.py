@@ -121,7 +121,7 @@ def test_everything_is_durable_before_the_name_says_that_it_is_complete(
     def sync(path: Path) -> None:
         synced.append((path.name, path.is_file(), out.exists()))
 
-    monkeypatch.setattr(model.corpus.output, "_sync", sync)
+    monkeypatch.setattr(model.corpus.output, "make_durable", sync)
     made(source, out)
     files = {path.name for path in out.rglob("*")}
     assert {name for name, _, there in synced if not there} == files | {"result"}

@@ -273,7 +273,7 @@ def test_the_driver_starts_it_beside_its_guard(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(entry, "Guard", starts("guard"))
     monkeypatch.setattr(entry, "LoadMeter", starts("meter"))
     monkeypatch.setattr(entry, "_obey_sigterm", lambda folder: None)
-    monkeypatch.setattr(entry, "_train", lambda resolved, reporter: begun.append("training"))
+    monkeypatch.setattr(entry, "_train", lambda *_: begun.append("training"))
     folder, plan = RunFolder(tmp_path), resolved()
     entry._attempt(folder, plan, Ending(folder, plan))
     assert begun == ["guard", "meter", "training"]
