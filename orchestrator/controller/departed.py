@@ -17,6 +17,8 @@ from orchestrator.launch.base import in_short
 from orchestrator.launch.files import replace_file
 
 _FOLDER = "departed"
+MARKS = ("job.json", "held.json")
+"""A folder that has one of these is that of a run."""
 
 
 class Departed(Frozen):
@@ -45,5 +47,11 @@ def departed(home: Path, team: str) -> Iterator[Departed]:
                 f"{path} cannot be read: {in_short(error)}; it says what a deleted run has cost: put it back from a "
                 "backup, or remove it to count that no longer"
             ) from None
-        if run.team == team and not (home / run.folder).exists():
+        if run.team == team and not is_run(home / run.folder):
             yield run
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is counted itself: what is left of one that is being removed is not, nor what MLflow's process, which
+    was sending just then, has written into its place."""
+    return not folder.name.startswith(".") and any((folder / name).exists() for name in MARKS)

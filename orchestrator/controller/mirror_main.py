@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TextIO
 
 from orchestrator.controller.record import Record
 from orchestrator.controller.sync import Mirror, driver_lives, leftovers
 from orchestrator.errors import FathomError
+from orchestrator.launch.base import RunFolder
 from orchestrator.settings import Settings
 
 SCAN_SECONDS = 300.0
@@ -51,6 +54,10 @@ class Mirrors:
         self._mirrors[name] = mirror
         live = driver_lives(mirror.record.folder)
         done = mirror.sync(live=live)
+        if not mirror.record.folder.job.exists():  # removed meanwhile, and what was written now stands in its place
+            _clear(mirror.record.folder)
+            del self._mirrors[name]
+            return True
         if done and not live:
             del self._mirrors[name]  # it holds all events of the run
         return done
@@ -64,6 +71,15 @@ class Mirrors:
         if message not in self._told:
             self._told.add(message)
             print(message, file=sys.stderr, flush=True)
+
+
+def _clear(folder: RunFolder) -> None:
+    """Of a run that was removed: what this process makes, and the folder, if it holds nothing else."""
+    for path in (folder.tracking, folder.tracking_lock):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder.artifacts, ignore_errors=True)
+    with suppress(OSError):
+        folder.root.rmdir()
 
 
 def main() -> None:

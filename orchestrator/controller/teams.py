@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
-from orchestrator.controller.departed import departed
+from orchestrator.controller.departed import MARKS, departed, is_run
 from orchestrator.controller.history import History, changed_tariff
 from orchestrator.controller.record import Record
 from orchestrator.controller.sync import driver_lives, is_followed
@@ -98,8 +98,8 @@ def release(record: Record) -> None:
 def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Account]:
     """Of all runs of a team in a home, deleted ones too; UsageError for one whose money cannot be read: it would be
     spent unseen."""
-    folders = {path.parent for name in ("job.json", "held.json") for path in home.glob(f"*/{name}")}
-    for path in sorted(RunFolder(folder).job for folder in folders if folder != but):
+    folders = {path.parent for name in MARKS for path in home.glob(f"*/{name}")}
+    for path in sorted(RunFolder(folder).job for folder in folders if folder != but and is_run(folder)):
         try:
             record = Record.open(path.parent)
         except (FathomError, OSError):

@@ -26,7 +26,12 @@ def test_it_counts_once_its_folder_is_gone_and_for_its_team_only(tmp_path: Path)
         ("mini (deleted)", Decimal("1.25"), None)
     ]
     (tmp_path / "mini-1").mkdir()
-    assert list(departed(tmp_path, "vision")) == [], "a folder that stands is counted itself"
+    (tmp_path / "mini-1" / "tracking.json").touch()
+    assert list(departed(tmp_path, "vision")) == [run()], "MLflow's process has written into what was removed"
+    (tmp_path / "mini-1" / "held.json").touch()
+    assert list(departed(tmp_path, "vision")) == [], "a run that stands is counted itself"
+    (tmp_path / "mini-1").rename(tmp_path / ".removing-mini-1")
+    assert [one.spent for one in accounts(tmp_path, "vision")] == [Decimal("1.25")], "once, while it is being removed"
 
 
 def test_none_was_ever_deleted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from support.launcher import Stage, trains_on
 
 from orchestrator.controller.mirror_main import Mirrors
 from orchestrator.controller.sync import Mirror
+from orchestrator.launch.files import replace_file
 
 
 def test_a_run_that_was_removed_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,4 +25,25 @@ def test_a_run_that_was_removed_is_forgotten(tmp_path: Path, monkeypatch: pytest
     shutil.rmtree(stage.record.folder.root)
     assert mirrors.sync(name), "there is nothing to try again"
     assert not mirrors._mirrors, "its events take no memory any more"
+    stage.store.database.close()
+
+
+def test_a_run_that_is_removed_while_it_is_sent_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch)
+    folder = stage.record.folder
+
+    def removed_meanwhile(*_: object, **__: object) -> bool:
+        shutil.rmtree(folder.root)
+        replace_file(folder.tracking, "{}")
+        folder.tracking_lock.touch()
+        folder.artifacts.mkdir()
+        return True
+
+    monkeypatch.setattr(Mirror, "sync", removed_meanwhile)
+    mirrors = Mirrors(stage.settings)
+    assert mirrors.sync(folder.root.name)
+    assert not folder.root.exists()
+    assert not mirrors._mirrors
     stage.store.database.close()
