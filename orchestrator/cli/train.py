@@ -132,14 +132,15 @@ def _follow(store: SqliteStore, stored: StoredJob, settings: Settings) -> Follow
 
     controller = Controller(store, LocalLauncher(settings), settings, say, only=stored.uid)
     record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
-    forecast = False
+    forecast, follower = False, None
     try:
         with _Signals() as signals, Display(record) as display:
             while True:
                 controller.turn()
                 follower = controller.followed(stored.uid)
-                if follower is None:
-                    raise RunFailed(f"the run cannot be followed; see {record.folder.root}")
+                if follower is None:  # what is wrong was told; it is tried again
+                    time.sleep(POLL_SECONDS)
+                    continue
                 if follower.resolved is not None and not forecast:
                     forecast = True
                     say(_before(follower.plan))
@@ -151,7 +152,8 @@ def _follow(store: SqliteStore, stored: StoredJob, settings: Settings) -> Follow
                 time.sleep(POLL_SECONDS)
             controller.finish(stored.uid, say, lambda: signals.count > 1)
     except BaseException:
-        say(f"follow the run again with `fathom train --resume {record.folder.root}`")
+        if follower is not None:
+            say(f"follow the run again with `fathom train --resume {record.folder.root}`")
         raise
     finally:
         controller.close()

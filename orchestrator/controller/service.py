@@ -346,15 +346,16 @@ class Controller:
         """Whatever is wrong with one job is told in its status, and stops no other."""
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - a damaged file, a full disk, our own mistake: the others go on
+        except Exception as error:
             self._not_before[job.uid] = time.monotonic() + _AGAIN_SECONDS
-            if (follower := self._followers.pop(job.uid, None)) is not None:
+            follower = self._followers.pop(job.uid, None)
+            if follower is not None:
                 follower.close()
+            elif self._only is not None and isinstance(error, FathomError):
+                raise  # it could not even be taken up, and a person waits
             self._trouble(job, error)
 
     def _trouble(self, job: StoredJob, error: Exception) -> None:
-        if isinstance(error, Conflict) and self._only is not None:
-            raise error  # it is the only one, and a person waits
         words = str(error) if isinstance(error, FathomError) else f"{type(error).__name__}: {error}"
         message = f"the controller cannot look after the job, and tries again: {words}"
         self._once(f"{job.namespace}/{job.name}: {message}")

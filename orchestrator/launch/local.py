@@ -243,6 +243,7 @@ class LocalLauncher:
 
     def remove(self, folder: RunFolder) -> None:
         doomed = folder.root.with_name(f".removing-{folder.root.name}")  # at once: half a run would be read as one
+        shutil.rmtree(doomed, ignore_errors=True)  # of a controller that was killed here
         if folder.root.exists():
             folder.root.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
