@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -154,7 +155,7 @@ def require_whole(folder: Path, born: Counter[tuple[str, int]]) -> None:
             assert event.step == newest, "it goes on from the last checkpoint"
     held = Record.open(folder).held()
     assert [one.attempt for one in held] == sorted(attempts)
-    for before, after in zip(held, held[1:], strict=False):
+    for before, after in pairwise(held):
         assert before.end <= after.start, "no second is paid for twice"
     for one in held:
         own: list[Event] = [event for event in events if event.attempt == one.attempt and event.kind != "budget"]
