@@ -1,6 +1,6 @@
-"""The controller shot at random moments, again and again, while people submit, suspend, resume and delete.
+"""`fathom serve` shot again and again, while people submit, suspend, resume, cancel and delete over HTTP.
 
-`FATHOM_TEST_KILLS=50` for a longer run. The drivers are real processes that train nothing.
+The drivers are real processes that train nothing. FATHOM_TEST_KILLS=50 for a longer run, FATHOM_TEST_SEED for others.
 """
 
 from __future__ import annotations
@@ -8,206 +8,228 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from support.runs import dataset, tiny_job
+from support.serving import PLACES
+from support.shooting import Service, Watcher, births, driven, drivers, left, require_whole, wait_until
 
-from orchestrator.launch.processes import MARK
+from orchestrator import Client
+from orchestrator.errors import Conflict, NotFound, Unavailable
+from orchestrator.spec import TrainingJob
 from orchestrator.status import Phase
-from orchestrator.store.base import Query, StoredJob, Wish
-from orchestrator.store.sqlite import SqliteStore
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(1200)]
-ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("FATHOM_TEST_KILLS", "10"))
-PATIENCE = 120.0
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800)]
+KILLS = int(os.environ.get("FATHOM_TEST_KILLS", "8"))
+SEED = int(os.environ.get("FATHOM_TEST_SEED", "8"))
+FOREVER = {"seconds": 100_000.0}
+STORY = {"seconds": 3.0, "outcome": "succeeded"}
 
 
-class Watcher(threading.Thread):
-    """Looks all the time at which drivers live; more than one of a run is remembered."""
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where `Client()` finds the service, wherever that listens."""
+    found = tmp_path / "home"
+    found.mkdir()
+    dataset(tmp_path / "data")
+    tell(found)
+    for name in ("FATHOM_URL", "FATHOM_TOKEN", "FATHOM_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FATHOM_HOME", str(found))
+    yield found
+    for process in drivers(found):
+        process.kill()
 
-    def __init__(self, home: Path) -> None:
+
+def tell(home: Path, **stories: object) -> None:
+    """What drivers do, by the names of their jobs."""
+    (home / "story.json").write_text(json.dumps(STORY | stories))
+
+
+def job(home: Path, name: str) -> TrainingJob:
+    found = tiny_job(str(home.parent / "data"), name=name)
+    training = found.spec.training.model_copy(update={"tokens": 100 * 256})
+    retry = found.spec.retry.model_copy(update={"max_attempts": 50, "stop_after_attempts_without_progress": 50})
+    return found.model_copy(update={"spec": found.spec.model_copy(update={"training": training, "retry": retry})})
+
+
+def insist(wish: Callable[[Client], object]) -> None:
+    """Until a service that lives has heard of it."""
+    until = time.monotonic() + 120
+    while True:
+        try:
+            with Client() as client:
+                wish(client)
+            return
+        except Unavailable:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+class People(threading.Thread):
+    """They want the same of six jobs in each round, and look whether they have got it; at least until `enough`."""
+
+    def __init__(self, home: Path, draw: random.Random) -> None:
         super().__init__(daemon=True)
-        self._home, self._ended = home, threading.Event()
-        self.twice: list[str] = []
-        self.looks = self.most = 0
+        self._home, self._draw = home, draw
+        self.enough = threading.Event()
+        self.rounds = 0
+        self.failure: BaseException | None = None
+        self.attempts = 0
 
     def run(self) -> None:
-        while not self._ended.wait(0.02):
-            living = Counter(folder for folder in (_folder(process, self._home) for process in _all()) if folder)
-            self.twice += [folder for folder, number in living.items() if number > 1]
-            self.looks, self.most = self.looks + 1, max(self.most, len(living))
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
-def _all() -> list[psutil.Process]:
-    return list(psutil.process_iter())
-
-
-def _folder(process: psutil.Process, home: Path) -> str | None:
-    """Of the run that this process drives."""
-    try:
-        command = process.cmdline()
-        if process.status() == psutil.STATUS_ZOMBIE or len(command) < 5 or not command[1].endswith("stand_in.py"):
-            return None
-        return command[2] if command[2].startswith(str(home)) else None
-    except psutil.Error:
-        return None
-
-
-def left(home: Path) -> list[str]:
-    """Processes that any driver of this home has started, and itself."""
-    found = []
-    for process in _all():
         try:
-            if process.environ().get(MARK, "").startswith(str(home)) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return found
+            while not self.enough.is_set():
+                self.rounds += 1
+                self._round(f"r{self.rounds}")
+        except BaseException as error:  # noqa: BLE001 - raised by the test
+            self.failure = error
+
+    def _round(self, prefix: str) -> None:
+        names = [f"{prefix}-{kind}" for kind in ("runs", "rests", "returns", "cancelled", "deleted", "waits")]
+        runs, rests, returns, cancelled, deleted, waits = names
+        forever = dict.fromkeys((rests, returns, cancelled, deleted), FOREVER)
+        tell(self._home, **forever)
+        for name in names:
+            self._wish(lambda client, name=name: client.apply(job(self._home, name)))  # type: ignore[misc]
+        self._wish(lambda client: client.suspend(rests))
+        self._wish(lambda client: client.suspend(returns))
+        self._until(returns, Phase.SUSPENDED)
+        tell(self._home, **forever | {returns: STORY})
+        self._wish(lambda client: _resume(client, returns))
+        self._wish(lambda client: client.cancel(cancelled))
+        self._wish(lambda client: _delete(client, deleted))
+        for name in (runs, returns, waits):
+            self._until(name, Phase.SUCCEEDED)
+        self._until(cancelled, Phase.CANCELLED)
+        self._until(rests, Phase.SUSPENDED)
+        insist(lambda client: _gone(client, deleted))
+        kept = [next(self._home.glob(f"{name}-*")) for name in names if name != deleted]
+        born = births(self._home)
+        for folder in kept:
+            require_whole(folder, born)
+        for name in names:
+            insist(lambda client, name=name: _delete(client, name))  # type: ignore[misc]
+        for name in names:
+            insist(lambda client, name=name: _gone(client, name))  # type: ignore[misc]
+        assert list(self._home.glob(f"*{prefix}-*")) == [], "no files are left"
+
+    def _wish(self, wish: Callable[[Client], object]) -> None:
+        time.sleep(self._draw.uniform(0, 1))
+        insist(wish)
+
+    def _until(self, name: str, phase: Phase) -> None:
+        def look(client: Client) -> None:
+            found = client.wait(name, [phase], timeout=120)
+            assert found.phase is phase
+
+        insist(look)
 
 
-class Service:
-    """The controller; killed and started again."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._ups = 0
-        self.log = (home / "controller.log").open("ab")
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "support.controlling", str(self._home)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=self.log, stderr=self.log)
-
-    def wait_for_it(self) -> None:
-        """Until it looks at the jobs."""
-        before = self._ups
-        wait_until(lambda: self._count() > before, lambda: "it does not come up")
-        self._ups = self._count()
-
-    def _count(self) -> int:
-        return (self._home / "controller.log").read_text().splitlines().count("up")
-
-    def shoot(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.process = self._start()
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
+def _resume(client: Client, name: str) -> None:
+    try:
+        client.resume(name)
+    except Conflict:  # it was heard before, and the answer was lost
+        assert not client.get(name).spec.suspend
 
 
-class People:
-    """What they wish, at random."""
-
-    def __init__(self, store: SqliteStore, source: str, draw: random.Random) -> None:
-        self._store, self._source, self._draw, self._made = store, source, draw, 0
-
-    def submit(self) -> None:
-        self._made += 1
-        self._store.create(tiny_job(self._source, name=f"job-{self._made}"), by="test")
-
-    def act(self) -> None:
-        jobs = self._store.list(Query()).jobs
-        wish = self._draw.choice([self._suspend, self._resume, self._delete, self._cancel])
-        if len(jobs) < 4:
-            self.submit()
-        if jobs:
-            job = self._draw.choice(jobs)
-            self._store.change(job.namespace, job.name, lambda now: wish(job, now))
-
-    def _suspend(self, job: StoredJob, wish: Wish) -> Wish:
-        return with_suspend(wish, suspend=True)
-
-    def _resume(self, job: StoredJob, wish: Wish) -> Wish:
-        if job.status.phase not in (Phase.SUSPENDED, Phase.FAILED):
-            return wish
-        granted = max(job.status.attempt_count, wish.granted_after)
-        return replace(with_suspend(wish, suspend=False), granted_after=granted, resumed=wish.resumed + 1)
-
-    def _cancel(self, job: StoredJob, wish: Wish) -> Wish:
-        return replace(wish, cancelled_at=wish.cancelled_at or datetime.now(UTC))
-
-    def _delete(self, job: StoredJob, wish: Wish) -> Wish:
-        return replace(wish, deleted_at=wish.deleted_at or datetime.now(UTC))
-
-    def delete_all(self) -> None:
-        for job in self._store.list(Query()).jobs:
-            self._store.change(job.namespace, job.name, partial(self._delete, job))
+def _delete(client: Client, name: str) -> None:
+    try:
+        client.delete(name)
+    except NotFound:  # it was heard before, or is gone
+        return
 
 
-def with_suspend(wish: Wish, *, suspend: bool) -> Wish:
-    spec = wish.job.spec.model_copy(update={"suspend": suspend})
-    return replace(wish, job=wish.job.model_copy(update={"spec": spec}))
-
-
-def wait_until(true: Callable[[], bool], why: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < until, why()
+def _gone(client: Client, name: str) -> None:
+    until = time.monotonic() + 120
+    while True:
+        try:
+            found = client.get(name)
+        except NotFound:
+            return
+        assert time.monotonic() < until, found
         time.sleep(0.1)
 
 
-def shoot_a_driver(home: Path) -> None:
-    for process in _all():
-        if _folder(process, home):
-            process.kill()
-            return
-
-
-def test_no_kill_leads_to_two_drivers_and_none_is_left(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "story.json").write_text(json.dumps({"seconds": 4.0, "outcome": "succeeded"}))
-    store, draw = SqliteStore(home / "fathom.db"), random.Random(os.environ.get("FATHOM_TEST_SEED", "8"))
-    people = People(store, str(dataset(tmp_path / "data")), draw)
-    service, watcher = Service(home), Watcher(home)
+def test_no_kill_loses_a_job_or_gives_it_two_drivers(home: Path) -> None:
+    print(f"seed {SEED}, {KILLS} kills")
+    draw = random.Random(SEED)
+    service, watcher, people = Service(home, FATHOM_CPUS="6"), Watcher(home), People(home, random.Random(SEED + 1))
     watcher.start()
+    service.start()
+    people.start()
+    began = time.monotonic()
     try:
         for number in range(KILLS):
-            people.submit() if number < 3 else people.act()
-            if number % 5:  # else it may be shot while it starts
-                service.wait_for_it()
-            time.sleep(draw.uniform(0.0, 3.0))
-            if number % 4 == 3:
-                shoot_a_driver(home)
+            time.sleep(draw.uniform(0, 1.5) if number % 4 == 3 else draw.uniform(1.5, 5))  # one may be starting still
             service.shoot()
-        assert watcher.most > 0, "something ran"
-        wait_until(lambda: _rests(store), lambda: (home / "controller.log").read_text()[-4000:])
-        people.delete_all()
-        wait_until(lambda: not store.list(Query()).jobs, lambda: (home / "controller.log").read_text()[-4000:])
-        wait_until(lambda: not left(home), lambda: left(home))
+            if number % 4 == 1:  # a driver dies while nobody looks
+                next((process.kill() for process in drivers(home)), None)
+            service.start()
+            if people.failure is not None:
+                break
+        people.enough.set()
+        people.join()
+        if people.failure is not None:
+            raise AssertionError(service.words()) from people.failure
+        with Client() as client:
+            assert list(client.list()) == []
+        assert service.end() == 130 or service.process is not None
+        wait_until(lambda: not left(home), lambda: left(home), 30)
+    finally:
+        people.enough.set()
+        service.end()
+        watcher.end()
+    assert watcher.twice == []
+    assert watcher.most > 1, "several ran at once"
+    born = births(home)
+    assert max(born.values()) == 1, "no attempt had two drivers"
+    print(f"{people.rounds} rounds, {len(born)} attempts, {watcher.looks} looks, {time.monotonic() - began:.0f} s")
+
+
+def test_dying_between_any_two_steps_leads_to_one_driver(home: Path) -> None:
+    """At places that no chance would find: one after the other, each with a job of its own."""
+    service, watcher = Service(home, FATHOM_CPUS="2"), Watcher(home)
+    watcher.start()
+    try:
+        for place in PLACES:
+            name = f"dies-{place}"
+            stops = place in ("ordered", "removing", "removed")
+            tell(home, **{name: FOREVER if stops else {"seconds": 0.5}})
+            service.start(die_at=place)
+            insist(lambda client, name=name: client.apply(job(home, name)))  # type: ignore[misc]
+            if stops:
+                wait_until(lambda: drivers(home), service.words)
+                with suppress(Unavailable), Client() as client:  # the answer may be lost, the wish is not
+                    client.delete(name)
+            service.has_shot_itself()
+            before = [process.pid for process in drivers(home)]
+            assert len(before) == (place in ("spawned", "started", "ordered")), place
+            service.start()
+            if not stops:
+                insist(lambda client, name=name: client.wait(name, [Phase.SUCCEEDED], timeout=60))  # type: ignore[misc]
+                [folder] = home.glob(f"{name}-*")
+                assert [number for run, number in births(home) if run == folder.name] == [1], place
+                require_whole(folder, births(home))
+                insist(lambda client, name=name: client.delete(name))  # type: ignore[misc]
+            insist(lambda client, name=name: _gone(client, name))  # type: ignore[misc]
+            assert list(home.glob(f"*{name}-*")) == [], "not even half of it"
+            service.end()
+            wait_until(lambda: not left(home), lambda: left(home), 30)
     finally:
         service.end()
         watcher.end()
-        for process in [one for one in _all() if _folder(one, home)]:
-            process.kill()
     assert watcher.twice == []
-    births = Counter((home / "births.log").read_text().splitlines())
-    assert max(births.values()) == 1, "no attempt had two drivers"
-    assert [path.name for path in home.iterdir() if path.is_dir() and path.name.startswith("job-")] == []
-    print(f"{KILLS} kills, {len(births)} attempts, {watcher.looks} looks")
+    assert set(births(home).values()) == {1}
 
 
-def _rests(store: SqliteStore) -> bool:
-    phases = {job.status.phase for job in store.list(Query()).jobs}
-    return phases <= {Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SUSPENDED}
+def test_a_driver_is_told_by_its_command(tmp_path: Path) -> None:
+    """What all of the above rests on."""
+    import psutil
+
+    assert driven(psutil.Process(), tmp_path) is None
