@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.store.base import JobStore
 
 PORT = 8470
+_MOST_FILES = 1 << 16
 _LAST_TURN_SECONDS = 15.0
 """The controller ends what it is doing; trainings are processes of their own."""
 
@@ -44,6 +46,7 @@ def serve_command(
     from orchestrator.settings import Settings
 
     settings = Settings.load()
+    _allow_files(_MOST_FILES)
     _make(settings.home)
     listener = _listen(host, port)
     with listener, hold_lock(settings.home / "service.lock"):
@@ -157,6 +160,15 @@ def _announced(path: Path, url: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _allow_files(most: int) -> None:
+    """As many as the system lets us: each job that waits or runs keeps a lock open, and 1024, a usual limit, would leave
+    none to start a job or to answer with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:
