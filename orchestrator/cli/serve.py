@@ -163,7 +163,7 @@ def _announced(path: Path, url: str) -> Iterator[None]:
 
 
 def _allow_files(most: int) -> None:
-    """As many as the system lets us: each job that waits or runs keeps a lock open, and 1024, a usual limit, would leave
+    """As many as the system lets us: each job that waits or runs keeps a lock open, and 1024, a usual limit, leaves
     none to start a job or to answer with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
