@@ -9,8 +9,10 @@ granted that fit together.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -33,7 +35,23 @@ from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Phase
 
 PATIENCE_SECONDS = 60.0
+_SETTLED_SECONDS = 2.0
+"""A run that was changed so recently is read again: the clocks of file systems are coarse."""
 _OVER = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.SUSPENDED)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of a run as it was read."""
+
+    mark: tuple[int, ...]
+    team: str
+    account: Account | None = None
+    """Of one that is over."""
+
+
+_KNOWN: dict[Path, _Known] = {}
+"""By folder: whoever has thousands of runs would read them all each time that a job waits for its team's money."""
 
 
 def require_leave(job: TrainingJob, settings: Settings) -> None:
@@ -99,17 +117,44 @@ def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Acco
     """Of all runs of a team in a home, deleted ones too; UsageError for one whose money cannot be read: it would be
     spent unseen."""
     folders = {path.parent for name in MARKS for path in home.glob(f"*/{name}")}
-    for path in sorted(RunFolder(folder).job for folder in folders if folder != but and is_run(folder)):
+    for gone in [folder for folder in list(_KNOWN) if folder.parent == home and folder not in folders]:
+        _KNOWN.pop(gone, None)
+    for folder in sorted(folder for folder in folders if folder != but and is_run(folder)):
+        mark, known = _mark(folder), _KNOWN.get(folder)
+        if known is not None and known.mark == mark and (known.team != team or known.account is not None):
+            if known.team == team and known.account is not None:
+                yield known.account
+            continue
         try:
-            record = Record.open(path.parent)
+            record = Record.open(folder)
         except (FathomError, OSError):
-            if not path.parent.exists() or _team_of(RunFolder(path.parent), team) != team:
+            if not folder.exists() or _team_of(RunFolder(folder), team) != team:
                 continue
             raise
-        if record.job.metadata.namespace == team:
-            yield _account(record, reserved=_granted(record))
+        settled = time.time() - max(mark) / 1e9 > _SETTLED_SECONDS
+        if (owner := record.job.metadata.namespace) != team:
+            if settled:
+                _KNOWN[folder] = _Known(mark, owner)
+            continue
+        granted = _granted(record)
+        found = _account(record, reserved=granted)
+        if settled and granted is None and _is_closed(record):
+            _KNOWN[folder] = _Known(mark, team, found)
+        yield found
     for run in departed(home, team):
         yield Account(f"{run.name} (deleted)", run.spent, run.currency)
+
+
+def _mark(folder: Path) -> tuple[int, ...]:
+    """Changes with every file in a run's folder, which are all replaced whole; with these also if edited in place."""
+    return (_written(folder), *(_written(folder / name) for name in (*MARKS, "status.json")))
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_ctime_ns  # which nobody can set back
+    except FileNotFoundError:
+        return 0
 
 
 def _account(record: Record, reserved: Decimal | None) -> Account:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from orchestrator.errors import NotFound, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
+from orchestrator.status import JobStatus, Phase
 
 TEAM = '- {team: default, limit: "100.00", currency: USD}\n'
 
@@ -238,3 +240,39 @@ def test_what_was_spent_unwatched_counts(home: Home) -> None:
         "progress", job=record.uid, attempt=1, incarnation="i1", time=1030.0, step=3, tokens=3
     )
     assert home.free() == 70
+
+
+class Later:
+    """A clock that is ahead of that of the files."""
+
+    def time(self) -> float:
+        return time.time() + 100
+
+
+def test_a_run_that_is_over_is_read_once_until_something_of_it_changes(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, others = home.run("over", "60.00", spent=5), home.run("theirs", "60.00", namespace="red")
+    over.save_status(JobStatus(phase=Phase.FAILED, attempt_count=1))
+    read: list[str] = []
+
+    def opened(root: Path, real: Callable[[Path], Record] = Record.open) -> Record:
+        read.append(root.name)
+        return real(root)
+
+    monkeypatch.setattr(Record, "open", opened)
+    monkeypatch.setattr(teams, "time", Later())
+
+    def spent(team: str = "default") -> list[Decimal]:
+        read.clear()
+        return [one.spent for one in accounts(home.root, team)]
+
+    assert (spent(), len(read)) == ([Decimal(5)], 2)
+    assert (spent(), read) == ([Decimal(5)], [])
+    assert (spent("red"), read) == ([Decimal(0)], [others.folder.root.name])
+    over.save_held([Held(1, 1000.0, 1007.0)])
+    assert (spent(), read) == ([Decimal(7)], [over.folder.root.name])
+    with home.launched(over):  # it goes on, and something is kept for it
+        assert [one.reserved for one in accounts(home.root, "default")] == [Decimal(60)]
+    over.folder.root.rename(home.root / ".removing-over")
+    assert spent() == []
