@@ -2,6 +2,7 @@
 
 The oldest job comes first. A smaller one may pass it while it waits, but not for ever: after `PATIENCE_SECONDS` nobody
 takes what it waits for. A job that needs more CPUs than there are runs alone; one that needs more GPUs can never run.
+Jobs with GPUs run one at a time.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def oversubscribed(need: Capacity, machine: Capacity) -> str:
 def places(machine: Capacity, used: Sequence[Capacity], waiting: Sequence[Waiting]) -> dict[str, str]:
     """By key: empty if the job may start now, or else what it waits for. `waiting`: the oldest first."""
     cpus = machine.cpus - sum(_held(one, machine).cpus for one in used)
-    gpus = machine.gpus - sum(one.gpus for one in used)
+    gpus = machine.gpus - sum(_held(one, machine).gpus for one in used)
     found: dict[str, str] = {}
     for job in waiting:
         need = _held(job.need, machine)
@@ -69,8 +70,9 @@ def places(machine: Capacity, used: Sequence[Capacity], waiting: Sequence[Waitin
 
 
 def _held(need: Capacity, machine: Capacity) -> Capacity:
-    """A job that is larger than the machine takes all of it."""
-    return Capacity(min(need.cpus, machine.cpus), need.gpus)
+    """A job that is larger than the machine takes all of it. One with GPUs takes all of those: drivers are not told which
+    are theirs, and two of them would begin with the same."""
+    return Capacity(min(need.cpus, machine.cpus), machine.gpus if need.gpus else 0)
 
 
 def _words(need: Capacity, machine: Capacity, cpus: int, gpus: int) -> str:

@@ -40,8 +40,14 @@ def test_the_oldest_comes_first_and_a_smaller_one_may_pass_for_a_while() -> None
 def test_who_waits_for_gpus_keeps_no_cpu_job_waiting() -> None:
     waiting = [Waiting("gpus", Capacity(2, 2), 9999.0), Waiting("cpus", Capacity(4), 1.0)]
     found = places(MACHINE, [Capacity(1, 1)], waiting)
-    assert found["gpus"] == "it needs 2 CPUs and 2 GPUs; 7 of 8 CPUs and 1 of 2 GPUs are free for it"
+    assert found["gpus"] == "it needs 2 CPUs and 2 GPUs; 7 of 8 CPUs and 0 of 2 GPUs are free for it"
     assert found["cpus"] == ""
+
+
+def test_jobs_with_gpus_run_one_at_a_time() -> None:
+    one, other = Waiting("one", Capacity(1, 1), 2.0), Waiting("other", Capacity(1, 1), 1.0)
+    found = places(MACHINE, [], [one, other])
+    assert found == {"one": "", "other": "it needs 1 CPUs and 1 GPUs; 7 of 8 CPUs and 0 of 2 GPUs are free for it"}
 
 
 def test_a_job_with_more_workers_than_cores_runs_alone_and_that_is_said() -> None:
