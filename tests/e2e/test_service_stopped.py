@@ -59,7 +59,7 @@ def test_the_limit_holds_while_the_service_is_stopped(service: Service, tmp_path
     job = job.model_copy(update={"spec": job.spec.model_copy(update={"budget": Budget(limit=str(LIMIT))})})
     with Client() as client:
         client.apply(job)
-        client.wait("tiny", [Phase.RUNNING], timeout=60)
+        wait_until(lambda: any(client.metrics("tiny")), service.words)  # there is something to save, which is measured
         client.suspend("tiny")
         client.wait("tiny", [Phase.SUSPENDED], timeout=60)
         [root] = service.home.glob("tiny-*")
