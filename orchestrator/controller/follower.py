@@ -42,6 +42,8 @@ GRACE_SECONDS = 120.0
 """From the order to stop until the driver is ended without a checkpoint."""
 ASK_SECONDS = 2.0
 """Between two questions for the price and the team's money, which read files."""
+LATE_SECONDS = 5.0
+"""Without a look, after which a driver that is gone did not live until now."""
 WORTHWHILE = 2.0
 """An attempt that follows one for which the money was gone must have this many times what stopping takes."""
 
@@ -160,8 +162,10 @@ class Follower:
         for event in self._read():
             if self._watch is not None:
                 self._watch.add(event)
-        if was_alive or self.alive:
+        if self.alive or (was_alive and self._clock.now() - self.history.held[-1].end < LATE_SECONDS):
             self.history.extend(self._clock.now())
+        elif was_alive:
+            self.history.close_held()  # this process slept: nobody pays for what was over meanwhile
         if self.alive:
             self._observe_life(self.sight)
         elif was_alive and (ended := self.history.end_of(self.last)) is not None:

@@ -48,14 +48,14 @@ class History:
         self._resolved: dict[int, Resolved] = {}
         self._tariffs: dict[int, Tariff] = {}
         self.read()
-        self._close_held()
+        self.close_held()
 
     def refresh(self) -> None:
         """Take in what another History, that of the launcher, has written since."""
         self.read()
         self._tariffs.clear()  # after the events: what they tell of prices stands there already
         self.held = self._record.held()
-        self._close_held()
+        self.close_held()
 
     def read(self) -> list[Event]:
         """New events; what a driver of an earlier attempt still says is left out, since it no longer counts.
@@ -123,9 +123,9 @@ class History:
         last = self.held[-1]
         self.held[-1] = Held(last.attempt, last.start, max(last.end, now))
 
-    def _close_held(self) -> None:
-        """Up to the last word of its driver, if that went on after an earlier launcher had died; but a word from the
-        future holds nothing: it is a clock that was wrong."""
+    def close_held(self) -> None:
+        """Up to the last word of its driver, if that went on after an earlier launcher had died, or while this one was
+        stopped; but a word from the future holds nothing: it is a clock that was wrong."""
         if self.held:
             last = self.held[-1]
             word = self.last_word(last.attempt) or last.end

@@ -94,6 +94,9 @@ class Mirror:
         return True
 
     def _fail(self, why: str) -> None:
+        if not self.record.folder.job.exists():
+            self.behind = None  # somebody has removed the run meanwhile: nothing of it is missing anywhere
+            return
         self.behind, self._not_before = why, self._clock() + RETRY_SECONDS
         if not self._told:
             self._say(f"{why}; nothing waits for it, what is missing is sent later")

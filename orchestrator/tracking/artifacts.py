@@ -154,7 +154,7 @@ def _expert_load(text: str | bytes) -> dict[str, bytes]:
 
 
 def _write_all(folder: Path, contents: dict[str, bytes]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # without parents: the run may be removed meanwhile, and stays so
     return [_write(folder / name, data) for name, data in contents.items()]
 
 

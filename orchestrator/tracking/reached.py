@@ -57,7 +57,6 @@ class Reached(BaseModel):
 
     def save(self, path: Path) -> None:
         """Replace the file whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(self.model_dump_json(indent=1), encoding="utf-8")
         os.replace(fresh, path)

@@ -166,7 +166,9 @@ def test_no_kill_loses_a_job_or_gives_it_two_drivers(home: Path) -> None:
     began = time.monotonic()
     try:
         for number in range(KILLS):
-            time.sleep(draw.uniform(0, 1.5) if number % 4 == 3 else draw.uniform(1.5, 5))  # one may be starting still
+            if number % 4 != 3:  # else it may be shot while it starts
+                wait_until(service.is_up, service.words)
+            time.sleep(draw.uniform(0, 3))
             service.shoot()
             if number % 4 == 1:  # a driver dies while nobody looks
                 next((process.kill() for process in drivers(home)), None)

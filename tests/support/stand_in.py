@@ -54,7 +54,7 @@ def pretend(resolved: Resolved, reporter: FileReporter, _: object) -> None:
 
 def _started(reporter: FileReporter, step: int) -> None:
     resumed = f"step-{step}" if step else None
-    reporter.started(step=step, tokens=step, world_size=1, resumed_from=resumed, arithmetic="none")
+    reporter.started(step=step, tokens=step, world_size=1, resumed_from=resumed, arithmetic="")
 
 
 def _save(reporter: FileReporter, step: int) -> None:

@@ -307,3 +307,25 @@ def test_a_limit_is_changed_by_the_wish_and_by_the_folder_and_one_that_cannot_be
     assert any("the limit stays what it is: budget.limit=0.001 is below" in words for words in stage.said)
     assert phase(stage) is Phase.RUNNING
     controller.close()
+
+
+def test_a_controller_that_slept_charges_nothing_for_what_was_over_meanwhile(stage: Stage) -> None:
+    def ends_soon(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        for step in range(1, 5):
+            yield step
+            attempt.train(step)
+        attempt.clock.sleep(3600)  # of the controller; the driver's last word was an hour ago
+        return
+
+    stage.stories.append(ends_soon)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 3)
+    assert phase(stage) is Phase.RUNNING
+    began = stage.record.held()[0].start
+    stage.stories.append(trains_on)
+    turns(stage, controller, 4)
+    assert stage.clock.now > began + 3600
+    held = stage.record.held()
+    assert held[0].end < began + 10
+    controller.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.sync import Mirror, driver_lives, is_followed, is_settled, leftovers, sync_run
 from orchestrator.launch import local
 from orchestrator.settings import Settings
+from orchestrator.tracking.artifacts import write_expert_load
 from orchestrator.tracking.client import connect
+from orchestrator.tracking.reached import Reached
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -354,3 +357,23 @@ def test_artifacts_lie_beside_the_database(story: Story, settings: Settings, dat
     place = connection.execute(query, (story.experiment,)).fetchone()
     connection.close()
     assert place == ((database.parent / "mlartifacts").as_uri(),)
+
+
+def test_a_run_that_is_removed_while_it_is_sent_stays_removed(
+    story: Story, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story.whole()
+    folder, send = story.record.folder, Mirror._send
+
+    def removes(self: Mirror, reached: Reached, *, live: bool) -> None:
+        shutil.rmtree(folder.root)
+        send(self, reached, live=live)
+
+    monkeypatch.setattr(Mirror, "_send", removes)
+    assert Mirror(story.record, settings, nothing_said).sync(live=False), "nothing is missing of what nobody wants"
+    assert not folder.root.exists()
+    with pytest.raises(FileNotFoundError):
+        write_expert_load(folder.artifacts, EXPERT_LOAD)
+    with pytest.raises(FileNotFoundError):
+        Reached(target="anywhere").save(folder.tracking)
+    assert not folder.root.exists()

@@ -1,0 +1,161 @@
+"""A new user's day with the service: jobs by YAML, curl and Python, a service that is killed, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.home import FATHOM, JOB, Done, Home, finish
+from support.shooting import left
+
+from orchestrator import Client
+from orchestrator.launch import local
+from orchestrator.launch.base import RunFolder
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
+
+
+def job(name: str, steps: int) -> dict[str, Any]:
+    """The tests' tiny model on one worker."""
+    found: dict[str, Any] = yaml.safe_load(JOB)
+    found["metadata"]["name"] = name
+    found["spec"] |= ALONE
+    found["spec"]["training"]["tokens"] = 256 * steps
+    found["spec"]["tracking"] = {"experiment": "day"}
+    found["spec"]["data"]["source"] = "data"
+    return found
+
+
+def serve(home: Home) -> subprocess.Popen[bytes]:
+    """-> once it serves."""
+    with (home.root / "service.log").open("ab") as log:
+        environment = home.environment() | {"FATHOM_CPUS": "2"}
+        command = [*FATHOM, "serve", "--port", "0"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=home.root, env=environment)
+    until, announced = time.monotonic() + 60, home.runs / "service.json"
+    while not (announced.exists() and json.loads(announced.read_text())["pid"] == process.pid):
+        assert process.poll() is None, (home.root / "service.log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return process
+
+
+def post(url: str, token: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """With curl, as docs/api.md says it."""
+    curl = shutil.which("curl")
+    assert curl is not None, "the test is of those who have it"
+    header = ["-H", f"Authorization: Bearer {token.read_text().strip()}", "-H", "Content-Type: application/json"]
+    command = [curl, "-sS", "--fail-with-body", "-X", "POST", *header, "--data-binary", "@-", f"{url}/v1/jobs"]
+    done = subprocess.run(command, input=json.dumps({"job": document}), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def fine(home: Home, *arguments: object) -> Done:
+    """A command that ends well; what it says is shown where the test fails."""
+    done = home.fathom(*arguments)
+    print(f"$ fathom {' '.join(map(str, arguments))}\n{done.out}{done.err}")
+    assert done.code == 0, done.err
+    return done
+
+
+def test_a_day_with_the_service(make_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch) -> None:
+    home = make_home()
+    monkeypatch.setenv("FATHOM_HOME", str(home.runs))
+    service = serve(home)
+    try:
+        _day(home, service)
+    finally:
+        home.end_all()
+        for line in left(home.runs):
+            with_pid = int(line.split()[0])
+            local.psutil.Process(with_pid).kill()
+        print((home.root / "service.log").read_text())
+
+
+def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
+    (home.root / "two.yaml").write_text(f"{yaml.safe_dump(job('first', 120))}---\n{yaml.safe_dump(job('second', 900))}")
+    fine(home, "apply", "two.yaml", "-y")
+    announced = json.loads((home.runs / "service.json").read_text())
+    data = str(home.root / "data")
+    by_curl = job("by-curl", 60)
+    by_curl["spec"]["data"]["source"] = data
+    assert post(announced["url"], home.runs / "admin.token", by_curl)["metadata"]["name"] == "by-curl"
+    by_client = job("by-client", 3000)
+    by_client["spec"]["data"]["source"] = data
+    with Client() as client:
+        assert client.apply(by_client).key == "default/by-client"
+    fine(home, "list")
+    fine(home, "wait", "second", "--until", "Running", "--until", "Succeeded")
+    following = home.start("logs", "first", "-f")
+    fine(home, "suspend", "second", "--wait")
+    fine(home, "why", "second")
+    assert finish(following).code == 0, "it ends with the job"
+    fine(home, "wait", "first")
+
+    fine(home, "wait", "by-client", "--until", "Running")
+    folder = RunFolder(next(home.runs.glob("by-client-*")))
+    driver = local.running(folder)
+    assert driver is not None
+    service.send_signal(signal.SIGKILL)
+    service.wait()
+    gone = home.fathom("list")
+    print(gone.err)
+    assert gone.code != 0
+    service = serve(home)
+    fine(home, "resume", "second")
+    fine(home, "wait", "second", "--until", "Running", "--until", "Succeeded")
+    again = local.running(folder)
+    assert again is not None
+    assert again.process.pid == driver.process.pid, "the training was not touched"
+    fine(home, "cancel", "by-client", "--wait")
+    for name in ("second", "by-curl"):
+        fine(home, "wait", name)
+    listed = json.loads(fine(home, "list", "-o", "json").out)
+    phases = {one["metadata"]["name"]: one["status"]["phase"] for one in listed}
+    assert phases == {"first": "Succeeded", "second": "Succeeded", "by-curl": "Succeeded", "by-client": "Cancelled"}
+    fine(home, "list", "-o", "wide")
+    fine(home, "get", "second")
+    fine(home, "events", "second")
+    fine(home, "cost")
+    fine(home, "cost", "second")
+    compared = fine(home, "compare", "first", "second", "--html", home.root / "compare.html")
+    assert "first" in compared.out
+    _require_in_mlflow_once(home, phases)
+    fine(home, "delete", *phases, "-y")
+    until = time.monotonic() + 60
+    while json.loads(home.fathom("list", "-o", "json").out):
+        assert time.monotonic() < until
+    assert [path for path in home.runs.iterdir() if (path / "job.json").exists()] == []
+    service.send_signal(signal.SIGINT)
+    assert service.wait(60) == 0
+    until = time.monotonic() + 40
+    while found := left(home.runs):
+        assert time.monotonic() < until, found
+        time.sleep(0.2)
+
+
+def _require_in_mlflow_once(home: Home, names: dict[str, str]) -> None:
+    """Each job, with its attempts below it, once and ended."""
+    client, until = home.client(), time.monotonic() + 60
+    while True:
+        experiment = client.get_experiment_by_name("day")
+        found = client.search_runs([experiment.experiment_id]) if experiment is not None else []
+        parents = [run for run in found if run.data.tags.get("fathom.role") == "job"]
+        if len(parents) == len(names) and all(run.info.status in ("FINISHED", "KILLED") for run in found):
+            break
+        assert time.monotonic() < until, [(run.info.run_name, run.info.status) for run in found]
+        time.sleep(0.5)
+    assert sorted(str(run.info.run_name) for run in parents) == sorted(names)
+    attempts = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    assert len(attempts) == len(names) + 1, "the one that was suspended has two"
