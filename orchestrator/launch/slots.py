@@ -70,8 +70,8 @@ def places(machine: Capacity, used: Sequence[Capacity], waiting: Sequence[Waitin
 
 
 def _held(need: Capacity, machine: Capacity) -> Capacity:
-    """A job that is larger than the machine takes all of it. One with GPUs takes all of those: drivers are not told which
-    are theirs, and two of them would begin with the same."""
+    """A job that is larger than the machine takes all of it. One with GPUs takes all of those: drivers are not told
+    which are theirs, and two of them would begin with the same."""
     return Capacity(min(need.cpus, machine.cpus), machine.gpus if need.gpus else 0)
 
 
