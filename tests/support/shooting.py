@@ -147,8 +147,8 @@ def births(home: Path) -> Counter[tuple[str, int]]:
 def require_whole(folder: Path, born: Counter[tuple[str, int]]) -> None:
     """What holds for every run: attempts one after the other, each from where the one before had saved, paid for once.
 
-    An attempt has one end and one start at most (its driver may be shot before that); the intervals in which devices were held
-    follow each other, and each covers its attempt's own events.
+    An attempt has one end and one start at most (its driver may be shot before that); the intervals in which devices
+    were held follow each other, and each covers its attempt's own events.
     """
     run, events = RunFolder(folder), read(RunFolder(folder).events)[0]
     attempts = list(range(1, run.last_attempt() + 1))
