@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -146,8 +147,8 @@ def births(home: Path) -> Counter[tuple[str, int]]:
 def require_whole(folder: Path, born: Counter[tuple[str, int]]) -> None:
     """What holds for every run: attempts one after the other, each from where the one before had saved, paid for once.
 
-    An attempt has one end and one start at most (its driver may be shot before that); the intervals in which devices were held follow each other, and
-    each covers its attempt's own events.
+    An attempt has one end and one start at most (its driver may be shot before that); the intervals in which devices
+    were held follow each other, and each covers its attempt's own events.
     """
     run, events = RunFolder(folder), read(RunFolder(folder).events)[0]
     attempts = list(range(1, run.last_attempt() + 1))
@@ -164,7 +165,7 @@ def require_whole(folder: Path, born: Counter[tuple[str, int]]) -> None:
             assert event.step == newest, "it goes on from the last checkpoint"
     held = Record.open(folder).held()
     assert [one.attempt for one in held] == attempts
-    for before, after in zip(held, held[1:], strict=False):
+    for before, after in itertools.pairwise(held):
         assert before.end <= after.start, "no second is paid for twice"
     for one in held:
         own: list[Event] = [event for event in events if event.attempt == one.attempt and event.kind != "budget"]
