@@ -203,8 +203,8 @@ def _seconds(job: TrainingJob, left: Decimal, tariff: Tariff, now: float, reserv
         assert job.spec.budget is not None
         raise OverBudget(
             f"spec.budget.limit is {job.spec.budget.limit} {tariff.currency}: the {left.normalize():f} that are left "
-            f"pay for {max(0.0, seconds):.1f} s, and the last checkpoint and the end take "
-            f"{reserve.seconds:.0f} s: raise it"
+            f"pay for {max(0.0, seconds):.1f} s, and the last checkpoint and the end take {reserve.seconds:.0f} s: "
+            "raise it"
         )
     return seconds
 
