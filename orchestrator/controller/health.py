@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STALE_SECONDS = 30.0
 """Without a turn for longer than this, the controller counts as stuck."""
@@ -29,6 +29,11 @@ class Health:
     """The last turn; None before the first has ended."""
     ended_at: float | None = None
     """When a turn last ended without an error."""
+    began_at: float = field(init=False)
+    """When the controller came up."""
+
+    def __post_init__(self) -> None:
+        self.began_at = self.clock()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -55,7 +60,8 @@ class Health:
         """What is wrong, for people; None if all is well."""
         age = self.age
         if age is None:
-            return "the controller has not looked at the jobs yet"
+            waited = self.clock() - self.began_at  # the first look takes long where much runs already
+            return f"the controller has not looked at the jobs yet, for {waited:.0f} s" if waited > longest else None
         if age > longest:
             return f"the controller has not looked at the jobs for {age:.0f} s, at most {longest:.0f} are usual"
         return None

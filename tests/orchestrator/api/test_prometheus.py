@@ -157,6 +157,8 @@ def test_readiness_names_the_part_that_does_not_work(
 ) -> None:
     runs, clock = watched
     assert runs.health is not None
+    assert runs.get("/readyz").status_code == 200, "its first look may take long"
+    clock.now += STALE_SECONDS + 1
     ready = runs.get("/readyz")
     assert (ready.status_code, ready.text) == (503, "not ready: controller\n")
     with runs.health.turn():
