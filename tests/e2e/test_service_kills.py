@@ -223,8 +223,8 @@ def test_dying_between_any_two_steps_leads_to_one_driver(home: Path) -> None:
                 insist(lambda client, name=name: client.delete(name))  # type: ignore[misc]
             insist(lambda client, name=name: _gone(client, name))  # type: ignore[misc]
             assert list(home.glob(f"*{name}-*")) == [], "not even half of it"
-            service.end()
-            wait_until(lambda: not left(home), lambda: left(home), 30)
+            service.shoot()
+        wait_until(lambda: not left(home), lambda: left(home), 30)
     finally:
         service.end()
         watcher.end()
