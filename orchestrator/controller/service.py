@@ -52,6 +52,8 @@ _AGAIN_SECONDS = 5.0
 """Before a job that could not be looked after is tried again."""
 MLFLOW_SECONDS = 60.0
 """So long a person waits at the end of a run for MLflow."""
+_MIRROR_SECONDS = 20.0
+"""For MLflow to hear of the end of a run that is deleted."""
 _MOST_PASSES = 8
 """Decisions about one job in one turn."""
 
@@ -97,6 +99,8 @@ class Controller:
         self._followers: dict[str, Follower] = {}
         self._quiet: dict[str, _Quiet] = {}
         self._not_before: dict[str, float] = {}
+        self._removing: dict[str, float] = {}
+        """Since when MLflow is waited for."""
         self._told: set[str] = set()
         self._stopped, self._woken = threading.Event(), threading.Event()
         self._holders: tuple[StoredJob, ...] = ()
@@ -169,7 +173,7 @@ class Controller:
         """Jobs with which nothing is to be done any more."""
         for uid in [uid for uid in self._followers if uid not in there and uid != self._only]:
             self._drop(uid)
-        for known in (self._quiet, self._not_before):
+        for known in (self._quiet, self._not_before, self._removing):
             for uid in [uid for uid in known if uid not in there]:
                 del known[uid]
 
@@ -319,6 +323,8 @@ class Controller:
     def _remove(self, case: _Case) -> None:
         """Its files first: a job that is in the store is tried again."""
         job, follower = case.stored, case.follower
+        if not self._is_mirrored(job, follower):
+            return
         follower.release()
         self._followers.pop(job.uid, None)
         follower.close()
@@ -330,6 +336,15 @@ class Controller:
         self._store.remove(job.uid)
         self._keeper.gone(job.uid, follower.folder)
         self._saying(job)("it is deleted" + (f"; its files stay in {follower.folder.root}" * job.wish.keep_files))
+
+    def _is_mirrored(self, job: StoredJob, follower: Follower) -> bool:
+        """Whether MLflow knows how the run ended, or has had its time: it would stay RUNNING there for ever."""
+        folder = follower.folder
+        if job.wish.keep_files or not folder.tracking.exists() or is_settled(folder, self._settings):
+            return True
+        since = self._removing.setdefault(job.uid, time.monotonic())
+        self._mirror.tell(folder.root.name)
+        return time.monotonic() - since >= _MIRROR_SECONDS
 
     def _rest(self, job: StoredJob, follower: Follower) -> None:
         """Nothing is to be done: the run is everybody's again."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with_suspend
 
+from orchestrator.controller import service
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.service import Controller
@@ -139,6 +140,30 @@ def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, 
     assert [(one.spent > 0, one.name.endswith("(deleted)")) for one in counted] == [(True, not keep)], (
         "its team gets no money back"
     )
+    controller.close()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_deleted_run_is_ended_in_mlflow_first_if_that_answers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    settled: list[bool] = []
+    monkeypatch.setattr(service, "is_settled", lambda folder, settings: bool(settled))
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.record.folder.tracking.write_text("{}")
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    turns(stage, controller, 8)
+    assert stage.launcher.lives == {}
+    assert stage.store.by_uid(stage.job.uid) is not None, "MLflow has not heard of its end"
+    if answers:
+        settled.append(True)
+        turns(stage, controller, 1)
+    else:
+        turns(stage, controller, 40)
+    assert stage.store.by_uid(stage.job.uid) is None
+    assert not stage.record.folder.root.exists()
     controller.close()
 
 
