@@ -11,6 +11,7 @@ from orchestrator.cli.output import Column, Row
 
 if TYPE_CHECKING:
     from orchestrator.client import Job
+    from orchestrator.spec import Compute
 
 _COLOURS = {
     "Succeeded": "good", "Running": "busy", "Starting": "busy", "Failed": "bad", "Cancelled": "bad",
@@ -55,7 +56,7 @@ def row(job: Job, now: datetime, *, with_team: bool = False) -> Row:
         "PHASE": job.phase.value,
         "AGE": age((now - job.metadata.created_at).total_seconds()),
         "ATTEMPTS": str(status.attempt_count or ""),
-        "DEVICES": devices(job),
+        "DEVICES": devices(job.spec.compute),
         "FORECAST": forecast(job),
         "BY": job.metadata.created_by,
         "WHY": why(job),
@@ -127,9 +128,12 @@ def moving(job: Job) -> bool:
     return job.phase.value in ("Starting", "Running")
 
 
-def devices(job: Job) -> str:
-    compute = job.spec.compute
-    return f"{compute.world_size} {'CPU workers' if compute.accelerator == 'cpu' else compute.accelerator}"
+def devices(compute: Compute) -> str:
+    """E.g. 2 CPU workers, or 8 H100."""
+    number = compute.world_size
+    if compute.accelerator != "cpu":
+        return f"{number} {compute.accelerator}"
+    return f"{number} CPU worker" + "s" * (number != 1)
 
 
 def forecast(job: Job) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.job_rows import devices
 from orchestrator.cli.output import Column, Row, table
 from orchestrator.errors import OverBudget, UsageError
 
@@ -53,8 +54,7 @@ def _row(offer: PlannedJob) -> Row:
     from orchestrator.cli.planned import time
 
     plan, spec = offer.forecast, offer.job.spec
-    kind = "CPU workers" if spec.compute.accelerator == "cpu" else spec.compute.accelerator
-    cells = {"JOB": key_of(offer), "DEVICES": f"{spec.compute.world_size} {kind}", "COST": "unknown"}
+    cells = {"JOB": key_of(offer), "DEVICES": devices(spec.compute), "COST": "unknown"}
     if plan is not None and plan.hours is not None:
         cells["TIME"] = time(plan.hours.expected)
     if plan is not None and (cost := plan.cost) is not None:

@@ -21,6 +21,9 @@ from support.answered import progress, stored
 from support.cli import Cli, commands
 from support.wire import Reply, Wire, as_json, problem, sse, wire
 
+from orchestrator.cli.job_rows import devices
+from orchestrator.spec import Compute
+
 ROOT = Path(__file__).parents[3]
 ME = as_json({"name": "admin", "role": "admin"})
 STATUS: dict[str, Any] = {
@@ -449,3 +452,15 @@ def test_the_budget_of_a_job(server: Wire, fathom: Cli) -> None:
     found = {"currency": "USD", "limit": "9", "spent": "0.5", "running": True}
     assert json.loads(fathom("budget", "a/b", "--limit", "9", "-o", "json")[1]) == found
     assert server.asked[-1].json() == {"spec": {"budget": {"limit": "9"}}}
+
+
+@pytest.mark.parametrize(
+    ("compute", "words"),
+    [
+        ({"accelerator": "cpu", "workers": 1}, "1 CPU worker"),
+        ({"accelerator": "cpu", "workers": 2}, "2 CPU workers"),
+        ({"accelerator": "H100", "gpus": 1}, "1 H100"),
+    ],
+)
+def test_devices_in_words(compute: dict[str, Any], words: str) -> None:
+    assert devices(Compute.model_validate(compute)) == words
