@@ -35,12 +35,16 @@ class Rule:
     at: str = ""
     """The field that is to blame, below the node that the rule stands at."""
     reason: Why = "FieldValueInvalid"
+    instead: str = ""
+    """Said where a value has a line break, which Kubernetes does not let through."""
 
     def document(self) -> dict[str, Any]:
         """As Kubernetes writes it."""
         found: dict[str, Any] = {"rule": self.holds}
         if self.values:
             found["messageExpression"] = filled(self.text, self.values)
+            if self.instead:
+                found["message"] = self.instead
         else:
             found["message"] = self.text
         if self.at:
@@ -190,6 +194,7 @@ def _tags() -> tuple[Rule, ...]:
             f"self.all(key, key.matches({literal(pattern)}))",
             words.FORM,
             {"value": f'"\'" + {wrong} + "\'"', "pattern": literal(pattern), "description": literal("")},
+            instead=words.FORM.format(value="a name", pattern=pattern, description=""),
         ),
         Rule(
             f"self.all(key, size(key) <= {longest})",
