@@ -69,9 +69,7 @@ def kube_jobs(api_server: ApiServer, trainingjobs: dict[str, Any]) -> KubeJobs:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tests that say nothing of Kubernetes must not look as if they had."""
-    from support.envtest import NOT_RUN
+    from support.envtest import not_run
 
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NOT_RUN in str(report.longrepr)]
-    if skipped:
-        text = f"{len(skipped)} tests that need a Kubernetes API server did NOT run: set KUBEBUILDER_ASSETS"
-        terminalreporter.section(text, sep="!", red=True, bold=True)
+    if warning := not_run(str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.section(warning, sep="!", red=True, bold=True)

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
@@ -47,6 +47,18 @@ def find_assets(env: Mapping[str, str] = os.environ, releases: str = RELEASES) -
     return next(complete, None) or _downloaded(cache, releases)
 
 
+def not_run(reasons: Iterable[str]) -> str:
+    """What is to be said loudly at the end, of the reasons why tests were skipped; "" if nothing."""
+    count = sum(NOT_RUN in reason for reason in reasons)
+    return f"{count} tests that need a Kubernetes API server did NOT run: set KUBEBUILDER_ASSETS" if count else ""
+
+
+def kind() -> str:
+    """Of machine, as releases are named."""
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    return f"{sys.platform}-{machine}"
+
+
 def _set_up(home: Path) -> list[Path]:
     """What the tool setup-envtest has fetched, newest first."""
     return sorted((home / ".local/share/kubebuilder-envtest").glob("k8s/*"), reverse=True)
@@ -54,18 +66,17 @@ def _set_up(home: Path) -> list[Path]:
 
 def _downloaded(folder: Path, releases: str) -> Path | None:
     """The pinned archive, unpacked; None where it cannot be had. A wrong checksum fails the tests."""
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    kind = f"{sys.platform}-{machine}"
-    if kind not in SHA512:
+    machine = kind()
+    if machine not in SHA512:
         return None
-    url = f"{releases}/envtest-v{VERSION}/envtest-v{VERSION}-{kind}.tar.gz"
+    url = f"{releases}/envtest-v{VERSION}/envtest-v{VERSION}-{machine}.tar.gz"
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
             archive = answer.read()
     except (OSError, http.client.HTTPException):
         return None
     digest = hashlib.sha512(archive).hexdigest()
-    assert digest == SHA512[kind], f"{url} has the SHA-512 {digest}, expected {SHA512[kind]}"
+    assert digest == SHA512[machine], f"{url} has the SHA-512 {digest}, expected {SHA512[machine]}"
     return _unpacked(archive, folder)
 
 

@@ -106,7 +106,7 @@ def shared(api_server: ApiServer, trainingjobs: Json) -> KubeJobs:
     return KubeJobs(api_server.client(), api_server.namespace())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(document=documents())
 @example(document=small_document(training={"tokens": 1, "schedule": {"constantShare": 0.3, "decayShare": 0.7}}))
 @example(document=small_document(data={"source": "x", "license": ""}))

@@ -172,6 +172,29 @@ def test_success_is_final(kube_jobs: KubeJobs) -> None:
     assert kube_jobs.set_status("mini", {"attemptCount": 3}).status_code == 200
 
 
+# ------------------------------------------------------------------ the server that tests ask
+
+
+def test_a_token_is_asked_for_and_what_it_may(api_server: ApiServer, kube_jobs: KubeJobs) -> None:
+    kube_jobs.create(small_document())
+    path = f"/apis/fathom.dev/v1alpha1/namespaces/{kube_jobs.namespace}/trainingjobs/mini"
+    assert api_server.client().get(path).status_code == 200
+    assert api_server.client("stranger").get(path).status_code == 403
+    assert api_server.client().get(path, headers={"Authorization": "Bearer nobody"}).status_code == 401
+
+
+def test_the_kubernetes_package_reaches_it(api_server: ApiServer, kube_jobs: KubeJobs) -> None:
+    from kubernetes import client, config
+
+    kube_jobs.create(small_document())
+    with config.new_client_from_config(str(api_server.kubeconfig())) as made:
+        api = client.CustomObjectsApi(made)
+        found = api.get_namespaced_custom_object(
+            "fathom.dev", "v1alpha1", kube_jobs.namespace, "trainingjobs", "mini", _request_timeout=10
+        )
+    assert job_of(found).metadata.name == "mini"
+
+
 # ------------------------------------------------------------------ what people see
 
 
