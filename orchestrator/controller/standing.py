@@ -80,9 +80,10 @@ def status_of(
 ) -> JobStatus:
     """`base`: what the events say (`report.job_status`); `before`: the status of before, whose times of transition stay
     where nothing has changed."""
-    phase = base.phase if alive else standing.phase
-    if not alive and phase in LIVE:
-        phase = Phase.QUEUED  # between two attempts
+    if alive:  # one that has said its last word and is not gone yet is still running: what comes then, is not decided
+        phase = base.phase if base.phase in LIVE else Phase.RUNNING
+    else:
+        phase = Phase.QUEUED if standing.phase in LIVE else standing.phase  # between two attempts
     found = {one.type: one for one in base.conditions}
     for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered):
         found[one.type] = one

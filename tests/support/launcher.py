@@ -58,6 +58,8 @@ class Mirror:
     def close(self) -> None: ...
 
 
+LAST_MOMENT = "gone as soon as somebody looks again"
+"""A driver that has said its last word is not gone at once."""
 Story = Callable[["Attempt"], Iterator[object]]
 
 
@@ -109,7 +111,8 @@ class Launcher:
         resolved = read_resolved(folder.resolved(attempt))
         folder.control.unlink(missing_ok=True)
         self.started.append(resolved)
-        self.lives[folder.root] = self.stories.pop(0)(Attempt(folder, resolved, self.clock))
+        story = self.stories.pop(0)(Attempt(folder, resolved, self.clock))
+        self.lives[folder.root] = itertools.chain(story, [LAST_MOMENT])
         (folder.root / f"begun-{attempt}").touch()
 
     def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:

@@ -103,6 +103,31 @@ def test_a_controller_that_was_killed_finds_what_runs(stage: Stage) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("only", [True, False])
+def test_a_driver_that_has_said_how_it_ended_is_looked_after_until_it_is_gone(stage: Stage, only: bool) -> None:
+    """A job that counted as failed too early was no open one any more: nobody went on with it."""
+    gone = []
+
+    def takes_its_time(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        attempt.end("failed", "stalled", "no step")
+        while not gone:
+            yield "going"
+
+    stage.stories += [takes_its_time, works]
+    controller = stage.controller(only=only)
+    turns(stage, controller)
+    status = stage.stored().status
+    assert status.phase is Phase.RUNNING
+    assert condition(status, ConditionType.COMPLETE).status == "False"
+    assert [job.uid for job in stage.store.open_jobs()] == [stage.job.uid]
+    gone.append(True)
+    turns(stage, controller)
+    assert phase(stage) is Phase.SUCCEEDED
+    assert len(stage.started) == 2
+    controller.close()
+
+
 def test_suspend_resume_cancel(stage: Stage) -> None:
     stage.stories += [obeys, obeys]
     controller = stage.controller(only=False)
@@ -340,8 +365,8 @@ def test_a_controller_that_slept_charges_nothing_for_what_was_over_meanwhile(sta
         for step in range(1, 5):
             yield step
             attempt.train(step)
-        attempt.clock.sleep(3600)  # of the controller; the driver's last word was an hour ago
-        return
+        attempt.clock.sleep(3600)  # of the controller; the driver was gone an hour ago
+        del stage.launcher.lives[attempt.folder.root]
 
     stage.stories.append(ends_soon)
     controller = stage.controller(only=False)
