@@ -130,6 +130,9 @@ class Launcher:
     def capacity(self) -> Capacity:
         return self.machine
 
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.machine.gpus)))
+
     def describe(self, folder: RunFolder, attempt: int) -> str:
         return "no worker process lives; no rank left its stacks"
 
