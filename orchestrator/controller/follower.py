@@ -346,7 +346,7 @@ class Follower:
         if action.attempt > 1:
             self.say(f"starting attempt {action.attempt}")
         if gpus:
-            self.say(f"attempt {action.attempt} has {in_words(gpus)} of this machine")
+            self.say(f"attempt {action.attempt} has {in_words(gpus)}")
         local.prepare(self.folder, draft)
         self.last, self.resolved = action.attempt, draft
         self._expect_steps()

@@ -66,10 +66,10 @@ def own(gpus: Sequence[str]) -> dict[str, str]:
 
 
 def in_words(gpus: Sequence[str] | None) -> str:
-    """E.g. `GPUs 0,1`; None: it is not known which."""
+    """E.g. `GPUs 0,1 of this machine`; None: some."""
     if gpus is None:
-        return "GPUs of which nobody knows the numbers"
-    return f"GPU{'s' * (len(gpus) != 1)} {','.join(gpus)}" if gpus else ""
+        return "GPUs of this machine, and nobody knows which"
+    return f"GPU{'s' * (len(gpus) != 1)} {','.join(gpus)} of this machine" if gpus else ""
 
 
 def _begun(prefix: str, words: Iterable[str]) -> Iterable[str | None]:

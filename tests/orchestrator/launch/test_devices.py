@@ -100,5 +100,6 @@ def test_ray_and_a_driver_that_looks_itself_see_what_was_given(
 
 
 def test_in_words() -> None:
-    assert [in_words(one) for one in ((), ("2",), ("0", "1"))] == ["", "GPU 2", "GPUs 0,1"]
+    found = [in_words(one) for one in ((), ("2",), ("0", "1"))]
+    assert found == ["", "GPU 2 of this machine", "GPUs 0,1 of this machine"]
     assert "nobody knows" in in_words(None)
