@@ -1,5 +1,8 @@
 """Which GPUs a process may use, held against how PyTorch, which reads as CUDA does, understands the same words."""
 
+import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -103,3 +106,28 @@ def test_in_words() -> None:
     found = [in_words(one) for one in ((), ("2",), ("0", "1"))]
     assert found == ["", "GPU 2 of this machine", "GPUs 0,1 of this machine"]
     assert "nobody knows" in in_words(None)
+
+
+SEEN = """
+import json, os
+os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}  # as the driver has it
+import ray
+given = int(os.environ["GIVEN"])
+ray.init(address="local", num_cpus=3, num_gpus=given, include_dashboard=False, object_store_memory=100 * 2**20)
+class Worker:
+    def seen(self): return os.environ["CUDA_VISIBLE_DEVICES"]
+kinds = [{"num_gpus": 1}] * given + [{"num_gpus": 0}]
+workers = [ray.remote(num_cpus=1, **kind)(Worker).remote() for kind in kinds]
+print(json.dumps(ray.get([worker.seen.remote() for worker in workers])))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("given_out", [("5", "MIG-b"), ()])
+def test_rays_workers_have_those_of_their_driver_and_no_other(given_out: tuple[str, ...]) -> None:
+    """A helper without a GPU of its own, such as Ray Train's controller, sees all of its job."""
+    environment = os.environ | own(given_out) | {"GIVEN": str(len(given_out))}
+    done = subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True, check=True)
+    *workers, helper = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(workers) == sorted(given_out)
+    assert helper == ",".join(given_out)
