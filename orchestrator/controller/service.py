@@ -319,6 +319,8 @@ class Controller:
                 follower.write_end(action)
             case Release():
                 follower.release()
+            case Queue(Reason.WAITING_FOR_SLOTS, why) if self._only is not None:
+                self._say(f"it waits: {why}")  # a person does, too
             case Reject() | Queue() | _:
                 pass  # it is written down with the status
         return action

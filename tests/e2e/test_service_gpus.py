@@ -160,6 +160,7 @@ def test_several_fathom_train_at_once_have_different_gpus(home: Path) -> None:
         [third] = set(names) - set(visible(home))
         [run] = home.glob(f"{third}-*")
         wait_until(lambda: "0 of 2 GPUs are free" in (run / "status.json").read_text(), log.read_text)
+        assert "it waits: it needs 1 CPUs and 1 GPUs; " in log.read_text()
         first = next(name for name, seen in visible(home).items() if seen == "1")
         trains[first].send_signal(signal.SIGKILL)
         trains[first].wait()
