@@ -31,6 +31,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Launcher, Sight
+from orchestrator.launch.devices import in_words
 from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
@@ -110,6 +111,16 @@ class Follower:
     def alive(self) -> bool:
         """Whether a driver lives, as it was seen last."""
         return self.sight is not None and self.sight.alive
+
+    @property
+    def holds(self) -> bool:
+        """Whether something of it is still on the machine."""
+        return self.sight is not None and (self.sight.alive or self.sight.left)
+
+    @property
+    def gpus(self) -> tuple[str, ...] | None:
+        """Those of the newest attempt, which are its own while it holds any; None: nobody knows which."""
+        return () if self.resolved is None else self.resolved.gpus_held
 
     @property
     def ordered(self) -> str | None:
@@ -324,14 +335,18 @@ class Follower:
         return ""
 
     # ------------------------------------------------------------------ act
-    def start(self, action: Start) -> None:
+    def start(self, action: Start, gpus: tuple[str, ...]) -> None:
         """That it holds its devices is written down first of all: what was started by a controller that died at once is
-        paid for, too."""
+        paid for, too. `gpus`: those that it is given."""
         draft, self._draft, self._answers = self._draft, None, None
         assert draft is not None
         assert draft.attempt == action.attempt, "it was asked for just now"
+        assert draft.workers * draft.gpus_per_worker == len(gpus), (draft.workers, gpus)
+        draft = draft.model_copy(update={"gpus": gpus})
         if action.attempt > 1:
             self.say(f"starting attempt {action.attempt}")
+        if gpus:
+            self.say(f"attempt {action.attempt} has {in_words(gpus)}")
         local.prepare(self.folder, draft)
         self.last, self.resolved = action.attempt, draft
         self._expect_steps()
