@@ -37,8 +37,8 @@ def remember(home: Path, uid: str, run: Departed) -> None:
     replace_file(home / _FOLDER / f"{uid}.json", run.model_dump_json(), durable=True)
 
 
-def departed(home: Path, team: str) -> Iterator[Departed]:
-    """Of a team. UsageError for one that cannot be read, whose money would be spent twice."""
+def departed(home: Path, team: str) -> Iterator[tuple[str, Departed]]:
+    """Of a team, by uid: names come again. UsageError for one that cannot be read, whose money would be spent twice."""
     for path in sorted((home / _FOLDER).glob("*.json")):
         try:
             run = Departed.model_validate_json(path.read_bytes())
@@ -48,7 +48,7 @@ def departed(home: Path, team: str) -> Iterator[Departed]:
                 "backup, or remove it to count that no longer"
             ) from None
         if run.team == team and not is_run(home / run.folder):
-            yield run
+            yield path.stem, run
 
 
 def is_run(folder: Path) -> bool:

@@ -141,8 +141,8 @@ def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Acco
         if settled and granted is None and _is_closed(record):
             _KNOWN[folder] = _Known(mark, team, found)
         yield found
-    for run in departed(home, team):
-        yield Account(f"{run.name} (deleted)", run.spent, run.currency)
+    for uid, run in departed(home, team):
+        yield Account(f"{run.name} ({uid}, deleted)", run.spent, run.currency)
 
 
 def _mark(folder: Path) -> tuple[int, ...]:

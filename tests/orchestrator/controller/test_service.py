@@ -137,7 +137,7 @@ def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, 
     assert not controller._keeper._kept, "it takes no memory any more"
     assert stage.mirror.told[-1] == stage.record.folder.root.name, "nor does MLflow's process keep its events"
     counted = list(accounts(stage.settings.home, "default"))
-    assert [(one.spent > 0, one.name.endswith("(deleted)")) for one in counted] == [(True, not keep)], (
+    assert [(one.spent > 0, one.name.endswith("deleted)")) for one in counted] == [(True, not keep)], (
         "its team gets no money back"
     )
     controller.close()
