@@ -44,8 +44,9 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     require_own(job, caller)
     _require_local(job, caller)
     price = price_of(job, basis)
-    forecast, messages = _forecast(job, basis, desk.settings)
-    choices, refusals = _choices(job, desk.settings)
+    with desk.far.read(job, caller.name):
+        forecast, messages = _forecast(job, basis, desk.settings)
+        choices, refusals = _choices(job, desk.settings)
     capacity = desk.capacity()
     unfit = never(job, capacity)
     moment = datetime.now(UTC) + VALID
