@@ -384,14 +384,15 @@ class Follower:
         self._observe_attempt()
 
     def write_end(self, action: WriteEnd) -> None:
-        """In the name of a driver that is gone: of one that nobody has seen since, when it was last heard of."""
+        """In the name of a driver that is gone, when it was last seen or heard of: until then its devices count as held
+        for whoever reads the record later."""
         resolved = read_resolved(self.folder.resolved(self.last))
-        message, then = action.message, time.time()
+        message, now, last = action.message, time.time(), self.history.last_word(self.last)
         if action.failure is FailureClass.DRIVER_LOST:
             message = f"{message}; see {self.folder.log(self.last)}"
             if not self._watched:
                 message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
-        moment = then if self._watched else self.history.last_word(self.last)
+        moment = now if last is None else min(now, last)
         self.history.end(resolved, action.outcome, action.failure, message, at=moment)
         if (ended := self.history.end_of(self.last)) is not None:
             self._tell_end(ended)

@@ -424,3 +424,24 @@ def test_a_controller_that_slept_charges_nothing_for_what_was_over_meanwhile(sta
     held = stage.record.held()
     assert held[0].end < began + 10
     controller.close()
+
+
+def test_nor_does_whoever_reads_the_record_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = with_budget(tmp_path, "5000.00")
+    retry = job.spec.retry.model_copy(update={"max_attempts": 1})
+    stage = Stage(tmp_path, monkeypatch, job.model_copy(update={"spec": job.spec.model_copy(update={"retry": retry})}))
+
+    def dies(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        yield 1
+        attempt.train(1)
+        attempt.clock.sleep(3600)  # of the controller; it dies without a word
+
+    stage.stories.append(dies)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert phase(stage) is Phase.FAILED
+    controller.close()
+    [written], [read] = stage.record.held(), History(stage.record).held
+    assert written.end - written.start < 10
+    assert read == written
