@@ -390,16 +390,18 @@ class Controller:
         place and is another's stays."""
         folder = RunFolder(self._settings.home / job.folder)
         with suppress(Exception):  # it is tried again, and whatever it is stops no other job
-            if not _is_anothers_folder(folder, job.uid):
-                last = folder.last_attempt()
-                sight = self._launcher.look(folder, last) if last else None
-                if sight is not None and (sight.alive or sight.left):
-                    self._launcher.kill(folder, last)
-                    return False
-                if not job.wish.keep_files:
-                    if (paid := _paid(job, folder)) is not None:
-                        self._remember(job, *paid)
-                    self._launcher.remove(folder)
+            if _is_anothers_folder(folder, job.uid):
+                self._store.remove(job.uid)
+                return True
+            last = folder.last_attempt()
+            sight = self._launcher.look(folder, last) if last else None
+            if sight is not None and (sight.alive or sight.left):
+                self._launcher.kill(folder, last)
+                return False
+            if not job.wish.keep_files:
+                if (paid := _paid(job, folder)) is not None:
+                    self._remember(job, *paid)
+                self._launcher.remove(folder)
             self._store.remove(job.uid)
             return True
         return False
