@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from orchestrator.controller.aside import Aside, urls
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
 from orchestrator.controller.decide import Kill, Leave, Money, Newest, Order, Situation, Start, WriteEnd
@@ -87,6 +88,7 @@ class Follower:
         self.resolved: Resolved | None = self.history.resolved(self.last) if self.last else None
         self.plan = expect(record, self.resolved, self._settings) if self.resolved is not None else None
         self._draft: Resolved | None = None
+        self._aside: Aside[Resolved] = Aside()
         self._answers: tuple[float, Situation] | None = None
         self._watched = False
         self._expect_steps()
@@ -311,25 +313,41 @@ class Follower:
             return replace(blank, problems=str(error))
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
+        if self._draft is None:
+            why = f"it waits for what it reads from another machine: {', '.join(urls(self.record.job))}"
+            return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
         try:
             reserve(self.record, self._settings)
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_TEAM_BUDGET, str(error)),))
         return blank
 
-    def _resolve(self, attempt: int) -> Resolved:
+    def _resolve(self, attempt: int) -> Resolved | None:
+        """None while other machines have not answered yet."""
         self.purse.follow_limit()
-        return resolve_next(self.record, self.history, self._settings, attempt, self.purse.prices_now())
+        record, prices = self.record, self.purse.prices_now()
+
+        def resolved() -> Resolved:
+            return resolve_next(record, self.history, self._settings, attempt, prices)
+
+        if not urls(record.job):
+            return resolved()
+        compute = record.job.spec.compute
+        paid = None if prices is None else prices.history(compute.accelerator, compute.price_class)
+        return self._aside.get((attempt, record.job, paid), resolved)
 
     def problems(self) -> str:
-        """Why the job could never run as it is written; the plan is made by the way."""
+        """Why the job could never run as it is written; the plan is made by the way. What it reads from other machines
+        was read just now by whoever submitted it, and is read again before it starts."""
+        if urls(self.record.job):
+            return ""
         try:
             draft = self._resolve(self.last + 1)
         except InvalidJob as error:
             return str(error)
         except FathomError:
             return ""  # a limit or a price file can be mended
-        if self.resolved is None:
+        if self.resolved is None and draft is not None:
             self.resolved, self.plan = draft, expect(self.record, draft, self._settings)
             self._expect_steps()
         return ""
@@ -381,14 +399,15 @@ class Follower:
         self._observe_attempt()
 
     def write_end(self, action: WriteEnd) -> None:
-        """In the name of a driver that is gone: of one that nobody has seen since, when it was last heard of."""
+        """In the name of a driver that is gone, when it was last seen or heard of: until then its devices count as held
+        for whoever reads the record later."""
         resolved = read_resolved(self.folder.resolved(self.last))
-        message, then = action.message, time.time()
+        message, now, last = action.message, time.time(), self.history.last_word(self.last)
         if action.failure is FailureClass.DRIVER_LOST:
             message = f"{message}; see {self.folder.log(self.last)}"
             if not self._watched:
                 message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
-        moment = then if self._watched else self.history.last_word(self.last)
+        moment = now if last is None else min(now, last)
         self.history.end(resolved, action.outcome, action.failure, message, at=moment)
         if (ended := self.history.end_of(self.last)) is not None:
             self._tell_end(ended)

@@ -34,13 +34,15 @@ from orchestrator.controller.departed import Departed, remember
 from orchestrator.controller.files import WatchedFile
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.health import Health
+from orchestrator.controller.history import History
 from orchestrator.controller.keeping import Keeper
 from orchestrator.controller.lending import Lending
 from orchestrator.controller.mirror_process import MirrorProcess
+from orchestrator.controller.record import Record
 from orchestrator.controller.standing import LIVE, RESTS, troubled
 from orchestrator.controller.sync import is_followed, is_settled
 from orchestrator.controller.webhooks import Notifier
-from orchestrator.errors import Conflict, FathomError
+from orchestrator.errors import Conflict, FathomError, Unavailable
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
 from orchestrator.launch.slots import Holding, Place, Waiting, need_of, oversubscribed, places, refusal
 from orchestrator.settings import Settings
@@ -385,7 +387,8 @@ class Controller:
         words = str(error) if isinstance(error, FathomError) else f"{type(error).__name__}: {error}"
         message = f"the controller cannot look after the job, and tries again: {words}"
         self._once(f"{job.namespace}/{job.name}: {message}")
-        if job.wish.deleted_at is not None and self._removed_anyhow(job):
+        lasting = not isinstance(error, Unavailable)
+        if job.wish.deleted_at is not None and lasting and self._removed_anyhow(job):
             return
         with suppress(FathomError):
             if (now := self._store.by_uid(job.uid)) is not None:
@@ -393,17 +396,21 @@ class Controller:
                 self._store.set_status(job.uid, status)
 
     def _removed_anyhow(self, job: StoredJob) -> bool:
-        """A job whose record cannot be read can be deleted all the same, unless its driver lives."""
+        """A job whose record cannot be read can be deleted all the same, unless its driver lives; what lies in its
+        place and is another's stays."""
         folder = RunFolder(self._settings.home / job.folder)
-        with suppress(OSError, FathomError):
+        with suppress(Exception):  # it is tried again, and whatever it is stops no other job
+            if _is_anothers_folder(folder, job.uid):
+                self._store.remove(job.uid)
+                return True
             last = folder.last_attempt()
             sight = self._launcher.look(folder, last) if last else None
             if sight is not None and (sight.alive or sight.left):
                 self._launcher.kill(folder, last)
                 return False
             if not job.wish.keep_files:
-                if (cost := job.status.cost) is not None:
-                    self._remember(job, Decimal(cost.spent), cost.currency)
+                if (paid := _paid(job, folder)) is not None:
+                    self._remember(job, *paid)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
             return True
@@ -422,3 +429,18 @@ class Controller:
         if message not in self._told:
             self._told.add(message)
             self._say(message)
+
+
+def _is_anothers_folder(folder: RunFolder, uid: str) -> bool:
+    with suppress(FathomError):
+        return Record.open(folder.root).uid != uid
+    return False
+
+
+def _paid(job: StoredJob, folder: RunFolder) -> tuple[Decimal, str] | None:
+    """By the run's own record; where that cannot be read, by the status. None: nothing."""
+    with suppress(OSError, FathomError):
+        last, history = folder.last_attempt(), History(Record.open(folder.root))
+        return (history.charged(), history.rate(last).currency) if last else None
+    cost = job.status.cost
+    return None if cost is None else (Decimal(cost.spent), cost.currency)
