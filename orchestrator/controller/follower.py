@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from orchestrator.controller.aside import Aside, urls
+from orchestrator.controller.aside import KEPT_SECONDS, Aside, urls
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
 from orchestrator.controller.decide import Kill, Leave, Money, Newest, Order, Situation, Start, WriteEnd
@@ -123,6 +123,11 @@ class Follower:
     def gpus(self) -> tuple[str, ...] | None:
         """Those of the newest attempt, which are its own while it holds any; None: nobody knows which."""
         return () if self.resolved is None else self.resolved.gpus_held
+
+    @property
+    def lingers(self) -> bool:
+        """Whether something of the newest attempt lives, as it was seen last."""
+        return self.sight is not None and (self.sight.alive or self.sight.left)
 
     @property
     def ordered(self) -> str | None:
@@ -310,6 +315,9 @@ class Follower:
         except OverBudget as error:
             return replace(blank, money=Money(suffices=False, why=str(error)))
         except InvalidJob as error:
+            if any(uri in str(error) for uri in urls(self.record.job)):  # whoever submitted it could read that
+                why = f"it is tried again in {KEPT_SECONDS:.0f} s at most: {error}"
+                return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
             return replace(blank, problems=str(error))
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))

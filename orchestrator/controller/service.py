@@ -46,7 +46,7 @@ from orchestrator.errors import Conflict, FathomError, Unavailable
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
 from orchestrator.launch.slots import Holding, Place, Waiting, need_of, oversubscribed, places, refusal
 from orchestrator.settings import Settings
-from orchestrator.status import Reason
+from orchestrator.status import Phase, Reason
 from orchestrator.store.base import JobStore, StoredJob, Wish
 
 POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
@@ -256,7 +256,7 @@ class Controller:
         now = datetime.now(UTC)
         waiting = [
             Waiting(job.uid, need_of(job.wish.job), (now - job.created_at).total_seconds())
-            for case in cases
+            for case in sorted(cases, key=_lacks_other_things)
             if any(isinstance(action, Start) for action in case.actions)
             for job in (case.stored,)
         ]
@@ -284,6 +284,8 @@ class Controller:
                 follower.standing = follower.standing.after(self._act(case, action, found.get(job.uid, Place())))
             if any(isinstance(action, Start | Order) for action in case.actions):
                 break
+            if follower.lingers and any(isinstance(action, Kill) for action in case.actions):
+                break  # what does not die at once is killed again in the next turn: others wait
         self._keeper.keep(job, follower)
         if not case.actions and not follower.alive and follower.standing.phase in RESTS:
             self._rest(job, follower)
@@ -435,6 +437,13 @@ def _is_anothers_folder(folder: RunFolder, uid: str) -> bool:
     with suppress(FathomError):
         return Record.open(folder.root).uid != uid
     return False
+
+
+def _lacks_other_things(case: _Case) -> bool:
+    """Whether it was refused for something else than slots: those who need only slots come first, since it might hold
+    a place, and not start, for ever."""
+    standing = case.follower.standing
+    return standing.phase is Phase.QUEUED and standing.reason not in (None, Reason.WAITING_FOR_SLOTS)
 
 
 def _paid(job: StoredJob, folder: RunFolder) -> tuple[Decimal, str] | None:

@@ -86,6 +86,30 @@ def test_a_machine_that_does_not_answer_holds_up_its_own_job_only(
     stage.store.database.close()
 
 
+def test_a_machine_that_is_away_for_a_while_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever submitted it could read what it names; the job waits until that can be read again."""
+    stage = Stage(tmp_path, monkeypatch, with_tokenizer(tmp_path))
+    memory = fsspec.filesystem("memory")
+    memory.move("/tokenizer.json", "/elsewhere")
+    monkeypatch.setattr(aside, "KEPT_SECONDS", 0.0)
+    stage.stories.append(works)
+    controller = stage.controller(only=False)
+
+    def admitted() -> str:
+        controller.turn()
+        stage.clock.sleep(3)
+        found = stage.stored().status.condition(ConditionType.ADMITTED)
+        return "" if found is None else found.message
+
+    until(lambda: "it is tried again" in admitted())
+    assert URL in admitted()
+    assert stage.stored().status.phase is Phase.QUEUED
+    memory.move("/elsewhere", "/tokenizer.json")
+    until(lambda: admitted() == "" and stage.stored().status.phase is Phase.SUCCEEDED)
+    controller.close()
+    stage.store.database.close()
+
+
 def test_what_is_read() -> None:
     job = tiny_job()
     assert urls(job) == []

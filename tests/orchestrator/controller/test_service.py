@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with_suspend
 
+from orchestrator.controller import follower as follower_module
 from orchestrator.controller import service
 from orchestrator.controller.departed import Departed
 from orchestrator.controller.history import History
@@ -192,6 +193,22 @@ def test_a_deleted_run_is_ended_in_mlflow_first_if_that_answers(
         turns(stage, controller, 40)
     assert stage.store.by_uid(stage.job.uid) is None
     assert not stage.record.folder.root.exists()
+    controller.close()
+
+
+def test_what_does_not_die_at_once_is_killed_once_in_a_turn(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try may take a second, in which nobody else is looked after."""
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    killed: list[int] = []
+    monkeypatch.setattr(stage.launcher, "kill", lambda folder, attempt: killed.append(attempt))
+    stage.wish(lambda wish: replace(wish, cancelled_at=datetime.now(UTC)))
+    turns(stage, controller, 2)
+    stage.clock.sleep(follower_module.GRACE_SECONDS)
+    turns(stage, controller, 3)
+    assert killed == [1] * 3
+    assert phase(stage) is Phase.RUNNING
     controller.close()
 
 
