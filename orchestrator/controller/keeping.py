@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.report import budget_condition, job_status, plan_of
-from orchestrator.controller.standing import differ, status_of
+from orchestrator.controller.standing import RESTS, differ, status_of, tracked
+from orchestrator.controller.sync import is_settled
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
@@ -20,6 +21,7 @@ from orchestrator.launch.files import replace_file
 from orchestrator.settings import Settings
 from orchestrator.status import ConditionType, JobStatus, MlflowRun, Reason
 from orchestrator.store.base import JobStore, StoredJob
+from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import Reference, reference, target
 from orchestrator.tracking.reached import Reached
 
@@ -28,7 +30,9 @@ TRACK_SECONDS = 5.0
 SAVE_PAUSES = 20.0
 """Times as long as saving took, before it is saved again."""
 _LINK_SECONDS = 600.0
-"""So long a run that is over may take to appear in MLflow, for its status to say where."""
+"""So long a run that is over may take to be whole in MLflow; one that MLflow refuses is watched for longer."""
+_LOOKS = 100
+"""Runs that are over at which one turn looks."""
 
 
 @dataclass
@@ -50,14 +54,23 @@ class Keeper:
         self._store, self._mirror, self._notifier, self._settings = store, mirror, notifier, settings
         self._kept: dict[str, _Kept] = {}
         self._unlinked: dict[str, tuple[float, RunFolder]] = {}
-        """Runs that are over and not in MLflow yet."""
+        """Runs that are over and not whole in MLflow yet; the one that was looked at last is the last."""
         self._look_at = 0.0
+
+    def start(self) -> None:
+        """Take over those whose status says that MLflow could not be reached."""
+        for stored in self._store.saying(Reason.SERVER_UNREACHABLE):
+            folder = RunFolder(self._settings.home / stored.folder)
+            if stored.status.phase in RESTS and folder.job.exists():
+                self._unlinked[stored.uid] = (time.monotonic() + _LINK_SECONDS, folder)
+                self._mirror.tell(folder.root.name)
 
     def keep(self, job: StoredJob, follower: Follower, *, now: bool = False) -> None:
         """Write down what is due, or all of it `now`."""
         kept, began = self._kept.setdefault(job.uid, _Kept()), time.monotonic()
         if not now and kept.status is not None and began < kept.save_at and not self._news(job, follower, kept.status):
             return
+        self._unlinked.pop(job.uid, None)  # it is followed again
         status = self.status(job, follower)
         try:
             self._save(follower, status)
@@ -88,6 +101,7 @@ class Keeper:
             alive=follower.alive,
             ordered=follower.ordered,
             generation=job.generation,
+            untracked=untracked(follower.folder, self._settings),
         )
 
     def _news(self, job: StoredJob, follower: Follower, known: JobStatus) -> bool:
@@ -130,14 +144,36 @@ class Keeper:
         if not self._unlinked or now < self._look_at:
             return
         self._look_at = now + TRACK_SECONDS
-        for uid, (until, folder) in list(self._unlinked.items()):
-            found = linked(folder, self._settings)
-            if found is None and now < until:
-                continue
-            del self._unlinked[uid]
-            stored = self._store.by_uid(uid)
-            if found is not None and stored is not None and stored.status.mlflow is None:
-                self._store.set_status(uid, stored.status.model_copy(update={"mlflow": _shown(found)}))
+        for uid in list(self._unlinked)[:_LOOKS]:
+            until, folder = self._unlinked.pop(uid)
+            if not self._is_tracked(uid, folder, waits=now < until):
+                self._unlinked[uid] = (until, folder)
+                self._mirror.tell(folder.root.name)  # its process may be another one by now
+
+    def _is_tracked(self, uid: str, folder: RunFolder, *, waits: bool) -> bool:
+        """Whether there is no more to be said of it; what there is now is written down."""
+        settled, why, stored = is_settled(folder, self._settings), untracked(folder, self._settings), None
+        found = linked(folder, self._settings)
+        if (found or why) and (stored := self._store.by_uid(uid)) is not None:
+            run = None if found is None else _shown(found)
+            status = tracked(stored.status, run, why, datetime.now(UTC))
+            if differ(stored.status, status) or status.mlflow != stored.status.mlflow:
+                self._store.set_status(uid, status)
+        if not folder.job.exists() or ((found or why) and stored is None):
+            return True  # it is gone
+        return not why and (settled or not waits)
+
+
+def untracked(folder: RunFolder, settings: Settings) -> str:
+    """Why MLflow lacks something of the run, and what becomes of that; empty where nothing is in the way."""
+    found = trouble.load(folder.tracking_trouble, target(settings.tracking_uri))
+    if found is None:
+        return ""
+    since = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"{found.why} (since {since}); training goes on and nothing is lost: what is missing is sent as soon as MLflow "
+        "answers, or by `fathom sync`"
+    )
 
 
 def linked(folder: RunFolder, settings: Settings) -> Reference | None:

@@ -124,6 +124,8 @@ class Controller:
         """Until `stop`."""
         self._notifier.start()
         try:
+            with suppress(FathomError):  # of the store, which the turns tell of
+                self._keeper.start()
             while not self._stopped.is_set():
                 self._woken.clear()
                 with suppress(FathomError):  # of the store: told, counted, and tried again

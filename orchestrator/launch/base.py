@@ -74,6 +74,11 @@ class RunFolder:
         return self.root / "tracking.json"
 
     @property
+    def tracking_trouble(self) -> Path:
+        """Why MLflow lacks something of the run; there only while it cannot be told. See `tracking.trouble`."""
+        return self.root / "tracking-trouble.json"
+
+    @property
     def tracking_lock(self) -> Path:
         """Held by the process that is sending to MLflow."""
         return self.root / "tracking.lock"

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus, Phase
+from orchestrator.status import JobStatus, Phase, Reason
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,10 @@ class JobStore(Protocol):
     def open_jobs(self) -> Sequence[StoredJob]:
         """Those with which the controller has something to do: not in a terminal phase, or to be deleted, or whose wish
         was changed since the status was written (`status.observed_generation` < `generation`); oldest first."""
+        ...
+
+    def saying(self, reason: Reason) -> Sequence[StoredJob]:
+        """Those with a condition of this reason, open or not, oldest first. Reads the status of every job."""
         ...
 
     def change(

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus
+from orchestrator.status import JobStatus, Reason
 from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
@@ -111,6 +111,13 @@ class SqliteStore:
         known = self._read | {(job.uid, job.version): job for job in _readable(rows)}
         self._read = {mark: known[mark] for mark in found if mark in known}
         return tuple(self._read.values())
+
+    def saying(self, reason: Reason) -> Sequence[StoredJob]:
+        maybe = func.instr(jobs.c.status, f'"reason":"{reason}"') > 0  # some message might say so, too
+        with self.database.read() as connection:
+            rows = connection.execute(select(jobs).where(maybe).order_by(jobs.c.seq)).mappings().all()
+        found = _readable(rows)
+        return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
 
     def change(
         self,
