@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.report import budget_condition, job_status, plan_of
-from orchestrator.controller.standing import RESTS, differ, status_of, tracked
+from orchestrator.controller.standing import RESTS, differ, farewell, status_of, tracked
 from orchestrator.controller.sync import is_settled
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import FathomError
@@ -123,6 +123,19 @@ class Keeper:
         if ledger is not None:
             replace_file(follower.folder.ledger, ledger.to_json())
         record.save_status(status)
+
+    def farewell(self, job: StoredJob, follower: Follower | None) -> None:
+        """The last word on a job that is deleted, before its files go: in the store, where a process finds it that
+        comes after one that died here, and to webhooks. `follower` None: its record cannot be read."""
+        kept, now, last = self._kept.get(job.uid, _Kept()), datetime.now(UTC), job.status
+        if follower is not None and follower.last >= last.attempt_count:  # else its files are gone already
+            last = self.status(job, follower)
+        last = farewell(last, now, job.generation)
+        if follower is not None and job.wish.keep_files:
+            self._save(follower, last)
+        self._store.set_status(job.uid, last)
+        events = () if follower is None else follower.history.events[kept.events :]
+        self._notifier.tell(job.uid, job.wish.job, kept.status, last, events, deleted=True)
 
     # ------------------------------------------------------------------ MLflow
     def left(self, uid: str, follower: Follower) -> None:

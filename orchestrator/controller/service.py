@@ -327,6 +327,7 @@ class Controller:
         job, follower = case.stored, case.follower
         if not self._is_mirrored(job, follower):
             return
+        self._keeper.farewell(job, follower)
         follower.release()
         self._followers.pop(job.uid, None)
         follower.close()
@@ -393,11 +394,13 @@ class Controller:
             if sight is not None and (sight.alive or sight.left):
                 self._launcher.kill(folder, last)
                 return False
+            self._keeper.farewell(job, None)
             if not job.wish.keep_files:
                 if (cost := job.status.cost) is not None:
                     self._remember(job, Decimal(cost.spent), cost.currency)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
+            self._keeper.gone(job.uid, folder)
             return True
         return False
 

@@ -132,6 +132,24 @@ def troubled(before: JobStatus, message: str, now: datetime, generation: int) ->
     return before.model_copy(update={"conditions": [*others, _since(wrong, kept.get(wrong.type), generation)]})
 
 
+def farewell(before: JobStatus, now: datetime, generation: int) -> JobStatus:
+    """Of a job that is deleted and of which nothing runs: as it has ended, or else Cancelled."""
+    if before.phase.terminal:
+        return before
+    succeeded = bool(before.attempts) and before.attempts[-1].outcome == "succeeded"
+    phase = Phase.SUCCEEDED if succeeded else Phase.CANCELLED
+    complete = Condition(
+        type=ConditionType.COMPLETE, status="True", reason=_OF_PHASE[phase], last_transition_time=now,
+    )  # fmt: skip
+    running = Condition(
+        type=ConditionType.RUNNING, status="False", reason=Reason.ENDED, last_transition_time=now,
+    )  # fmt: skip
+    kept = {one.type: one for one in before.conditions}
+    found = kept | {one.type: _since(one, kept.get(one.type), generation) for one in (complete, running)}
+    changed = {"phase": phase, "conditions": _sorted(found.values()), "observed_generation": generation}
+    return before.model_copy(update=changed)
+
+
 def tracked(before: JobStatus, run: MlflowRun | None, untracked: str, now: datetime) -> JobStatus:
     """The status of a run that nobody follows, with where it is in MLflow, or why that lacks something of it."""
     found = _tracking(run is not None, untracked, now)
