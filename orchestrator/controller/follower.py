@@ -76,7 +76,7 @@ class Follower:
     def _begin(self, record: Record, stored: StoredJob) -> None:
         self.standing = Standing.of(stored.status)
         self.hurry = False
-        """Whether somebody wants no last checkpoint."""
+        """Whether the person who waits here wants no last checkpoint; `Wish.force` is for all others."""
         self.history = History(record)
         self.last = self.folder.last_attempt()
         self.sight = self._launcher.look(self.folder, self.last) if self.last else None
@@ -245,7 +245,7 @@ class Follower:
             left=self.sight.left,
             ended=self.history.end_of(self.last) if self.sight.begun else None,
             ordered=self.sight.ordered,
-            grace_over=late or self.hurry,
+            grace_over=late or self.hurry or wish.force,
             hangs=self._hangs,
             forgiven=self.last <= wish.granted_after,
         )

@@ -28,6 +28,8 @@ class Wish:
     """Since when it shall also be forgotten, once nothing of it runs; never taken back."""
     keep_files: bool = False
     """Whether the run's folder outlives the job that is forgotten."""
+    force: bool = False
+    """Of one that is cancelled or deleted: end it at once, without a last checkpoint; never taken back."""
     granted_after: int = 0
     """Attempts up to this number no longer count against `retry`: whoever resumes a job grants all of them anew."""
     resumed: int = 0

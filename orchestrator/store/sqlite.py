@@ -242,6 +242,7 @@ def _row(stored: StoredJob) -> dict[str, Any]:
         "cancelled_at": None if wish.cancelled_at is None else timestamp(wish.cancelled_at),
         "deleted_at": None if wish.deleted_at is None else timestamp(wish.deleted_at),
         "keep_files": wish.keep_files,
+        "force": wish.force,
         "granted_after": wish.granted_after,
         "resumed": wish.resumed,
         "job": wish.job.model_dump_json(by_alias=True, exclude_none=True),
@@ -263,6 +264,7 @@ def _stored(row: RowMapping) -> StoredJob:
                 cancelled_at=_moment(row["cancelled_at"]),
                 deleted_at=_moment(row["deleted_at"]),
                 keep_files=row["keep_files"],
+                force=row["force"],
                 granted_after=row["granted_after"],
                 resumed=row["resumed"],
             ),
@@ -315,3 +317,4 @@ def _require_lasting(before: Wish, after: Wish) -> None:
     assert after.job.metadata == before.job.metadata, "a job keeps its name"
     assert before.cancelled_at is None or after.cancelled_at is not None, "a cancellation is never taken back"
     assert before.deleted_at is None or after.deleted_at is not None, "a deletion is never taken back"
+    assert after.force or not before.force, "who was in a hurry stays so"
