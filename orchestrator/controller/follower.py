@@ -25,7 +25,7 @@ from orchestrator.controller.record import Record
 from orchestrator.controller.retry import Tally
 from orchestrator.controller.spending import Look, Pace
 from orchestrator.controller.standing import Standing
-from orchestrator.controller.teams import release, reserve
+from orchestrator.controller.teams import PATIENCE_SECONDS, TeamBusy, release, reserve
 from orchestrator.cost.budget import lasts
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
@@ -61,8 +61,17 @@ class Snapshot:
 class Follower:
     """Of one run. Conflict if another process follows it."""
 
-    def __init__(self, stored: StoredJob, settings: Settings, launcher: Launcher, say: Callable[[str], None]) -> None:
-        self._settings, self._launcher, self.say = settings, launcher, say
+    def __init__(
+        self,
+        stored: StoredJob,
+        settings: Settings,
+        launcher: Launcher,
+        say: Callable[[str], None],
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`patience`: seconds for another launch that has the team's money in its hands."""
+        self._settings, self._launcher, self.say, self._patience = settings, launcher, say, patience
         self._locks = ExitStack()
         record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
         self.folder = record.folder
@@ -125,16 +134,19 @@ class Follower:
         self._failed = False
 
     # ------------------------------------------------------------------ the wish
-    def follow_wish(self, wish: Wish) -> None:
-        """Bring `job.json` to what is wished; a limit that cannot be is told, and the one before stays in force."""
+    def follow_wish(self, wish: Wish) -> bool:
+        """Bring `job.json` to what is wished; a limit that cannot be is told, and the one before stays in force.
+        False if it must be tried again: another launch has the team's money in its hands just now."""
         own = Record.open(self.folder.root)
         if own.job == wish.job:
-            return
+            return True
         wished, before = wish.job.spec.budget, own.job.spec.budget
         started = self.last > 0
         if wished is not None and started and (before is None or wished.amount != before.amount):
             try:
-                change_limit(own, wished.limit, self._settings)
+                change_limit(own, wished.limit, self._settings, patience=self._patience)
+            except TeamBusy:
+                return False
             except (UsageError, OverBudget) as error:
                 self.say(f"the limit stays what it is: {error}")
         with local.hold_lock(self.folder.job_lock):
@@ -148,6 +160,7 @@ class Follower:
         self.purse.follow_limit()
         self.purse.record = changed
         self._answers = None
+        return True
 
     # ------------------------------------------------------------------ observe
     def observe(self) -> None:
@@ -301,7 +314,7 @@ class Follower:
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
         try:
-            reserve(self.record, self._settings)
+            reserve(self.record, self._settings, patience=self._patience)
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_TEAM_BUDGET, str(error)),))
         return blank

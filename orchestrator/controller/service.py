@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from orchestrator.controller.keeping import Keeper
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.standing import LIVE, RESTS, troubled
 from orchestrator.controller.sync import is_followed, is_settled
+from orchestrator.controller.teams import PATIENCE_SECONDS
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import Conflict, FathomError
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
@@ -50,8 +51,12 @@ POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
 """Between two turns: while something is followed, and else."""
 _AGAIN_SECONDS = 5.0
 """Before a job that could not be looked after is tried again."""
+NEW_SECONDS = 0.2
+"""Of a turn, for jobs that are new, and as much for those that start."""
 MLFLOW_SECONDS = 60.0
 """So long a person waits at the end of a run for MLflow."""
+TEAM_SECONDS = 0.1
+"""For another launch to be done with the money of a team; then it is tried again in another turn."""
 _MIRROR_SECONDS = 20.0
 """For MLflow to hear of the end of a run that is deleted."""
 _MOST_PASSES = 8
@@ -124,6 +129,7 @@ class Controller:
         """Until `stop`."""
         self._notifier.start()
         try:
+            self._launcher.sweep()
             with suppress(FathomError):  # of the store, which the turns tell of
                 self._keeper.start()
             while not self._stopped.is_set():
@@ -150,12 +156,44 @@ class Controller:
             except FathomError as error:
                 self._once(str(error))
                 raise
-            cases = [case for job in jobs if (case := self._observed(job)) is not None]
+            known, new = self._sorted(jobs)
+            cases = [case for job in known if (case := self._observed(job)) is not None]
             found = self._places(jobs, cases)
-            for case in cases:
-                self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
+            self._act_on(cases, found)
+            self._take_up(new)
             self._forget({job.uid for job in jobs})
             self._keeper.turn()
+
+    def _sorted(self, jobs: Sequence[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]]:
+        """Those that are looked at each turn, and those that are new to this process, of which there may be many."""
+        if self._only is not None:
+            return list(jobs), []
+        known = [job for job in jobs if job.uid in self._followers or job.status.phase in LIVE]
+        there = {job.uid for job in known}
+        return known, [job for job in jobs if job.uid not in there]
+
+    def _act_on(self, cases: list[_Case], found: dict[str, str]) -> None:
+        """What lives comes first; starting drivers takes its time, and so waits for the next turn after a while."""
+        cases = sorted(cases, key=lambda case: not case.follower.alive)
+        until: float | None = None
+        for case in cases:
+            starts = found.get(case.stored.uid) == ""
+            if starts and until is not None and time.monotonic() >= until:
+                self._woken.set()  # and that one soon
+                continue
+            until = time.monotonic() + NEW_SECONDS if starts and until is None else until
+            self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
+
+    def _take_up(self, jobs: Sequence[StoredJob]) -> None:
+        """As many as there is time for, the oldest first; what they need slots for, the next turn begins."""
+        until = time.monotonic() + NEW_SECONDS
+        for job in jobs:
+            if (case := self._observed(job)) is None:
+                continue
+            self._guarded(job, lambda case=case: self._advance(case, {}))  # type: ignore[misc]
+            if time.monotonic() >= until:
+                self._woken.set()
+                return
 
     def finish(self, uid: str, say: Callable[[str], None], give_up: Callable[[], bool]) -> None:
         """Of the only job, which rests: wait until MLflow has all of it, for a while, and write down where."""
@@ -211,11 +249,13 @@ class Controller:
     def _case(self, job: StoredJob) -> _Case:
         follower = self._followers.get(job.uid)
         if follower is None:
-            follower = Follower(job, self._settings, self._launcher, self._saying(job))
+            patience = TEAM_SECONDS if self._only is None else PATIENCE_SECONDS
+            follower = Follower(job, self._settings, self._launcher, self._saying(job), patience=patience)
             self._followers[job.uid] = follower
         changed = job.generation > job.status.observed_generation
-        if changed and not job.wish.deleted_at:
-            follower.follow_wish(job.wish)
+        if changed and not job.wish.deleted_at and not follower.follow_wish(job.wish):
+            # seen later: until then its status is about the wish of before
+            job = replace(job, generation=job.status.observed_generation)
         follower.observe()
         if not changed:
             self._take_over_limit(job, follower)

@@ -165,7 +165,11 @@ class Launcher(Protocol):
         ...
 
     def remove(self, folder: RunFolder) -> None:
-        """All files of a run of which nothing lives."""
+        """All files of a run of which nothing lives: out of the way now, gone a while later. OSError if they stay."""
+        ...
+
+    def sweep(self) -> None:
+        """Let go what is left of runs that an earlier process was removing when it ended."""
         ...
 
     def capacity(self) -> Capacity:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from orchestrator.launch.evidence import describe
 from orchestrator.launch.files import replace_file
 from orchestrator.launch.locks import is_locked, take
 from orchestrator.launch.processes import MARK, kill_session, session
+from orchestrator.launch.removing import Remover
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.slots import machine_capacity
 from orchestrator.settings import Settings
@@ -202,11 +202,19 @@ def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
     return known if known is not None and known.incarnation == incarnation else None
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class LocalLauncher:
     """The `Launcher` of this machine."""
 
-    def __init__(self, settings: Settings, command: Sequence[str] = DRIVER) -> None:
-        """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock."""
+    def __init__(
+        self, settings: Settings, command: Sequence[str] = DRIVER, *, say: Callable[[str], None] = _say
+    ) -> None:
+        """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock; `say` is
+        called from another thread, too."""
+        self._home, self._remover = settings.home, Remover(say)
         self._capacity, self._command = machine_capacity(settings.cpus), command
         self._children: dict[Path, Driver] = {}
         """Those that this process has started."""
@@ -242,11 +250,10 @@ class LocalLauncher:
                 process.kill()
 
     def remove(self, folder: RunFolder) -> None:
-        doomed = folder.root.with_name(f".removing-{folder.root.name}")  # at once: half a run would be read as one
-        shutil.rmtree(doomed, ignore_errors=True)  # of a controller that was killed here
-        if folder.root.exists():
-            folder.root.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        self._remover.remove(folder.root)
+
+    def sweep(self) -> None:
+        self._remover.sweep(self._home)
 
     def capacity(self) -> Capacity:
         return self._capacity
