@@ -31,7 +31,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Launcher, Sight
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
+from orchestrator.launch.events import Ended, Event, FailureClass
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
@@ -268,8 +268,7 @@ class Follower:
         for number in range(granted_after + 1, self.last + 1):
             ended = self.history.end_of(number)
             if ended is not None and ended.outcome == "failed":
-                mine = (event for event in self.history.events if event.attempt == number)
-                tally = tally.add(ended, progressed=any(isinstance(one, CheckpointCommitted) for one in mine))
+                tally = tally.add(ended, progressed=number in self.history.saved)
         return tally
 
     def _money(self, newest: Newest | None) -> Money:

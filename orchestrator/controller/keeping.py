@@ -15,6 +15,7 @@ from orchestrator.controller.report import budget_condition, job_status, plan_of
 from orchestrator.controller.standing import RESTS, differ, farewell, status_of, tracked
 from orchestrator.controller.sync import is_settled
 from orchestrator.controller.webhooks import Notifier
+from orchestrator.cost.ledger import Ledger, Row
 from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.files import replace_file
@@ -29,6 +30,11 @@ SAVE_SECONDS = 2.0
 TRACK_SECONDS = 5.0
 SAVE_PAUSES = 20.0
 """Times as long as saving took, before it is saved again."""
+SAVE_SHARE, LONGEST_PAUSE = 0.05, 10.0
+"""Of the controller's time, for the figures of all jobs together; and the longest pause in seconds that this may lead
+to: so much of the held time of a run is not written down yet."""
+LONGEST_COUNT = 60.0
+"""The same for its ledger, which takes the longer the more events it has; the money in a status may be as old."""
 _LINK_SECONDS = 600.0
 """So long a run that is over may take to be whole in MLflow; one that MLflow refuses is watched for longer."""
 _LOOKS = 100
@@ -41,6 +47,9 @@ class _Kept:
 
     status: JobStatus | None = None
     save_at: float = 0.0
+    ledger: Ledger | None = None
+    """As it was made last, in short: all rows of many jobs would take much memory."""
+    count_at: float = 0.0
     told_at: float = float("-inf")
     events: int = 0
     """So many of the run are known to the webhooks."""
@@ -68,12 +77,15 @@ class Keeper:
     def keep(self, job: StoredJob, follower: Follower, *, now: bool = False) -> None:
         """Write down what is due, or all of it `now`."""
         kept, began = self._kept.setdefault(job.uid, _Kept()), time.monotonic()
-        if not now and kept.status is not None and began < kept.save_at and not self._news(job, follower, kept.status):
+        news = now or kept.status is None or self._news(job, follower, kept.status)
+        if not news and began < kept.save_at:
             return
         self._unlinked.pop(job.uid, None)  # it is followed again
-        status = self.status(job, follower)
+        ledger = self._counted(kept, follower) if news or not follower.alive or began >= kept.count_at else None
+        began = time.monotonic()
+        status = self._status(job, follower, ledger or kept.ledger)
         try:
-            self._save(follower, status)
+            self._save(follower, status, ledger)
             kept.failed = False
         except OSError as error:  # a disk that is full for a while must not end the watch over a run
             if not kept.failed:
@@ -87,15 +99,27 @@ class Keeper:
         if ended >= kept.told_at + TRACK_SECONDS:
             kept.told_at = ended
             self._mirror.tell(follower.folder.root.name)
-        kept.save_at = ended + max(SAVE_SECONDS, SAVE_PAUSES * (ended - began))
+        kept.save_at = ended + self._pause(ended - began, LONGEST_PAUSE)
 
-    def status(self, job: StoredJob, follower: Follower) -> JobStatus:
+    def _counted(self, kept: _Kept, follower: Follower) -> Ledger | None:
+        """The ledger as it is now; None before the first attempt."""
+        began = time.monotonic()
+        ledger = follower.ledger()
+        ended = time.monotonic()
+        kept.ledger, kept.count_at = _in_short(ledger), ended + self._pause(ended - began, LONGEST_COUNT)
+        return ledger
+
+    def _pause(self, took: float, longest: float) -> float:
+        """Until what took so long is done again."""
+        return max(SAVE_SECONDS, SAVE_PAUSES * took, min(longest, took * len(self._kept) / SAVE_SHARE))
+
+    def _status(self, job: StoredJob, follower: Follower, ledger: Ledger | None) -> JobStatus:
         """As it is now."""
         kept = self._kept.get(job.uid)
         before = kept.status if kept is not None and kept.status is not None else job.status
         return status_of(
             follower.standing,
-            _by_its_events(follower, self._settings),
+            _by_its_events(follower, ledger, self._settings),
             before,
             datetime.now(UTC),
             alive=follower.alive,
@@ -116,8 +140,8 @@ class Keeper:
             return seen.running != running or known.attempt_count != follower.last
         return differ(known, known.model_copy(update={"phase": phase}))
 
-    def _save(self, follower: Follower, status: JobStatus) -> None:
-        record, ledger = follower.record, follower.ledger()
+    def _save(self, follower: Follower, status: JobStatus, ledger: Ledger | None) -> None:
+        record = follower.record
         if follower.history.held:
             record.save_held(follower.history.held)
         if ledger is not None:
@@ -127,12 +151,13 @@ class Keeper:
     def farewell(self, job: StoredJob, follower: Follower | None) -> None:
         """The last word on a job that is deleted, before its files go: in the store, where a process finds it that
         comes after one that died here, and to webhooks. `follower` None: its record cannot be read."""
-        kept, now, last = self._kept.get(job.uid, _Kept()), datetime.now(UTC), job.status
+        kept, now, last, ledger = self._kept.get(job.uid, _Kept()), datetime.now(UTC), job.status, None
         if follower is not None and follower.last >= last.attempt_count:  # else its files are gone already
-            last = self.status(job, follower)
+            ledger = follower.ledger()
+            last = self._status(job, follower, ledger)
         last = farewell(last, now, job.generation)
         if follower is not None and job.wish.keep_files:
-            self._save(follower, last)
+            self._save(follower, last, ledger)
         self._store.set_status(job.uid, last)
         events = () if follower is None else follower.history.events[kept.events :]
         self._notifier.tell(job.uid, job.wish.job, kept.status, last, events, deleted=True)
@@ -201,10 +226,23 @@ def _shown(run: Reference) -> MlflowRun:
     return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url)
 
 
-def _by_its_events(follower: Follower, settings: Settings) -> JobStatus:
+def _in_short(ledger: Ledger | None) -> Ledger | None:
+    """With one row for each attempt, for a status."""
+    if ledger is None:
+        return None
+    rows: dict[int, Row] = {}
+    for row in ledger.rows:
+        known = rows.get(row.attempt)
+        quantity, cost = row.consumed_quantity, row.billed_cost
+        if known is not None:
+            quantity, cost = known.consumed_quantity + quantity, known.billed_cost + cost
+        rows[row.attempt] = (known or row).model_copy(update={"consumed_quantity": quantity, "billed_cost": cost})
+    return ledger.model_copy(update={"rows": tuple(rows.values())})
+
+
+def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings) -> JobStatus:
     budget, resolved, history = follower.record.job.spec.budget, follower.resolved, follower.history
     limit = None if budget is None else budget.amount
-    ledger = follower.ledger()
     if resolved is None or ledger is None:
         conditions = [budget_condition(follower.observation, history.charged(), limit, history.held)]
         return JobStatus(conditions=conditions, plan=None if resolved is None else plan_of(resolved, follower.plan))

@@ -49,6 +49,8 @@ from orchestrator.store.base import JobStore, StoredJob, Wish
 
 POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
 """Between two turns: while something is followed, and else."""
+_PAUSES = 4.0
+"""Times as long as a turn took, before the next one while something is followed, but no longer than if nothing was."""
 _AGAIN_SECONDS = 5.0
 """Before a job that could not be looked after is tried again."""
 NEW_SECONDS = 0.2
@@ -61,6 +63,11 @@ _MIRROR_SECONDS = 20.0
 """For MLflow to hear of the end of a run that is deleted."""
 _MOST_PASSES = 8
 """Decisions about one job in one turn."""
+
+
+def pause(took: float) -> float:
+    """Seconds until the next turn, after one of so many seconds: whatever is followed, a core is not used up by it."""
+    return min(IDLE_SECONDS, max(POLL_SECONDS, _PAUSES * took))
 
 
 @dataclass
@@ -134,9 +141,10 @@ class Controller:
                 self._keeper.start()
             while not self._stopped.is_set():
                 self._woken.clear()
+                began = time.monotonic()
                 with suppress(FathomError):  # of the store: told, counted, and tried again
                     self.turn()
-                self._woken.wait(POLL_SECONDS if self._followers else IDLE_SECONDS)
+                self._woken.wait(pause(time.monotonic() - began) if self._followers else IDLE_SECONDS)
         finally:
             self.close()
 

@@ -38,6 +38,8 @@ PATIENCE_SECONDS = 1.0
 
 DRIVER = (sys.executable, "-m", "orchestrator.launch.entry")
 
+_SEEN_SECONDS = 1.0
+"""Where many are looked at several times a second, the process table is asked this often."""
 _LARGEST_PID = 2**22
 """On Linux."""
 
@@ -218,6 +220,8 @@ class LocalLauncher:
         self._capacity, self._command = machine_capacity(settings.cpus), command
         self._children: dict[Path, Driver] = {}
         """Those that this process has started."""
+        self._seen: dict[Path, tuple[float, dict[str, float] | None]] = {}
+        """When the holder of a lock was last seen to live; and who that is."""
 
     def look(self, folder: RunFolder, attempt: int) -> Sight:
         child = self._children.get(folder.root)
@@ -225,15 +229,26 @@ class LocalLauncher:
             del self._children[folder.root]
         holder = _holder(folder.lock)
         if is_locked(folder.lock):
-            named = _driver(holder)
-            if holder is not None and named is None and _driver(_holder(folder.lock)) is None:
+            if holder is not None and not self._is_drivers(folder, holder):
                 return Sight(alive=False, left=True)  # something else has the driver's lock
             ordered, deadline = _ordered(folder)
             return Sight(True, began=holder["started"] if holder else None, ordered=ordered, deadline=deadline)
+        self._seen.pop(folder.root, None)
         if not _begun(folder, attempt, _holder(folder.lock)):
             return Sight(alive=False, begun=False)
         ordered, deadline = _ordered(folder)
         return Sight(False, left=bool(_left(folder)), ordered=ordered, deadline=deadline)
+
+    def _is_drivers(self, folder: RunFolder, holder: dict[str, float]) -> bool:
+        """Whether who names himself on the lock lives; one that did a moment ago counts as living."""
+        now, (seen, known) = time.monotonic(), self._seen.get(folder.root, (0.0, None))
+        if known == holder and now - seen < _SEEN_SECONDS:
+            return True
+        if _driver(holder) is None and _driver(_holder(folder.lock)) is None:
+            self._seen.pop(folder.root, None)
+            return False
+        self._seen[folder.root] = now, holder
+        return True
 
     def start(self, folder: RunFolder, attempt: int) -> None:
         self._children[folder.root] = start(folder, attempt, self._command)
@@ -242,6 +257,7 @@ class LocalLauncher:
         order_stop(folder, reason, grace_seconds)
 
     def kill(self, folder: RunFolder, attempt: int) -> None:
+        self._seen.pop(folder.root, None)
         driver = self._children.get(folder.root) or _driver(_holder(folder.lock))
         if driver is not None:
             driver.kill()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,6 +30,7 @@ from orchestrator.store.tables import jobs
 MAX_LIMIT = 1000
 """Jobs of one page at most."""
 _LOG = logging.getLogger(__name__)
+_NONE: Mapping[str, tuple[int, Wish]] = MappingProxyType({})
 
 
 class SqliteStore:
@@ -108,7 +110,8 @@ class SqliteStore:
             found = [(uid, version) for uid, version in connection.execute(marks)]
             new = [uid for uid, version in found if (uid, version) not in self._read]
             rows = connection.execute(select(jobs).where(jobs.c.uid.in_(new))).mappings().all() if new else ()
-        known = self._read | {(job.uid, job.version): job for job in _readable(rows)}
+        wishes = {job.uid: (job.generation, job.wish) for job in self._read.values()}
+        known = self._read | {(job.uid, job.version): job for job in _readable(rows, wishes)}
         self._read = {mark: known[mark] for mark in found if mark in known}
         return tuple(self._read.values())
 
@@ -254,20 +257,24 @@ def _status_json(status: JobStatus) -> str:
     return status.model_dump_json(by_alias=True, exclude_none=True)
 
 
-def _stored(row: RowMapping) -> StoredJob:
-    """Unavailable where this version cannot read what is stored."""
+def _wish(row: RowMapping) -> Wish:
+    return Wish(
+        job=TrainingJob.model_validate_json(row["job"]),
+        cancelled_at=_moment(row["cancelled_at"]),
+        deleted_at=_moment(row["deleted_at"]),
+        keep_files=row["keep_files"],
+        force=row["force"],
+        granted_after=row["granted_after"],
+        resumed=row["resumed"],
+    )
+
+
+def _stored(row: RowMapping, wish: Wish | None = None) -> StoredJob:
+    """Unavailable where this version cannot read what is stored. `wish`: where that is known to be the same still."""
     try:
         return StoredJob(
             uid=row["uid"],
-            wish=Wish(
-                job=TrainingJob.model_validate_json(row["job"]),
-                cancelled_at=_moment(row["cancelled_at"]),
-                deleted_at=_moment(row["deleted_at"]),
-                keep_files=row["keep_files"],
-                force=row["force"],
-                granted_after=row["granted_after"],
-                resumed=row["resumed"],
-            ),
+            wish=_wish(row) if wish is None else wish,
             status=JobStatus.model_validate_json(row["status"]),
             generation=row["generation"],
             version=row["version"],
@@ -283,10 +290,12 @@ def _stored(row: RowMapping) -> StoredJob:
         ) from error
 
 
-def _readable(rows: Sequence[RowMapping]) -> Iterator[StoredJob]:
+def _readable(rows: Sequence[RowMapping], wishes: Mapping[str, tuple[int, Wish]] = _NONE) -> Iterator[StoredJob]:
+    """`wishes`: those that were read before, with their generations; most jobs change by their status only."""
     for row in rows:
+        generation, wish = wishes.get(row["uid"], (0, None))
         try:
-            yield _stored(row)
+            yield _stored(row, wish if generation == row["generation"] else None)
         except Unavailable as error:
             _LOG.error("left out: %s", error)
 

@@ -20,8 +20,6 @@ from orchestrator.controller.teams import accounts
 from orchestrator.errors import Conflict
 from orchestrator.launch import local
 from orchestrator.launch.base import Capacity
-from orchestrator.launch.locks import locked
-from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
 from orchestrator.store.base import StoredJob
@@ -123,45 +121,6 @@ def test_suspend_resume_cancel(stage: Stage) -> None:
     assert phase(stage) is Phase.CANCELLED
     assert [end.outcome for end in stage.ends()] == ["stopped", "stopped"]
     assert not stage.killed
-    controller.close()
-
-
-def test_many_new_jobs_keep_nobody_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.launcher.machine = Capacity(4)
-    stage.stories += [trains_on, trains_on]
-    controller = stage.controller(only=False)
-    turns(stage, controller)
-    new = [another(stage, f"new-{number:02}") for number in range(20)]
-    accept, start = controller._accept, stage.launcher.start
-
-    def slow(case: object) -> object:
-        stage.clock.sleep(0.06)
-        return accept(case)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(controller, "_accept", slow)
-
-    def accepted() -> list[str]:
-        known = {job.uid: job.status.condition(ConditionType.ACCEPTED) for job in stage.store.open_jobs()}
-        return [job.name for job in new if known[job.uid] is not None]
-
-    names = [job.name for job in new]
-    for turn in range(1, 6):
-        began = stage.clock.now
-        controller.turn()
-        assert stage.clock.now - began <= service.NEW_SECONDS + 0.06
-        assert accepted() == names[: 4 * turn], "the oldest first"
-        assert stage.record.held()[0].end >= began - 3, "whoever trains is looked at each turn"
-    turns(stage, controller, 2)
-    assert len(stage.started) == 2, "one of them fits"
-    monkeypatch.setattr(stage.launcher, "start", lambda *given: (stage.clock.sleep(0.15), start(*given)))
-    stage.launcher.machine = Capacity(64)
-    stage.stories += [trains_on] * 19
-    for turn in range(1, 4):
-        controller.turn()
-        assert len(stage.started) == 2 + 2 * turn, "two of them take longer than a turn may"
-        assert controller._woken.is_set()
-    turns(stage, controller, 10)
-    assert {phase(stage, job) for job in new} == {Phase.RUNNING}
     controller.close()
 
 
@@ -333,39 +292,6 @@ def test_a_job_over_its_budget_goes_on_when_the_limit_is_raised_by_whichever_way
     controller.close()
 
 
-def test_money_of_a_team_that_another_launch_has_in_its_hands_keeps_nobody_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage = Stage(tmp_path, monkeypatch, with_budget(tmp_path, "1.00"))
-    (tmp_path / "budgets.yaml").write_text("- {team: default, limit: '9.00', currency: USD}\n")
-    settings = Settings.load({"FATHOM_HOME": str(tmp_path), "FATHOM_BUDGETS": str(tmp_path / "budgets.yaml")})
-    stage.stories.append(trains_on)
-    controller = stage.controller(settings, only=False)
-    lock = tmp_path / ".budget-default.lock"
-    with locked(lock) as mine:
-        assert mine
-        turns(stage, controller, 6)
-        status = stage.stored().status
-        assert status.phase is Phase.QUEUED
-        assert condition(status, ConditionType.ADMITTED).reason is Reason.WAITING_FOR_TEAM_BUDGET
-        assert "is held by another launch for 0.1 s" in condition(status, ConditionType.ADMITTED).message
-    turns(stage, controller)
-    assert phase(stage) is Phase.RUNNING
-    with locked(lock) as mine:
-        assert mine
-        stage.wish(lambda wish: replace(wish, job=limited(wish.job, "2.00")))
-        turns(stage, controller, 3)
-        stored = stage.stored()
-        assert (stored.status.phase, stored.status.observed_generation) == (Phase.RUNNING, 1), "it is not seen yet"
-        assert Record.open(stage.record.folder.root).job.spec.budget == Budget(limit="1.00")
-    turns(stage, controller, 3)
-    assert stage.stored().status.observed_generation == 2
-    assert Record.open(stage.record.folder.root).job.spec.budget == Budget(limit="2.00")
-    assert len(stage.started) == 1
-    controller.close()
-    stage.store.database.close()
-
-
 def limited(job: TrainingJob, limit: str) -> TrainingJob:
     return job.model_copy(update={"spec": job.spec.model_copy(update={"budget": Budget(limit=limit)})})
 
@@ -377,16 +303,6 @@ def test_times_of_transition_stay(stage: Stage) -> None:
     first = {one.type: one.last_transition_time for one in stage.stored().status.conditions}
     turns(stage, controller, 40)
     assert {one.type: one.last_transition_time for one in stage.stored().status.conditions} == first
-    controller.close()
-
-
-def test_figures_are_written_now_and_then_only(stage: Stage) -> None:
-    stage.stories.append(trains_on)
-    controller = stage.controller(only=False)
-    turns(stage, controller, 10)
-    before = stage.stored().version
-    turns(stage, controller, 40)  # twenty seconds
-    assert 3 <= stage.stored().version - before <= 11
     controller.close()
 
 
