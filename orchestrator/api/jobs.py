@@ -17,7 +17,7 @@ from orchestrator.api.auth import Name, Namespace, SeenJob, needs, require_seen,
 from orchestrator.api.capacity import never
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
-from orchestrator.api.once import DoOnce
+from orchestrator.api.once import DoOnce, Once
 from orchestrator.api.patch import patched
 from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency, require_own
 from orchestrator.api.preconditions import require_match
@@ -46,11 +46,15 @@ _PATCH = {"$ref": f"#/components/schemas/{JobPatch.__name__}"}
 _READER, _RUNNER = [needs(Role.READER)], [needs(Role.RUNNER)]
 _CHANGED = problems("not-found", "conflict", "precondition-failed")
 _ONCE = ("idempotency-in-flight", "idempotency-mismatch", "invalid-json", "too-large", "unsupported-media")
+_ACTED = problems("not-found", "conflict", "precondition-failed", *_ONCE[:2])
 
 IfMatch = Annotated[
     list[str] | None, Header(description="ETags of the state that is to be changed; it is changed in no other.")
 ]
 """Headers that come several times are one list."""
+Force = Annotated[
+    bool, Query(description="End it at once, without a last checkpoint, also where it is writing that already.")
+]
 
 
 @router.post(
@@ -210,13 +214,15 @@ def delete_job(
     desk: AtDesk,
     caller: Caller,
     keep_files: Annotated[bool, Query(alias="keepFiles", description="Leave the run's folder where it is.")] = False,
+    force: Force = False,
     if_match: IfMatch = None,
 ) -> JSONResponse:
     """It is ordered to save and to stop; once nothing of it runs its folder is removed, and it is forgotten."""
 
     def edit(stored: StoredJob) -> Wish:
-        wish = stored.wish
-        return replace(wish, deleted_at=wish.deleted_at or datetime.now(UTC), keep_files=wish.keep_files or keep_files)
+        wish, now = stored.wish, datetime.now(UTC)
+        kept, forced = wish.keep_files or keep_files, wish.force or force
+        return replace(wish, deleted_at=wish.deleted_at or now, keep_files=kept, force=forced)
 
     return job_response(_changed(desk, caller, namespace, name, if_match, edit), 202)
 
@@ -231,24 +237,46 @@ def _action(verb: str, summary: str, edit: Callable[[StoredJob], Wish], text: st
         description=text,
         response_model=JobDocument,
         dependencies=_RUNNER,
-        responses={**problems("not-found", "conflict", "precondition-failed", *_ONCE[:2])},
+        responses=_ACTED,
     )
     def act_on_job(
         namespace: Namespace, name: Name, desk: AtDesk, caller: Caller, once: DoOnce, if_match: IfMatch = None
     ) -> Response:
-        def act(_: None) -> Response:
-            return job_response(_changed(desk, caller, namespace, name, if_match, edit))
-
-        response = once(lambda: None, act)
-        desk.wake()
-        return response
+        return _acted(desk, once, lambda: _changed(desk, caller, namespace, name, if_match, edit))
 
 
-def _cancelled(stored: StoredJob) -> Wish:
-    wish = stored.wish
-    if stored.status.phase.terminal or wish.cancelled_at is not None:
-        return wish
-    return replace(wish, cancelled_at=datetime.now(UTC))
+def _acted(desk: Desk, once: Once, change: Callable[[], StoredJob]) -> Response:
+    response = once(lambda: None, lambda _: job_response(change()))
+    desk.wake()
+    return response
+
+
+@router.post(
+    "/jobs/{namespace}/{name}:cancel",
+    operation_id="cancelJob",
+    summary="End a job for good",
+    response_model=JobDocument,
+    dependencies=_RUNNER,
+    responses=_ACTED,
+)
+def cancel_job(
+    namespace: Namespace,
+    name: Name,
+    desk: AtDesk,
+    caller: Caller,
+    once: DoOnce,
+    force: Force = False,
+    if_match: IfMatch = None,
+) -> Response:
+    """It writes a last checkpoint, ends, and is Cancelled. Nothing happens to one that has ended."""
+
+    def edit(stored: StoredJob) -> Wish:
+        wish = stored.wish
+        if stored.status.phase.terminal:
+            return wish
+        return replace(wish, cancelled_at=wish.cancelled_at or datetime.now(UTC), force=wish.force or force)
+
+    return _acted(desk, once, lambda: _changed(desk, caller, namespace, name, if_match, edit))
 
 
 def _suspended(stored: StoredJob) -> Wish:
@@ -271,10 +299,6 @@ def _resumed(stored: StoredJob) -> Wish:
     return replace(_with_suspend(wish, suspend=False), granted_after=granted, resumed=wish.resumed + 1)
 
 
-_action(
-    "cancel", "End a job for good", _cancelled,
-    "It writes a last checkpoint, ends, and is Cancelled. Nothing happens to one that has ended.",
-)  # fmt: skip
 _action(
     "suspend", "Let a job wait", _suspended,
     "It writes a checkpoint and lets go of its machines until it is resumed.",

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from orchestrator.client import Job
 
 WaitOption = Annotated[bool, typer.Option("--wait", help="Return when it is done, not when it is ordered.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="At once, without a last checkpoint: what came after the one before is lost."),
+]
 _DONE = {"cancel": "Cancelled", "suspend": "Suspended"}
 """The phase that is waited for."""
 _REST = {
@@ -22,12 +26,14 @@ _REST = {
 }
 
 
-def cancel_command(jobs: JobsArgument, wait: WaitOption = False, output: OutputOption = Output.name) -> None:
+def cancel_command(
+    jobs: JobsArgument, wait: WaitOption = False, force: ForceOption = False, output: OutputOption = Output.name
+) -> None:
     """End jobs for good, each with a last checkpoint.
 
-    Example: fathom cancel mini
+    Examples: fathom cancel mini  |  fathom cancel mini --force
     """
-    _act("cancel", jobs, output, wait=wait)
+    _act("cancel", jobs, output, wait=wait, force=force)
 
 
 def suspend_command(jobs: JobsArgument, wait: WaitOption = False, output: OutputOption = Output.name) -> None:
@@ -50,6 +56,7 @@ def delete_command(
     jobs: JobsArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     keep_files: Annotated[bool, typer.Option("--keep-files", help="Leave the run's folder as it is.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Stop jobs and forget them, with their checkpoints, logs and weights.
 
@@ -61,21 +68,22 @@ def delete_command(
         named = ", ".join(f"{job.key} ({job.phase})" for job in found)
         confirmed(f"forget {named}{files}?", yes, f"this would forget {named}{files}")
         for job in found:
-            client.delete(job, keep_files=keep_files)
+            client.delete(job, keep_files=keep_files, force=force)
             print(job.key)
             running = "" if job.phase.terminal else " once it has stopped"
             talk(f"{job.key}: forgotten{running}")
 
 
-def _act(verb: str, jobs: list[str], output: Output, *, wait: bool = False) -> None:
-    """All are ordered before any is waited for."""
+def _act(verb: str, jobs: list[str], output: Output, *, wait: bool = False, force: bool = False) -> None:
+    """All are ordered before any is waited for; `force`: of cancel."""
     from orchestrator.cli.jobs import print_job
 
     with connect() as client, detachable("what was ordered happens all the same"):
         ordered: list[Job] = []
         for name in jobs:
-            job: Job = getattr(client, verb)(name)
-            talk(f"{job.key}: {_REST[verb].format(key=job.key)}")
+            job: Job = client.cancel(name, force=True) if force else getattr(client, verb)(name)
+            rest = "ends at once and for good, without a last checkpoint" if force else _REST[verb]
+            talk(f"{job.key}: {rest.format(key=job.key)}")
             ordered.append(job)
         for job in ordered:
             print_job(client.wait(job, [_DONE[verb]]) if wait else job, output)

@@ -66,7 +66,7 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     settings = Settings.load()
     store = SqliteStore(settings.home / NAME)
     token = Access(store.database).admin_file(settings.home)
-    controller = Controller(store, LocalLauncher(settings), settings, _say)
+    controller = Controller(store, LocalLauncher(settings, say=_say), settings, _say)
     app = make_app(
         store,
         settings,

@@ -130,7 +130,7 @@ def _follow(store: SqliteStore, stored: StoredJob, settings: Settings) -> Follow
     from orchestrator.controller.service import POLL_SECONDS, Controller
     from orchestrator.launch.local import LocalLauncher
 
-    controller = Controller(store, LocalLauncher(settings), settings, say, only=stored.uid)
+    controller = Controller(store, LocalLauncher(settings, say=say), settings, say, only=stored.uid)
     record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
     forecast, follower = False, None
     try:

@@ -109,13 +109,14 @@ def patch(team: str, name: str, change: Document, etag: str | None) -> Call[Job]
     return Call("PATCH", job_path(team, name), _reads(Job), body=change, headers=headers)
 
 
-def act(team: str, name: str, verb: str) -> Call[Job]:
-    """`verb`: cancel, suspend or resume."""
-    return _post(f"{job_path(team, name)}:{verb}", _reads(Job))
+def act(team: str, name: str, verb: str, *, force: bool = False) -> Call[Job]:
+    """`verb`: cancel, suspend or resume; `force`: of cancel."""
+    return _post(f"{job_path(team, name)}:{verb}", _reads(Job), query=[("force", "true")] if force else [])
 
 
-def delete(team: str, name: str, *, keep_files: bool) -> Call[None]:
-    query = [("keepFiles", "true")] if keep_files else []
+def delete(team: str, name: str, *, keep_files: bool, force: bool) -> Call[None]:
+    wanted = {"keepFiles": keep_files, "force": force}
+    query = [(key, "true") for key, value in wanted.items() if value]
     return Call("DELETE", job_path(team, name), _nothing, query)
 
 

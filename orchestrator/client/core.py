@@ -146,9 +146,9 @@ class AsyncClient:
         job is still as it was then, else Conflict."""
         return await self._connection.ask(calls.patch(*await self._named(name), {"spec": spec}, etag))
 
-    async def cancel(self, name: JobName) -> Job:
-        """Let it write a last checkpoint and end for good."""
-        return await self._act(name, "cancel")
+    async def cancel(self, name: JobName, *, force: bool = False) -> Job:
+        """Let it write a last checkpoint and end for good; `force`: at once, without one."""
+        return await self._connection.ask(calls.act(*await self._named(name), "cancel", force=force))
 
     async def suspend(self, name: JobName) -> Job:
         """Let it write a checkpoint and give its machines back until it is resumed."""
@@ -158,9 +158,10 @@ class AsyncClient:
         """Let a suspended or failed job go on from its last checkpoint, with all its attempts anew."""
         return await self._act(name, "resume")
 
-    async def delete(self, name: JobName, *, keep_files: bool = False) -> None:
-        """Stop it, then forget it and, unless told to keep them, its files."""
-        await self._connection.ask(calls.delete(*await self._named(name), keep_files=keep_files))
+    async def delete(self, name: JobName, *, keep_files: bool = False, force: bool = False) -> None:
+        """Stop it, then forget it and, unless told to keep them, its files; `force`: without a last checkpoint."""
+        call = calls.delete(*await self._named(name), keep_files=keep_files, force=force)
+        await self._connection.ask(call)
 
     async def wait(self, name: JobName, until: Collection[Phase | str] = (), *, timeout: float | None = None) -> Job:
         """The job once it is in one of these phases; with none named, once it ended or is suspended.

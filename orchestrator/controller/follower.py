@@ -26,14 +26,14 @@ from orchestrator.controller.record import Record
 from orchestrator.controller.retry import Tally
 from orchestrator.controller.spending import Look, Pace
 from orchestrator.controller.standing import Standing
-from orchestrator.controller.teams import release, reserve
+from orchestrator.controller.teams import PATIENCE_SECONDS, TeamBusy, release, reserve
 from orchestrator.cost.budget import lasts
 from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Launcher, Sight
 from orchestrator.launch.devices import in_words
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
+from orchestrator.launch.events import Ended, Event, FailureClass
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
@@ -63,8 +63,17 @@ class Snapshot:
 class Follower:
     """Of one run. Conflict if another process follows it."""
 
-    def __init__(self, stored: StoredJob, settings: Settings, launcher: Launcher, say: Callable[[str], None]) -> None:
-        self._settings, self._launcher, self.say = settings, launcher, say
+    def __init__(
+        self,
+        stored: StoredJob,
+        settings: Settings,
+        launcher: Launcher,
+        say: Callable[[str], None],
+        *,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        """`patience`: seconds for another launch that has the team's money in its hands."""
+        self._settings, self._launcher, self.say, self._patience = settings, launcher, say, patience
         self._locks = ExitStack()
         record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
         self.folder = record.folder
@@ -78,7 +87,7 @@ class Follower:
     def _begin(self, record: Record, stored: StoredJob) -> None:
         self.standing = Standing.of(stored.status)
         self.hurry = False
-        """Whether somebody wants no last checkpoint."""
+        """Whether the person who waits here wants no last checkpoint; `Wish.force` is for all others."""
         self.history = History(record)
         self.last = self.folder.last_attempt()
         self.sight = self._launcher.look(self.folder, self.last) if self.last else None
@@ -143,16 +152,19 @@ class Follower:
         self._failed = False
 
     # ------------------------------------------------------------------ the wish
-    def follow_wish(self, wish: Wish) -> None:
-        """Bring `job.json` to what is wished; a limit that cannot be is told, and the one before stays in force."""
+    def follow_wish(self, wish: Wish) -> bool:
+        """Bring `job.json` to what is wished; a limit that cannot be is told, and the one before stays in force.
+        False if it must be tried again: another launch has the team's money in its hands just now."""
         own = Record.open(self.folder.root)
         if own.job == wish.job:
-            return
+            return True
         wished, before = wish.job.spec.budget, own.job.spec.budget
         started = self.last > 0
         if wished is not None and started and (before is None or wished.amount != before.amount):
             try:
-                change_limit(own, wished.limit, self._settings)
+                change_limit(own, wished.limit, self._settings, patience=self._patience)
+            except TeamBusy:
+                return False
             except (UsageError, OverBudget) as error:
                 self.say(f"the limit stays what it is: {error}")
         with local.hold_lock(self.folder.job_lock):
@@ -166,6 +178,7 @@ class Follower:
         self.purse.follow_limit()
         self.purse.record = changed
         self._answers = None
+        return True
 
     # ------------------------------------------------------------------ observe
     def observe(self) -> None:
@@ -263,7 +276,7 @@ class Follower:
             left=self.sight.left,
             ended=self.history.end_of(self.last) if self.sight.begun else None,
             ordered=self.sight.ordered,
-            grace_over=late or self.hurry,
+            grace_over=late or self.hurry or wish.force,
             hangs=self._hangs,
             forgiven=self.last <= wish.granted_after,
         )
@@ -273,8 +286,7 @@ class Follower:
         for number in range(granted_after + 1, self.last + 1):
             ended = self.history.end_of(number)
             if ended is not None and ended.outcome == "failed":
-                mine = (event for event in self.history.events if event.attempt == number)
-                tally = tally.add(ended, progressed=any(isinstance(one, CheckpointCommitted) for one in mine))
+                tally = tally.add(ended, progressed=number in self.history.saved)
         return tally
 
     def _money(self, newest: Newest | None) -> Money:
@@ -325,7 +337,7 @@ class Follower:
             why = f"it waits for what it reads from another machine: {', '.join(urls(self.record.job))}"
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
         try:
-            reserve(self.record, self._settings)
+            reserve(self.record, self._settings, patience=self._patience)
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_TEAM_BUDGET, str(error)),))
         return blank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from decimal import ROUND_DOWN, Decimal
 
@@ -18,6 +19,7 @@ from orchestrator.errors import UsageError
 from orchestrator.launch.base import RunFolder, in_short
 from orchestrator.launch.events import (
     BudgetNote,
+    CheckpointCommitted,
     Ended,
     Evaluated,
     Event,
@@ -43,6 +45,11 @@ class History:
         self._log = EventLog(self._folder.events)
         self._offset = 0
         self.events: list[Event] = []
+        self._ends: dict[int, Ended] = {}
+        """By attempt; events may be a hundred thousand, and this is asked for several times a second."""
+        self.saved: set[int] = set()
+        """Attempts that have committed a checkpoint."""
+        self._notes: list[BudgetNote] = []
         self.observation = Observation(steps=0)
         self.held = record.held()
         self._resolved: dict[int, Resolved] = {}
@@ -62,14 +69,32 @@ class History:
 
         An evaluation comes from no driver, and no word on money: they are kept, whichever attempt they stand beside.
         """
+        if self._is_read():
+            return []
         found, self._offset = self._log.read(self._offset)
         news = []
         for event in found:
             if isinstance(event, _NO_DRIVERS) or event.attempt >= self.observation.attempt:
                 self.observation.add(event)
+                self._index(event)
                 news.append(event)
         self.events += news
         return news
+
+    def _is_read(self) -> bool:
+        """Whether nothing was written since, without opening the file."""
+        try:
+            return os.stat(self._folder.events).st_size == self._offset
+        except FileNotFoundError:
+            return self._offset == 0
+
+    def _index(self, event: Event) -> None:
+        if isinstance(event, Ended):
+            self._ends[event.attempt] = event
+        elif isinstance(event, CheckpointCommitted):
+            self.saved.add(event.attempt)
+        elif isinstance(event, BudgetNote):
+            self._notes.append(event)
 
     def end(self, resolved: Resolved, outcome: str, failure: FailureClass, message: str, *, at: float | None) -> None:
         """Write an attempt's last event, which its driver has not written; `at` None: now."""
@@ -101,8 +126,7 @@ class History:
 
     def end_of(self, attempt: int) -> Ended | None:
         """Its last event, once that is written."""
-        ends = [event for event in self._of(attempt) if isinstance(event, Ended)]
-        return ends[-1] if ends else None
+        return self._ends.get(attempt)
 
     def _of(self, attempt: int) -> list[Event]:
         return [event for event in self.events if event.attempt == attempt and not isinstance(event, _NO_DRIVERS)]
@@ -185,14 +209,14 @@ class History:
     @property
     def limit(self) -> Decimal | None:
         """Of the budget, as it was changed last."""
-        changes = (event.limit for event in reversed(self.notes()) if event.about == "limit-changed")
+        changes = (event.limit for event in reversed(self._notes) if event.about == "limit-changed")
         if (changed := next(changes, None)) is not None:
             return Decimal(changed)
         return None if (first := self._record.job.spec.budget) is None else first.amount
 
     def notes(self) -> list[BudgetNote]:
         """What was said of the money, in its order."""
-        return [event for event in self.events if isinstance(event, BudgetNote)]
+        return list(self._notes)
 
     def note(
         self, about: str, message: str, *, spent: Decimal, limit: str | None = None, share: float | None = None

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.report import budget_condition, job_status, plan_of
-from orchestrator.controller.standing import differ, status_of
+from orchestrator.controller.standing import RESTS, differ, farewell, status_of, tracked
+from orchestrator.controller.sync import is_settled
 from orchestrator.controller.webhooks import Notifier
+from orchestrator.cost.ledger import Ledger, Row
 from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.devices import in_words
@@ -21,6 +23,7 @@ from orchestrator.launch.files import replace_file
 from orchestrator.settings import Settings
 from orchestrator.status import ConditionType, JobStatus, MlflowRun, Reason
 from orchestrator.store.base import JobStore, StoredJob
+from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import Reference, reference, target
 from orchestrator.tracking.reached import Reached
 
@@ -28,8 +31,15 @@ SAVE_SECONDS = 2.0
 TRACK_SECONDS = 5.0
 SAVE_PAUSES = 20.0
 """Times as long as saving took, before it is saved again."""
+SAVE_SHARE, LONGEST_PAUSE = 0.05, 10.0
+"""Of the controller's time, for the figures of all jobs together; and the longest pause in seconds that this may lead
+to: so much of the held time of a run is not written down yet."""
+LONGEST_COUNT = 60.0
+"""The same for its ledger, which takes the longer the more events it has; the money in a status may be as old."""
 _LINK_SECONDS = 600.0
-"""So long a run that is over may take to appear in MLflow, for its status to say where."""
+"""So long a run that is over may take to be whole in MLflow; one that MLflow refuses is watched for longer."""
+_LOOKS = 100
+"""Runs that are over at which one turn looks."""
 
 
 @dataclass
@@ -38,6 +48,9 @@ class _Kept:
 
     status: JobStatus | None = None
     save_at: float = 0.0
+    ledger: Ledger | None = None
+    """As it was made last, in short: all rows of many jobs would take much memory."""
+    count_at: float = 0.0
     told_at: float = float("-inf")
     events: int = 0
     """So many of the run are known to the webhooks."""
@@ -51,17 +64,29 @@ class Keeper:
         self._store, self._mirror, self._notifier, self._settings = store, mirror, notifier, settings
         self._kept: dict[str, _Kept] = {}
         self._unlinked: dict[str, tuple[float, RunFolder]] = {}
-        """Runs that are over and not in MLflow yet."""
+        """Runs that are over and not whole in MLflow yet; the one that was looked at last is the last."""
         self._look_at = 0.0
+
+    def start(self) -> None:
+        """Take over those whose status says that MLflow could not be reached."""
+        for stored in self._store.saying(Reason.SERVER_UNREACHABLE):
+            folder = RunFolder(self._settings.home / stored.folder)
+            if stored.status.phase in RESTS and folder.job.exists():
+                self._unlinked[stored.uid] = (time.monotonic() + _LINK_SECONDS, folder)
+                self._mirror.tell(folder.root.name)
 
     def keep(self, job: StoredJob, follower: Follower, *, now: bool = False) -> None:
         """Write down what is due, or all of it `now`."""
         kept, began = self._kept.setdefault(job.uid, _Kept()), time.monotonic()
-        if not now and kept.status is not None and began < kept.save_at and not self._news(job, follower, kept.status):
+        news = now or kept.status is None or self._news(job, follower, kept.status)
+        if not news and began < kept.save_at:
             return
-        status = self.status(job, follower)
+        self._unlinked.pop(job.uid, None)  # it is followed again
+        ledger = self._counted(kept, follower) if news or not follower.alive or began >= kept.count_at else None
+        began = time.monotonic()
+        status = self._status(job, follower, ledger or kept.ledger)
         try:
-            self._save(follower, status)
+            self._save(follower, status, ledger)
             kept.failed = False
         except OSError as error:  # a disk that is full for a while must not end the watch over a run
             if not kept.failed:
@@ -75,21 +100,34 @@ class Keeper:
         if ended >= kept.told_at + TRACK_SECONDS:
             kept.told_at = ended
             self._mirror.tell(follower.folder.root.name)
-        kept.save_at = ended + max(SAVE_SECONDS, SAVE_PAUSES * (ended - began))
+        kept.save_at = ended + self._pause(ended - began, LONGEST_PAUSE)
 
-    def status(self, job: StoredJob, follower: Follower) -> JobStatus:
+    def _counted(self, kept: _Kept, follower: Follower) -> Ledger | None:
+        """The ledger as it is now; None before the first attempt."""
+        began = time.monotonic()
+        ledger = follower.ledger()
+        ended = time.monotonic()
+        kept.ledger, kept.count_at = _in_short(ledger), ended + self._pause(ended - began, LONGEST_COUNT)
+        return ledger
+
+    def _pause(self, took: float, longest: float) -> float:
+        """Until what took so long is done again."""
+        return max(SAVE_SECONDS, SAVE_PAUSES * took, min(longest, took * len(self._kept) / SAVE_SHARE))
+
+    def _status(self, job: StoredJob, follower: Follower, ledger: Ledger | None) -> JobStatus:
         """As it is now."""
         kept = self._kept.get(job.uid)
         before = kept.status if kept is not None and kept.status is not None else job.status
         return status_of(
             follower.standing,
-            _by_its_events(follower, self._settings),
+            _by_its_events(follower, ledger, self._settings),
             before,
             datetime.now(UTC),
             alive=follower.alive,
             ordered=follower.ordered,
             generation=job.generation,
             machines=in_words(follower.gpus),
+            untracked=untracked(follower.folder, self._settings),
         )
 
     def _news(self, job: StoredJob, follower: Follower, known: JobStatus) -> bool:
@@ -104,13 +142,27 @@ class Keeper:
             return seen.running != running or known.attempt_count != follower.last
         return differ(known, known.model_copy(update={"phase": phase}))
 
-    def _save(self, follower: Follower, status: JobStatus) -> None:
-        record, ledger = follower.record, follower.ledger()
+    def _save(self, follower: Follower, status: JobStatus, ledger: Ledger | None) -> None:
+        record = follower.record
         if follower.history.held:
             record.save_held(follower.history.held)
         if ledger is not None:
             replace_file(follower.folder.ledger, ledger.to_json())
         record.save_status(status)
+
+    def farewell(self, job: StoredJob, follower: Follower | None) -> None:
+        """The last word on a job that is deleted, before its files go: in the store, where a process finds it that
+        comes after one that died here, and to webhooks. `follower` None: its record cannot be read."""
+        kept, now, last, ledger = self._kept.get(job.uid, _Kept()), datetime.now(UTC), job.status, None
+        if follower is not None and follower.last >= last.attempt_count:  # else its files are gone already
+            ledger = follower.ledger()
+            last = self._status(job, follower, ledger)
+        last = farewell(last, now, job.generation)
+        if follower is not None and job.wish.keep_files:
+            self._save(follower, last, ledger)
+        self._store.set_status(job.uid, last)
+        events = () if follower is None else follower.history.events[kept.events :]
+        self._notifier.tell(job.uid, job.wish.job, kept.status, last, events, deleted=True)
 
     # ------------------------------------------------------------------ MLflow
     def left(self, uid: str, follower: Follower) -> None:
@@ -132,14 +184,36 @@ class Keeper:
         if not self._unlinked or now < self._look_at:
             return
         self._look_at = now + TRACK_SECONDS
-        for uid, (until, folder) in list(self._unlinked.items()):
-            found = linked(folder, self._settings)
-            if found is None and now < until:
-                continue
-            del self._unlinked[uid]
-            stored = self._store.by_uid(uid)
-            if found is not None and stored is not None and stored.status.mlflow is None:
-                self._store.set_status(uid, stored.status.model_copy(update={"mlflow": _shown(found)}))
+        for uid in list(self._unlinked)[:_LOOKS]:
+            until, folder = self._unlinked.pop(uid)
+            if not self._is_tracked(uid, folder, waits=now < until):
+                self._unlinked[uid] = (until, folder)
+                self._mirror.tell(folder.root.name)  # its process may be another one by now
+
+    def _is_tracked(self, uid: str, folder: RunFolder, *, waits: bool) -> bool:
+        """Whether there is no more to be said of it; what there is now is written down."""
+        settled, why, stored = is_settled(folder, self._settings), untracked(folder, self._settings), None
+        found = linked(folder, self._settings)
+        if (found or why) and (stored := self._store.by_uid(uid)) is not None:
+            run = None if found is None else _shown(found)
+            status = tracked(stored.status, run, why, datetime.now(UTC))
+            if differ(stored.status, status) or status.mlflow != stored.status.mlflow:
+                self._store.set_status(uid, status)
+        if not folder.job.exists() or ((found or why) and stored is None):
+            return True  # it is gone
+        return not why and (settled or not waits)
+
+
+def untracked(folder: RunFolder, settings: Settings) -> str:
+    """Why MLflow lacks something of the run, and what becomes of that; empty where nothing is in the way."""
+    found = trouble.load(folder.tracking_trouble, target(settings.tracking_uri))
+    if found is None:
+        return ""
+    since = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"{found.why} (since {since}); training goes on and nothing is lost: what is missing is sent as soon as MLflow "
+        "answers, or by `fathom sync`"
+    )
 
 
 def linked(folder: RunFolder, settings: Settings) -> Reference | None:
@@ -154,10 +228,23 @@ def _shown(run: Reference) -> MlflowRun:
     return MlflowRun(experiment_id=run.experiment_id, run_id=run.run_id, url=run.url)
 
 
-def _by_its_events(follower: Follower, settings: Settings) -> JobStatus:
+def _in_short(ledger: Ledger | None) -> Ledger | None:
+    """With one row for each attempt, for a status."""
+    if ledger is None:
+        return None
+    rows: dict[int, Row] = {}
+    for row in ledger.rows:
+        known = rows.get(row.attempt)
+        quantity, cost = row.consumed_quantity, row.billed_cost
+        if known is not None:
+            quantity, cost = known.consumed_quantity + quantity, known.billed_cost + cost
+        rows[row.attempt] = (known or row).model_copy(update={"consumed_quantity": quantity, "billed_cost": cost})
+    return ledger.model_copy(update={"rows": tuple(rows.values())})
+
+
+def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings) -> JobStatus:
     budget, resolved, history = follower.record.job.spec.budget, follower.resolved, follower.history
     limit = None if budget is None else budget.amount
-    ledger = follower.ledger()
     if resolved is None or ledger is None:
         conditions = [budget_condition(follower.observation, history.charged(), limit, history.held)]
         return JobStatus(conditions=conditions, plan=None if resolved is None else plan_of(resolved, follower.plan))

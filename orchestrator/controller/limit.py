@@ -15,7 +15,7 @@ from orchestrator.controller.change import assigned, note_change
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.spending import Pace
-from orchestrator.controller.teams import require_more, reserve_more
+from orchestrator.controller.teams import PATIENCE_SECONDS, require_more, reserve_more
 from orchestrator.cost.budget import deadlines, to_hold
 from orchestrator.errors import Conflict, UsageError
 from orchestrator.launch import local
@@ -54,11 +54,14 @@ def account(record: Record, now: float | None = None) -> Account:
     return Account(None if budget is None else budget.amount, currency, history.charged(), reserved, running)
 
 
-def change_limit(record: Record, limit: str, settings: Settings, now: float | None = None) -> Record:
+def change_limit(
+    record: Record, limit: str, settings: Settings, now: float | None = None, *, patience: float = PATIENCE_SECONDS
+) -> Record:
     """The record with another limit, which is in force from now on, also for an attempt that runs.
 
     UsageError for one below what is spent and reserved; InvalidJob for what is no amount; OverBudget if the budget of
-    the team does not allow it; Conflict if it is being changed by somebody else.
+    the team does not allow it; Conflict if it is being changed by somebody else: TeamBusy, after `patience` seconds, if
+    that is the money of its team.
     """
     with local.hold_lock(record.folder.job_lock):
         record = Record.open(record.folder.root)
@@ -66,7 +69,7 @@ def change_limit(record: Record, limit: str, settings: Settings, now: float | No
         budget = job.spec.budget
         assert budget is not None, "a limit was assigned"
         require(budget, before)
-        with reserve_more(record, budget, settings):
+        with reserve_more(record, budget, settings, patience=patience):
             changed = _put(record, job, budget, now)
     return changed
 

@@ -75,7 +75,7 @@ class Mirrors:
 
 def _clear(folder: RunFolder) -> None:
     """Of a run that was removed: what this process makes, and the folder, if it holds nothing else."""
-    for path in (folder.tracking, folder.tracking_lock):
+    for path in (folder.tracking, folder.tracking_lock, folder.tracking_trouble):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder.artifacts, ignore_errors=True)
     with suppress(OSError):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from orchestrator.launch.events import BudgetNote, Event
 from orchestrator.reasons import FAILURES
 from orchestrator.spec import TrainingJob
-from orchestrator.status import Attempt, ConditionType, JobStatus
+from orchestrator.status import Attempt, ConditionType, JobStatus, Phase
 from orchestrator.why import failure_of, why
 
 Kind = Literal["failed", "budget-warning", "ended"]
@@ -34,13 +34,21 @@ class Note:
 
 
 def notes(
-    uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus, events: Iterable[Event], now: datetime
+    uid: str,
+    job: TrainingJob,
+    before: JobStatus | None,
+    after: JobStatus,
+    events: Iterable[Event],
+    now: datetime,
+    *,
+    deleted: bool = False,
 ) -> list[Note]:
-    """Those that `after` and `events` tell of and `before` does not yet, in the order in which they happened."""
+    """Those that `after` and `events` tell of and `before` does not yet, in the order in which they happened.
+    `deleted`: these are the last ones."""
     found = [
         *_failures(uid, job, before, after, now),
         *_warnings(uid, job, before, after, events, now),
-        *_ends(uid, job, before, after, now),
+        *_ends(uid, job, before, after, now, deleted=deleted),
     ]
     return sorted(found, key=lambda note: note.at)
 
@@ -96,7 +104,9 @@ def _warnings(
         )
 
 
-def _ends(uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus, now: datetime) -> Iterator[Note]:
+def _ends(
+    uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus, now: datetime, *, deleted: bool
+) -> Iterator[Note]:
     if not after.phase.terminal or (before is not None and before.phase is after.phase):
         return
     complete = after.condition(ConditionType.COMPLETE)
@@ -107,8 +117,18 @@ def _ends(uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus
         id=f"{uid}-{number}-ended-{after.phase.lower()}",
         kind="ended",
         at=at.timestamp(),
-        content=_content(uid, job, after, number) | _explained(job, after, now),
+        content=_content(uid, job, after, number) | {"deleted": deleted} | _ending(job, after, now, deleted=deleted),
     )
+
+
+def _ending(job: TrainingJob, after: JobStatus, now: datetime, *, deleted: bool) -> dict[str, Any]:
+    """Of a job that was deleted before it had ended there is nothing to be looked at any more."""
+    if not deleted or after.phase is not Phase.CANCELLED:
+        return _explained(job, after, now)
+    return {
+        "sentence": f"{job.metadata.name} was deleted.",
+        "advice": "nothing; `fathom apply FILE` starts another job",
+    }
 
 
 def _at_limit(status: JobStatus) -> bool:

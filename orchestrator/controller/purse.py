@@ -9,7 +9,7 @@ Invariant: what cannot be read changes nothing, and is told once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -17,7 +17,7 @@ from orchestrator.controller.files import WatchedFile
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
 from orchestrator.controller.spending import Look, Pace, Spending, words
-from orchestrator.cost.budget import Deadlines
+from orchestrator.cost.budget import Deadlines, Reserve
 from orchestrator.cost.tariff import Tariff, repriced
 from orchestrator.errors import FathomError, UsageError
 from orchestrator.launch import local
@@ -27,8 +27,25 @@ from orchestrator.plan.prices import PriceBook
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget
 
+_CALM_SECONDS, _CLOSE_SECONDS = 1.0, 5.0
+"""So long a reckoning stands where all that it was made of does, unless the stop is as close as the second."""
 _LIMIT_SECONDS, _STOP_SECONDS = 1e-3, 1.0
 """Differences of a reckoning that the driver need not hear of: rounding, and what stopping takes by newer steps."""
+
+
+@dataclass(frozen=True)
+class _Reckoning:
+    """What was found at a moment, and what it was made of."""
+
+    at: float
+    of: tuple[str, float, Budget, Reserve, Tariff]
+    """Incarnation, how far the clock is ahead, limit, what stopping takes, prices."""
+    look: Look
+
+    def stands(self, now: float, of: tuple[str, float, Budget, Reserve, Tariff]) -> bool:
+        """Whether nothing else would be found now: with all else as it was, the money is gone at the same moment."""
+        calm, until = 0.0 <= now - self.at < _CALM_SECONDS, self.look.until
+        return calm and until is not None and now + _CLOSE_SECONDS < until.stop and of == self.of
 
 
 class Purse:
@@ -45,6 +62,7 @@ class Purse:
         """The last ones that could be read here."""
         self._given: tuple[str, Deadlines | None] | None = None
         """Incarnation, and what it knows of its deadline."""
+        self._reckoned: _Reckoning | None = None
         self._told: set[str] = set()
         budget = record.job.spec.budget
         self._spending = None if budget is None else self._spend(budget)
@@ -70,8 +88,13 @@ class Purse:
         spending, history = self._spending, self._history
         if spending is None:
             return Look()
-        paid, tariff, began = history.charged(), history.tariff(resolved.attempt), history.held[-1].start
+        tariff, began = history.tariff(resolved.attempt), history.held[-1].start
+        of = (resolved.incarnation, ahead, spending.budget, spending.pace.reserve, tariff)
+        if self._reckoned is not None and self._reckoned.stands(now, of):
+            return self._reckoned.look
+        paid = history.charged()
         look = spending.look(paid, tariff, began, now)
+        self._reckoned = _Reckoning(now, of, replace(look, share=None))
         if look.share is not None:
             said = words(look.share, paid, spending.budget)
             self._note("share-spent", said, paid, share=float(look.share))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.record import Record
 from orchestrator.controller.standing import LIVE, RESTS, troubled
 from orchestrator.controller.sync import is_followed, is_settled
+from orchestrator.controller.teams import PATIENCE_SECONDS
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import Conflict, FathomError, Unavailable
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
@@ -51,14 +52,25 @@ from orchestrator.store.base import JobStore, StoredJob, Wish
 
 POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
 """Between two turns: while something is followed, and else."""
+_PAUSES = 4.0
+"""Times as long as a turn took, before the next one while something is followed, but no longer than if nothing was."""
 _AGAIN_SECONDS = 5.0
 """Before a job that could not be looked after is tried again."""
+NEW_SECONDS = 0.2
+"""Of a turn, for jobs that are new, and as much for those that start."""
 MLFLOW_SECONDS = 60.0
 """So long a person waits at the end of a run for MLflow."""
+TEAM_SECONDS = 0.1
+"""For another launch to be done with the money of a team; then it is tried again in another turn."""
 _MIRROR_SECONDS = 20.0
 """For MLflow to hear of the end of a run that is deleted."""
 _MOST_PASSES = 8
 """Decisions about one job in one turn."""
+
+
+def pause(took: float) -> float:
+    """Seconds until the next turn, after one of so many seconds: whatever is followed, a core is not used up by it."""
+    return min(IDLE_SECONDS, max(POLL_SECONDS, _PAUSES * took))
 
 
 @dataclass
@@ -128,11 +140,15 @@ class Controller:
         """Until `stop`."""
         self._notifier.start()
         try:
+            self._launcher.sweep()
+            with suppress(FathomError):  # of the store, which the turns tell of
+                self._keeper.start()
             while not self._stopped.is_set():
                 self._woken.clear()
+                began = time.monotonic()
                 with suppress(FathomError):  # of the store: told, counted, and tried again
                     self.turn()
-                self._woken.wait(POLL_SECONDS if self._followers else IDLE_SECONDS)
+                self._woken.wait(pause(time.monotonic() - began) if self._followers else IDLE_SECONDS)
         finally:
             self.close()
 
@@ -152,12 +168,44 @@ class Controller:
             except FathomError as error:
                 self._once(str(error))
                 raise
-            cases = [case for job in jobs if (case := self._observed(job)) is not None]
+            known, new = self._sorted(jobs)
+            cases = [case for job in known if (case := self._observed(job)) is not None]
             found = self._places(jobs, cases, lent)
-            for case in cases:
-                self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
+            self._act_on(cases, found)
+            self._take_up(new)
             self._forget({job.uid for job in jobs})
             self._keeper.turn()
+
+    def _sorted(self, jobs: Sequence[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]]:
+        """Those that are looked at each turn, and those that are new to this process, of which there may be many."""
+        if self._only is not None:
+            return list(jobs), []
+        known = [job for job in jobs if job.uid in self._followers or job.status.phase in LIVE]
+        there = {job.uid for job in known}
+        return known, [job for job in jobs if job.uid not in there]
+
+    def _act_on(self, cases: list[_Case], found: dict[str, Place]) -> None:
+        """What lives comes first; starting drivers takes its time, and so waits for the next turn after a while."""
+        cases = sorted(cases, key=lambda case: not case.follower.alive)
+        until: float | None = None
+        for case in cases:
+            starts = not found.get(case.stored.uid, Place("not asked for")).why
+            if starts and until is not None and time.monotonic() >= until:
+                self._woken.set()  # and that one soon
+                continue
+            until = time.monotonic() + NEW_SECONDS if starts and until is None else until
+            self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
+
+    def _take_up(self, jobs: Sequence[StoredJob]) -> None:
+        """As many as there is time for, the oldest first; what they need slots for, the next turn begins."""
+        until = time.monotonic() + NEW_SECONDS
+        for job in jobs:
+            if (case := self._observed(job)) is None:
+                continue
+            self._guarded(job, lambda case=case: self._advance(case, {}))  # type: ignore[misc]
+            if time.monotonic() >= until:
+                self._woken.set()
+                return
 
     def finish(self, uid: str, say: Callable[[str], None], give_up: Callable[[], bool]) -> None:
         """Of the only job, which rests: wait until MLflow has all of it, for a while, and write down where."""
@@ -213,11 +261,13 @@ class Controller:
     def _case(self, job: StoredJob) -> _Case:
         follower = self._followers.get(job.uid)
         if follower is None:
-            follower = Follower(job, self._settings, self._launcher, self._saying(job))
+            patience = TEAM_SECONDS if self._only is None else PATIENCE_SECONDS
+            follower = Follower(job, self._settings, self._launcher, self._saying(job), patience=patience)
             self._followers[job.uid] = follower
         changed = job.generation > job.status.observed_generation
-        if changed and not job.wish.deleted_at:
-            follower.follow_wish(job.wish)
+        if changed and not job.wish.deleted_at and not follower.follow_wish(job.wish):
+            # seen later: until then its status is about the wish of before
+            job = replace(job, generation=job.status.observed_generation)
         follower.observe()
         if not changed:
             self._take_over_limit(job, follower)
@@ -339,6 +389,7 @@ class Controller:
         job, follower = case.stored, case.follower
         if not self._is_mirrored(job, follower):
             return
+        self._keeper.farewell(job, follower)
         follower.release()
         self._followers.pop(job.uid, None)
         follower.close()
@@ -410,11 +461,13 @@ class Controller:
             if sight is not None and (sight.alive or sight.left):
                 self._launcher.kill(folder, last)
                 return False
+            self._keeper.farewell(job, None)
             if not job.wish.keep_files:
                 if (paid := _paid(job, folder)) is not None:
                     self._remember(job, *paid)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
+            self._keeper.gone(job.uid, folder)
             return True
         return False
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal, Protocol, Self
 
 from orchestrator.controller.decide import Accept, Action, Queue, Reject, Settle, Start
-from orchestrator.status import REASONS, Condition, ConditionType, JobStatus, Phase, Reason
+from orchestrator.status import REASONS, Condition, ConditionType, JobStatus, MlflowRun, Phase, Reason
 
 _LONGEST = 1000
 _OF_PHASE = {
@@ -78,9 +78,11 @@ def status_of(
     ordered: str | None,
     generation: int,
     machines: str = "",
+    untracked: str = "",
 ) -> JobStatus:
     """`base`: what the events say (`report.job_status`); `before`: the status of before, whose times of transition stay
-    where nothing has changed; `machines`: what it has of them, in words."""
+    where nothing has changed; `machines`: what it has of them, in words; `untracked`: why MLflow lacks something of the
+    run."""
     if alive:  # one that has said its last word and is not gone yet is still running: what comes then, is not decided
         phase = base.phase if base.phase in LIVE else Phase.RUNNING
     else:
@@ -88,6 +90,8 @@ def status_of(
     found = {one.type: one for one in base.conditions}
     for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered, machines=machines):
         found[one.type] = one
+    if (tracking := _tracking(base.mlflow is not None, untracked, now)) is not None:
+        found[tracking.type] = tracking
     if phase is Phase.PENDING:
         found = {}
     kept = {one.type: one for one in before.conditions}
@@ -95,7 +99,7 @@ def status_of(
     return base.model_copy(
         update={
             "phase": phase,
-            "conditions": sorted(conditions, key=lambda one: list(ConditionType).index(one.type)),
+            "conditions": _sorted(conditions),
             "observed_generation": generation,
             "plan": base.plan or before.plan,
             "mlflow": base.mlflow or before.mlflow,
@@ -131,6 +135,52 @@ def troubled(before: JobStatus, message: str, now: datetime, generation: int) ->
     return before.model_copy(update={"conditions": [*others, _since(wrong, kept.get(wrong.type), generation)]})
 
 
+def farewell(before: JobStatus, now: datetime, generation: int) -> JobStatus:
+    """Of a job that is deleted and of which nothing runs: as it has ended, or else Cancelled."""
+    if before.phase.terminal:
+        return before
+    succeeded = bool(before.attempts) and before.attempts[-1].outcome == "succeeded"
+    phase = Phase.SUCCEEDED if succeeded else Phase.CANCELLED
+    complete = Condition(
+        type=ConditionType.COMPLETE, status="True", reason=_OF_PHASE[phase], last_transition_time=now,
+    )  # fmt: skip
+    running = Condition(
+        type=ConditionType.RUNNING, status="False", reason=Reason.ENDED, last_transition_time=now,
+    )  # fmt: skip
+    kept = {one.type: one for one in before.conditions}
+    found = kept | {one.type: _since(one, kept.get(one.type), generation) for one in (complete, running)}
+    changed = {"phase": phase, "conditions": _sorted(found.values()), "observed_generation": generation}
+    return before.model_copy(update=changed)
+
+
+def tracked(before: JobStatus, run: MlflowRun | None, untracked: str, now: datetime) -> JobStatus:
+    """The status of a run that nobody follows, with where it is in MLflow, or why that lacks something of it."""
+    found = _tracking(run is not None, untracked, now)
+    if found is None:
+        return before
+    kept = {one.type: one for one in before.conditions}
+    own = _since(found, kept.get(found.type), before.observed_generation)
+    conditions = [one for one in before.conditions if one.type is not found.type] + [own]
+    return before.model_copy(update={"conditions": _sorted(conditions), "mlflow": run or before.mlflow})
+
+
+def _tracking(linked: bool, untracked: str, now: datetime) -> Condition | None:
+    """None where MLflow has neither been reached nor refused anything yet."""
+    if not linked and not untracked:
+        return None
+    return Condition(
+        type=ConditionType.TRACKING,
+        status="False" if untracked else "True",
+        reason=Reason.SERVER_UNREACHABLE if untracked else Reason.LOGGED,
+        message=untracked[:_LONGEST],
+        last_transition_time=now,
+    )
+
+
+def _sorted(conditions: Iterable[Condition]) -> list[Condition]:
+    return sorted(conditions, key=lambda one: list(ConditionType).index(one.type))
+
+
 def _conditions(
     standing: Standing,
     phase: Phase,
@@ -155,8 +205,6 @@ def _conditions(
         yield _admitted(said, standing, phase, machines if alive else "")
     yield from _running(said, standing, phase, base, alive=alive, ordered=ordered)
     yield from _budget(said, standing, base)
-    if base.mlflow is not None:
-        yield said(ConditionType.TRACKING, "True", Reason.LOGGED)
     reasons = {Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}
     if phase in reasons:
         yield said(ConditionType.COMPLETE, "True", _OF_PHASE[phase], standing.message)

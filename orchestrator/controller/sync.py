@@ -22,6 +22,7 @@ from orchestrator.launch.base import RunFolder
 from orchestrator.launch.locks import is_locked, locked
 from orchestrator.settings import Settings
 from orchestrator.tracking import client as requests
+from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import MadeWay, Mirroring, Reference, reference, target
 from orchestrator.tracking.points import Fold
 from orchestrator.tracking.reached import Reached
@@ -113,13 +114,7 @@ class Mirror:
         if not folder.tracking.exists() or (reached.settled is not None and (live or reached.settled != as_it_is)):
             reached.settled = None
             reached.save(folder.tracking)  # before anything is sent: whoever finds it knows where the run belongs
-        try:
-            self._send(reached, live=live)
-        except Exception as error:
-            if not requests.is_missing(error):
-                raise
-            reached = Reached(target=target(self._uri))
-            self._send(reached, live=live)  # another database in the same place: all of it again
+        reached = self._sent(reached, live=live)
         if unmade is not None:
             raise OSError(f"files of the run could not be made: {unmade}") from unmade
         if not live and reached.settled != as_it_is:
@@ -136,6 +131,27 @@ class Mirror:
         except Exception as error:  # noqa: BLE001 - a full disk, a folder in the way, or whatever matplotlib raises
             return error
         return None
+
+    def _sent(self, reached: Reached, *, live: bool) -> Reached:
+        """-> what is reached then. What MLflow has against it is left in the run's folder, for who shows the run."""
+        folder, uri = self.record.folder, self._uri
+        try:
+            try:
+                self._send(reached, live=live)
+            except Exception as error:
+                if not requests.is_missing(error):
+                    raise
+                reached = Reached(target=target(uri))
+                self._send(reached, live=live)  # another database in the same place: all of it again
+        except MadeWay:
+            trouble.forget(folder.tracking_trouble)
+            raise
+        except Exception as error:
+            if not _is_our_own(error, folder) and folder.job.exists():
+                trouble.note(folder.tracking_trouble, target(uri), requests.complaint(uri, error), time.time())
+            raise
+        trouble.forget(folder.tracking_trouble)
+        return reached
 
     def _send(self, reached: Reached, *, live: bool) -> None:
         history = self._refreshed()
@@ -157,6 +173,12 @@ class Mirror:
         else:
             self._history.refresh()
         return self._history
+
+
+def _is_our_own(error: Exception, folder: RunFolder) -> bool:
+    """Whether a file of the run is in the way, and not MLflow."""
+    named = error.filename if isinstance(error, OSError) else None
+    return isinstance(error, FathomError) or (isinstance(named, str) and Path(named).is_relative_to(folder.root))
 
 
 def sync_run(record: Record, settings: Settings, say: Callable[[str], None]) -> str | None:
@@ -187,7 +209,7 @@ def is_settled(folder: RunFolder, settings: Settings) -> bool:
 
 def leftovers(settings: Settings, *, but: Path) -> Iterator[Record]:
     """Runs of this home that belong into this MLflow, are not all there, and are nobody's."""
-    for path in sorted(settings.home.glob("*/job.json")):
+    for path in sorted(settings.home.glob("[!.]*/job.json")):  # not what is left of runs that are being removed
         folder = RunFolder(path.parent)
         try:
             if folder.root != but and _is_left(folder, settings):

@@ -60,13 +60,18 @@ def require_leave(job: TrainingJob, settings: Settings) -> None:
         _reserved(team, accounts(settings.home, job.metadata.namespace), job.metadata.name, job.spec.budget)
 
 
-def reserve(record: Record, settings: Settings) -> None:
-    """Before a run starts, in the hands of its launcher; OverBudget if the team's money does not allow it."""
+class TeamBusy(Conflict):
+    """Another launch has the money of the team in its hands."""
+
+
+def reserve(record: Record, settings: Settings, *, patience: float = PATIENCE_SECONDS) -> None:
+    """Before a run starts, in the hands of its launcher; OverBudget if the team's money does not allow it, TeamBusy if
+    nobody could say so for `patience` seconds."""
     team = _team(record.job, settings)
     if team is None:
         record.folder.reserved.unlink(missing_ok=True)
         return
-    with local.hold_lock(record.folder.job_lock), _lock(settings.home, team.team):
+    with local.hold_lock(record.folder.job_lock), _lock(settings.home, team.team, patience):
         record = Record.open(record.folder.root)  # with the limit that nobody changes meanwhile
         others = accounts(settings.home, team.team, but=record.folder.root)
         own = [_account(record, reserved=None)]
@@ -76,7 +81,9 @@ def reserve(record: Record, settings: Settings) -> None:
 
 
 @contextmanager
-def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator[None]:
+def reserve_more(
+    record: Record, budget: Budget, settings: Settings, *, patience: float = PATIENCE_SECONDS
+) -> Iterator[None]:
     """While the limit of a run is changed to `budget`: OverBudget if it is more than before and its team's money does
     not allow that; what is reserved is written when the change is made. A run that does not go on reserves when it
     starts again."""
@@ -84,7 +91,7 @@ def reserve_more(record: Record, budget: Budget, settings: Settings) -> Iterator
     if team is None or not _goes_on(record.folder):
         yield
         return
-    with _lock(settings.home, team.team):
+    with _lock(settings.home, team.team, patience):
         reserved = _read(record.folder)
         _require_more(team, record, budget, settings)
         if reserved is None or reserved < budget.amount:
@@ -263,11 +270,11 @@ def _team_of(folder: RunFolder, unknown: str) -> str | None:
 
 
 @contextmanager
-def _lock(home: Path, team: str) -> Iterator[None]:
-    """Of a team in a home; Conflict if another process holds it for long."""
+def _lock(home: Path, team: str, patience: float) -> Iterator[None]:
+    """Of a team in a home; TeamBusy if another process holds it for longer."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / f".budget-{team}.lock"
-    with locked(path, patience=PATIENCE_SECONDS) as mine:
+    with locked(path, patience=patience) as mine:
         if not mine:
-            raise Conflict(f"{path} is held by another launch for {PATIENCE_SECONDS:.0f} s: end it")
+            raise TeamBusy(f"{path} is held by another launch for {patience:g} s: wait, or end that")
         yield

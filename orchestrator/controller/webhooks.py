@@ -63,12 +63,20 @@ class Notifier:
         """Whether there may be files that are not in `_open`; at the start, those of an earlier process."""
 
     def tell(
-        self, uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus, events: Iterable[Event] = ()
+        self,
+        uid: str,
+        job: TrainingJob,
+        before: JobStatus | None,
+        after: JobStatus,
+        events: Iterable[Event] = (),
+        *,
+        deleted: bool = False,
     ) -> None:
         """After a status was written. `before`: that of before, None at the first look of this process, together with
-        all events of the job; `events`: since the last look. Takes no time and raises nothing."""
+        all events of the job; `events`: since the last look; `deleted`: the job is about to be forgotten. Takes no time
+        and raises nothing."""
         try:
-            self._take(uid, job, before, after, events)
+            self._take(uid, job, before, after, events, deleted)
         except Exception as error:  # noqa: BLE001 - a full disk, or our own mistake: no reason to neglect the job
             self._once(f"webhook of {job.metadata.namespace}/{job.metadata.name}: nothing is sent: {error}")
 
@@ -95,13 +103,19 @@ class Notifier:
 
     # ------------------------------------------------------------------ what is to be said
     def _take(
-        self, uid: str, job: TrainingJob, before: JobStatus | None, after: JobStatus, events: Iterable[Event]
+        self,
+        uid: str,
+        job: TrainingJob,
+        before: JobStatus | None,
+        after: JobStatus,
+        events: Iterable[Event],
+        deleted: bool,
     ) -> None:
         own, team = job.spec.notify, self._teams().get(job.metadata.namespace)
         if own is None and team is None:
             return
         now = self._clock()
-        found = notes(uid, job, before, after, events, datetime.fromtimestamp(now, UTC))
+        found = notes(uid, job, before, after, events, datetime.fromtimestamp(now, UTC), deleted=deleted)
         new = [one for note in found for one in _addressed(note, job, team)]
         if not new:
             return

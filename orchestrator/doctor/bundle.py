@@ -35,8 +35,8 @@ _MOST_FILES = 60
 _SHOWN = ("FATHOM_", "MLFLOW_", "RAY_", "CUDA_", "NCCL_", "OMP_", "TORCH", "DS_", "GLOO_", "PYTHON", "HF_", "AWS_")
 """Variables of the environment that matter to a run; of all others not even the name is told."""
 _NAMES = (
-    "job.json", "status.json", "held.json", "control.json", "tracking.json", "reserved.json", "driver.lock",
-    "launcher.lock", "ledger/ledger.json", "artifacts/forecast.json",
+    "job.json", "status.json", "held.json", "control.json", "tracking.json", "tracking-trouble.json", "reserved.json",
+    "driver.lock", "launcher.lock", "ledger/ledger.json", "artifacts/forecast.json",
 )  # fmt: skip
 _PATTERNS = ("resolved-*.json", "tariff-*.json", "failure-*.json", "logs/stacks-*.txt")
 

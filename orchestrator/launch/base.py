@@ -74,6 +74,11 @@ class RunFolder:
         return self.root / "tracking.json"
 
     @property
+    def tracking_trouble(self) -> Path:
+        """Why MLflow lacks something of the run; there only while it cannot be told. See `tracking.trouble`."""
+        return self.root / "tracking-trouble.json"
+
+    @property
     def tracking_lock(self) -> Path:
         """Held by the process that is sending to MLflow."""
         return self.root / "tracking.lock"
@@ -161,7 +166,11 @@ class Launcher(Protocol):
         ...
 
     def remove(self, folder: RunFolder) -> None:
-        """All files of a run of which nothing lives."""
+        """All files of a run of which nothing lives: out of the way now, gone a while later. OSError if they stay."""
+        ...
+
+    def sweep(self) -> None:
+        """Let go what is left of runs that an earlier process was removing when it ended."""
         ...
 
     def capacity(self) -> Capacity:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from orchestrator.launch.evidence import describe
 from orchestrator.launch.files import replace_file
 from orchestrator.launch.locks import is_locked, take
 from orchestrator.launch.processes import MARK, kill_session, session
+from orchestrator.launch.removing import Remover
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.slots import usable_cores
 from orchestrator.settings import Settings
@@ -39,6 +39,8 @@ PATIENCE_SECONDS = 1.0
 
 DRIVER = (sys.executable, "-m", "orchestrator.launch.entry")
 
+_SEEN_SECONDS = 1.0
+"""Where many are looked at several times a second, the process table is asked this often."""
 _LARGEST_PID = 2**22
 """On Linux."""
 
@@ -204,15 +206,25 @@ def given_deadline(folder: RunFolder, incarnation: str) -> HardDeadline | None:
     return known if known is not None and known.incarnation == incarnation else None
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class LocalLauncher:
     """The `Launcher` of this machine."""
 
-    def __init__(self, settings: Settings, command: Sequence[str] = DRIVER) -> None:
-        """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock."""
+    def __init__(
+        self, settings: Settings, command: Sequence[str] = DRIVER, *, say: Callable[[str], None] = _say
+    ) -> None:
+        """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock; `say` is
+        called from another thread, too."""
+        self._home, self._remover = settings.home, Remover(say)
         self._gpus, self._command = visible_gpus(os.environ), command
         self._capacity = Capacity(settings.cpus or usable_cores(), len(self._gpus))
         self._children: dict[Path, Driver] = {}
         """Those that this process has started."""
+        self._seen: dict[Path, tuple[float, dict[str, float] | None]] = {}
+        """When the holder of a lock was last seen to live; and who that is."""
 
     def look(self, folder: RunFolder, attempt: int) -> Sight:
         child = self._children.get(folder.root)
@@ -220,15 +232,26 @@ class LocalLauncher:
             del self._children[folder.root]
         holder = _holder(folder.lock)
         if is_locked(folder.lock):
-            named = _driver(holder)
-            if holder is not None and named is None and _driver(_holder(folder.lock)) is None:
+            if holder is not None and not self._is_drivers(folder, holder):
                 return Sight(alive=False, left=True)  # something else has the driver's lock
             ordered, deadline = _ordered(folder)
             return Sight(True, began=holder["started"] if holder else None, ordered=ordered, deadline=deadline)
+        self._seen.pop(folder.root, None)
         if not _begun(folder, attempt, _holder(folder.lock)):
             return Sight(alive=False, begun=False)
         ordered, deadline = _ordered(folder)
         return Sight(False, left=bool(_left(folder)), ordered=ordered, deadline=deadline)
+
+    def _is_drivers(self, folder: RunFolder, holder: dict[str, float]) -> bool:
+        """Whether who names himself on the lock lives; one that did a moment ago counts as living."""
+        now, (seen, known) = time.monotonic(), self._seen.get(folder.root, (0.0, None))
+        if known == holder and now - seen < _SEEN_SECONDS:
+            return True
+        if _driver(holder) is None and _driver(_holder(folder.lock)) is None:
+            self._seen.pop(folder.root, None)
+            return False
+        self._seen[folder.root] = now, holder
+        return True
 
     def start(self, folder: RunFolder, attempt: int) -> None:
         self._children[folder.root] = start(folder, attempt, self._command)
@@ -237,6 +260,7 @@ class LocalLauncher:
         order_stop(folder, reason, grace_seconds)
 
     def kill(self, folder: RunFolder, attempt: int) -> None:
+        self._seen.pop(folder.root, None)
         driver = self._children.get(folder.root) or _driver(_holder(folder.lock))
         if driver is not None:
             driver.kill()
@@ -245,11 +269,10 @@ class LocalLauncher:
                 process.kill()
 
     def remove(self, folder: RunFolder) -> None:
-        doomed = folder.root.with_name(f".removing-{folder.root.name}")  # at once: half a run would be read as one
-        shutil.rmtree(doomed, ignore_errors=True)  # of a controller that was killed here
-        if folder.root.exists():
-            folder.root.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        self._remover.remove(folder.root)
+
+    def sweep(self) -> None:
+        self._remover.sweep(self._home)
 
     def capacity(self) -> Capacity:
         return self._capacity

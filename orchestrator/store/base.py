@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus, Phase
+from orchestrator.status import JobStatus, Phase, Reason
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Wish:
     """Since when it shall also be forgotten, once nothing of it runs; never taken back."""
     keep_files: bool = False
     """Whether the run's folder outlives the job that is forgotten."""
+    force: bool = False
+    """Of one that is cancelled or deleted: end it at once, without a last checkpoint; never taken back."""
     granted_after: int = 0
     """Attempts up to this number no longer count against `retry`: whoever resumes a job grants all of them anew."""
     resumed: int = 0
@@ -130,6 +132,10 @@ class JobStore(Protocol):
     def open_jobs(self) -> Sequence[StoredJob]:
         """Those with which the controller has something to do: not in a terminal phase, or to be deleted, or whose wish
         was changed since the status was written (`status.observed_generation` < `generation`); oldest first."""
+        ...
+
+    def saying(self, reason: Reason) -> Sequence[StoredJob]:
+        """Those with a condition of this reason, open or not, oldest first. Reads the status of every job."""
         ...
 
     def change(

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from orchestrator.errors import Unavailable
-from orchestrator.store.tables import VERSION, metadata
+from orchestrator.store.tables import STEPS, VERSION, metadata
 
 NAME = "fathom.db"
 """Of the file in a home."""
@@ -94,11 +94,24 @@ class Database:
                     metadata.create_all(connection)
                     connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                     return
+        if found < VERSION:
+            found = self._bring_up()
         if found != VERSION:
             raise Unavailable(
                 f"{self.path} was written by a newer version of Fathom (form {found}, this one knows {VERSION}): use "
                 "that version, or set FATHOM_HOME to another folder"
             )
+
+    def _bring_up(self) -> int:
+        """From an older version, all of it or nothing; -> the version now."""
+        with self.write() as connection:
+            found = _version(connection)  # another process may have been first
+            while found < VERSION:
+                for statement in STEPS[found]:
+                    connection.exec_driver_sql(statement)
+                found += 1
+                connection.exec_driver_sql(f"PRAGMA user_version = {found}")
+        return found
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus
+from orchestrator.status import JobStatus, Reason
 from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
@@ -29,6 +30,7 @@ from orchestrator.store.tables import jobs
 MAX_LIMIT = 1000
 """Jobs of one page at most."""
 _LOG = logging.getLogger(__name__)
+_NONE: Mapping[str, tuple[int, Wish]] = MappingProxyType({})
 
 
 class SqliteStore:
@@ -108,9 +110,17 @@ class SqliteStore:
             found = [(uid, version) for uid, version in connection.execute(marks)]
             new = [uid for uid, version in found if (uid, version) not in self._read]
             rows = connection.execute(select(jobs).where(jobs.c.uid.in_(new))).mappings().all() if new else ()
-        known = self._read | {(job.uid, job.version): job for job in _readable(rows)}
+        wishes = {job.uid: (job.generation, job.wish) for job in self._read.values()}
+        known = self._read | {(job.uid, job.version): job for job in _readable(rows, wishes)}
         self._read = {mark: known[mark] for mark in found if mark in known}
         return tuple(self._read.values())
+
+    def saying(self, reason: Reason) -> Sequence[StoredJob]:
+        maybe = func.instr(jobs.c.status, f'"reason":"{reason}"') > 0  # some message might say so, too
+        with self.database.read() as connection:
+            rows = connection.execute(select(jobs).where(maybe).order_by(jobs.c.seq)).mappings().all()
+        found = _readable(rows)
+        return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
 
     def change(
         self,
@@ -235,6 +245,7 @@ def _row(stored: StoredJob) -> dict[str, Any]:
         "cancelled_at": None if wish.cancelled_at is None else timestamp(wish.cancelled_at),
         "deleted_at": None if wish.deleted_at is None else timestamp(wish.deleted_at),
         "keep_files": wish.keep_files,
+        "force": wish.force,
         "granted_after": wish.granted_after,
         "resumed": wish.resumed,
         "job": wish.job.model_dump_json(by_alias=True, exclude_none=True),
@@ -246,19 +257,24 @@ def _status_json(status: JobStatus) -> str:
     return status.model_dump_json(by_alias=True, exclude_none=True)
 
 
-def _stored(row: RowMapping) -> StoredJob:
-    """Unavailable where this version cannot read what is stored."""
+def _wish(row: RowMapping) -> Wish:
+    return Wish(
+        job=TrainingJob.model_validate_json(row["job"]),
+        cancelled_at=_moment(row["cancelled_at"]),
+        deleted_at=_moment(row["deleted_at"]),
+        keep_files=row["keep_files"],
+        force=row["force"],
+        granted_after=row["granted_after"],
+        resumed=row["resumed"],
+    )
+
+
+def _stored(row: RowMapping, wish: Wish | None = None) -> StoredJob:
+    """Unavailable where this version cannot read what is stored. `wish`: where that is known to be the same still."""
     try:
         return StoredJob(
             uid=row["uid"],
-            wish=Wish(
-                job=TrainingJob.model_validate_json(row["job"]),
-                cancelled_at=_moment(row["cancelled_at"]),
-                deleted_at=_moment(row["deleted_at"]),
-                keep_files=row["keep_files"],
-                granted_after=row["granted_after"],
-                resumed=row["resumed"],
-            ),
+            wish=_wish(row) if wish is None else wish,
             status=JobStatus.model_validate_json(row["status"]),
             generation=row["generation"],
             version=row["version"],
@@ -274,10 +290,12 @@ def _stored(row: RowMapping) -> StoredJob:
         ) from error
 
 
-def _readable(rows: Sequence[RowMapping]) -> Iterator[StoredJob]:
+def _readable(rows: Sequence[RowMapping], wishes: Mapping[str, tuple[int, Wish]] = _NONE) -> Iterator[StoredJob]:
+    """`wishes`: those that were read before, with their generations; most jobs change by their status only."""
     for row in rows:
+        generation, wish = wishes.get(row["uid"], (0, None))
         try:
-            yield _stored(row)
+            yield _stored(row, wish if generation == row["generation"] else None)
         except Unavailable as error:
             _LOG.error("left out: %s", error)
 
@@ -308,3 +326,4 @@ def _require_lasting(before: Wish, after: Wish) -> None:
     assert after.job.metadata == before.job.metadata, "a job keeps its name"
     assert before.cancelled_at is None or after.cancelled_at is not None, "a cancellation is never taken back"
     assert before.deleted_at is None or after.deleted_at is not None, "a deletion is never taken back"
+    assert after.force or not before.force, "who was in a hurry stays so"

@@ -2,7 +2,7 @@
 
 Invariant: `jobs.open` is computed by SQLite from the columns beside it, so that it can never disagree with them. Small
 columns stand before the documents, so that looking for jobs reads none of those. A change of any table here needs a new
-`VERSION` and a step in `store.database` that leads there.
+`VERSION` and a step that leads there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from sqlalchemy import Boolean, Column, Computed, Index, Integer, MetaData, Tabl
 
 from orchestrator.status import Phase
 
-VERSION = 1
+VERSION = 2
 """Of these tables, kept in the file's `user_version`."""
 
+STEPS = {1: ("ALTER TABLE jobs ADD COLUMN force BOOLEAN NOT NULL DEFAULT 0",)}
+"""From each version to the next."""
 metadata = MetaData()
 
 _OVER = ", ".join(f"'{phase.value}'" for phase in Phase if phase.terminal)
@@ -35,6 +37,7 @@ jobs = Table(
     Column("cancelled_at", Text),
     Column("deleted_at", Text),
     Column("keep_files", Boolean, nullable=False),
+    Column("force", Boolean, nullable=False, server_default=text("0")),
     Column("granted_after", Integer, nullable=False),
     Column("resumed", Integer, nullable=False),
     Column(

@@ -222,7 +222,7 @@ def test_dying_between_any_two_steps_leads_to_one_driver(home: Path) -> None:
                 require_whole(folder, births(home))
                 insist(lambda client, name=name: client.delete(name))  # type: ignore[misc]
             insist(lambda client, name=name: _gone(client, name))  # type: ignore[misc]
-            assert list(home.glob(f"*{name}-*")) == [], "not even half of it"
+            wait_until(lambda name=name: not list(home.glob(f"*{name}-*")), service.words)  # type: ignore[misc]
             service.shoot()
         wait_until(lambda: not left(home), lambda: left(home), 30)
     finally:

@@ -130,6 +130,8 @@ class Launcher:
         self.removed.append(folder.root.name)
         shutil.rmtree(folder.root, ignore_errors=True)
 
+    def sweep(self) -> None: ...
+
     def capacity(self) -> Capacity:
         return self.machine
 

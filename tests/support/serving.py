@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.cli.main import main
 from orchestrator.controller import keeping
-from orchestrator.launch import local
+from orchestrator.launch import local, removing
 from orchestrator.launch.local import LocalLauncher
 from support.stand_in import COMMAND
 
@@ -54,7 +54,7 @@ def _ordered() -> None:
 
 def _removing() -> None:
     """A run's folder is out of the way, and still there."""
-    local.shutil = SimpleNamespace(rmtree=_die)  # type: ignore[assignment]
+    removing.shutil = SimpleNamespace(rmtree=_die)  # type: ignore[assignment]
 
 
 def _removed() -> None:

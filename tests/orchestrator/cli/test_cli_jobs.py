@@ -358,6 +358,15 @@ def test_deleting_must_be_meant(server: Wire, fathom: Cli) -> None:
     assert server.lines == ["GET /v1/jobs/a/b", "GET /v1/jobs/a/c"]
     assert fathom("delete", "a/b", "-y", "--keep-files")[:2] == (0, "a/b\n")
     assert server.lines[-1] == "DELETE /v1/jobs/a/b?keepFiles=true"
+    assert fathom("delete", "a/b", "-y", "--force")[:2] == (0, "a/b\n")
+    assert server.lines[-1] == "DELETE /v1/jobs/a/b?force=true"
+
+
+def test_a_job_is_cancelled_by_force(server: Wire, fathom: Cli) -> None:
+    server.routes(POST_jobs_a_b_cancel=as_json(stored("b", team="a")))
+    code, out, err = fathom("cancel", "a/b", "--force")
+    assert (code, out, err) == (0, "a/b\n", "a/b: ends at once and for good, without a last checkpoint\n")
+    assert server.lines == ["POST /v1/jobs/a/b:cancel?force=true"]
 
 
 # ------------------------------------------------------------------ tokens

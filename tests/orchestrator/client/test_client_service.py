@@ -52,7 +52,10 @@ def test_a_job_from_its_plan_to_its_end(service: Service, client: Client) -> Non
     assert client.suspend(job).spec.suspend
     assert not client.resume(job).spec.suspend
     assert client.cancel(job).metadata.cancelled_at is not None
-    client.delete(job, keep_files=True)
+    assert not service.store.get("default", "whole").wish.force
+    client.cancel(job, force=True)
+    assert service.store.get("default", "whole").wish.force
+    client.delete(job, keep_files=True, force=True)
     assert client.get(job).metadata.deleted_at is not None
 
 

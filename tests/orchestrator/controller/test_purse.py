@@ -1,6 +1,7 @@
 """Limit and prices that change while a run goes on, as its launcher takes them."""
 
 import datetime
+import math
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from orchestrator.controller.history import History
 from orchestrator.controller.limit import account, change_limit
 from orchestrator.controller.purse import Purse
 from orchestrator.controller.record import Record
+from orchestrator.controller.spending import Look, Spending
 from orchestrator.cost import budget
+from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import InvalidJob, OverBudget, UsageError
 from orchestrator.launch import local
@@ -89,6 +92,41 @@ def test_while_nothing_changes_the_job_is_told_nothing(bench: Bench) -> None:
     bench.look(1700)
     assert bench.told is None
     assert bench.said == []
+
+
+def test_it_is_reckoned_once_a_second_while_all_is_as_it_was(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the stop is close: from there on each look counts."""
+    real, at = Spending.look, list[float]()
+
+    def counted(self: Spending, paid: Decimal, tariff: Tariff, began: float, now: float) -> Look:
+        at.append(now - BEGAN)
+        return real(self, paid, tariff, began, now)
+
+    monkeypatch.setattr(Spending, "look", counted)
+
+    def looks(first: float, last: float) -> list[Look]:
+        found, seconds = [], first
+        at.clear()
+        while seconds < last:
+            bench.history.extend(BEGAN + seconds)
+            found.append(bench.purse.look(bench.resolved, BEGAN + seconds))
+            seconds += 0.25
+        return found
+
+    looks(1000, 1010)
+    assert at == [float(1000 + n) for n in range(10)]
+    stop = next(one.until.stop - BEGAN for one in looks(1010, 1011) if one.until is not None)
+    found = looks(math.floor(stop) - 8, math.floor(stop) + 3)
+    assert [at[n + 1] - at[n] for n in range(len(at) - 1) if at[n] > stop - 4] == [0.25] * len(
+        [one for one in at[:-1] if one > stop - 4]
+    ), "near the stop nothing is left out"
+    first = next(n for n, one in enumerate(found) if one.stop)
+    assert 0 <= math.floor(stop) - 8 + 0.25 * first - stop <= 0.25, "not a look too late"
+    bench.take_over()
+    looks(2000, 2000.5)
+    change_limit(bench.record, "4.00", bench.settings, BEGAN + 2000)
+    looks(2000.5, 2000.75)
+    assert at == [2000.5], "another limit counts at once"
 
 
 def test_a_raised_limit_is_taken_within_one_look(bench: Bench) -> None:

@@ -153,6 +153,32 @@ def test_suspend_resume_cancel(stage: Stage) -> None:
     controller.close()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_job_that_is_cancelled_by_force_is_ended_at_once(stage: Stage, restarted: bool, stops: bool) -> None:
+    """`stops`: it was told to stop before, and does not listen."""
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    if stops:
+        stage.wish(lambda wish: replace(wish, cancelled_at=datetime.now(UTC)))
+        turns(stage, controller, 20)
+        assert phase(stage) is Phase.RUNNING, "it has its time"
+    if restarted:
+        controller.close()
+        controller = stage.controller(only=False)
+    stage.wish(lambda wish: replace(wish, cancelled_at=wish.cancelled_at or datetime.now(UTC), force=True))
+    turns(stage, controller, 2)
+    assert stage.killed == [1]
+    assert phase(stage) is Phase.CANCELLED
+    (ended,) = stage.ends()
+    assert (ended.outcome, ended.failure_class, ended.message) == ("stopped", "interrupted", "cancelled")
+    assert not stage.record.folder.control.exists() or stops, "it was not even asked"
+    turns(stage, controller)
+    assert len(stage.started) == 1
+    controller.close()
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, keep: bool) -> None:
     stage.stories.append(obeys)
@@ -392,16 +418,6 @@ def test_times_of_transition_stay(stage: Stage) -> None:
     first = {one.type: one.last_transition_time for one in stage.stored().status.conditions}
     turns(stage, controller, 40)
     assert {one.type: one.last_transition_time for one in stage.stored().status.conditions} == first
-    controller.close()
-
-
-def test_figures_are_written_now_and_then_only(stage: Stage) -> None:
-    stage.stories.append(trains_on)
-    controller = stage.controller(only=False)
-    turns(stage, controller, 10)
-    before = stage.stored().version
-    turns(stage, controller, 40)  # twenty seconds
-    assert 3 <= stage.stored().version - before <= 11
     controller.close()
 
 

@@ -154,15 +154,21 @@ def test_no_process_of_a_driver_holds_its_lock(folder: RunFolder, mine: LocalLau
 
 
 def test_a_removed_run_is_gone_and_a_half_removed_one_goes_too(folder: RunFolder) -> None:
-    launcher().remove(folder)
-    assert list(folder.root.parent.glob("*run*")) == []
+    one = launcher()
+    one.remove(folder)
+    assert not folder.root.exists()
     half = folder.root.with_name(".removing-run")
     for begun_again in (False, True):  # by the next controller, which finds the job in the store
+        one._remover.wait()
         half.mkdir()
         (half / "file").touch()
         if begun_again:
             folder.root.mkdir()
-        launcher().remove(folder)
+        else:
+            one._remover.sweep(folder.root.parent)
+        one.remove(folder)
+        assert not folder.root.exists()
+        one._remover.wait()
         assert list(folder.root.parent.glob("*run*")) == []
         assert list(folder.root.parent.glob(".*")) == []
 

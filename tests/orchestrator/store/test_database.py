@@ -168,8 +168,25 @@ def test_damage_is_said(store: SqliteStore) -> None:
 def test_a_newer_form_is_refused(store: SqliteStore) -> None:
     with sqlite3.connect(store.database.path) as raw:
         raw.execute("PRAGMA user_version = 7")
-    with pytest.raises(Unavailable, match=r"newer version of Fathom \(form 7, this one knows 1\)"):
+    with pytest.raises(Unavailable, match=r"newer version of Fathom \(form 7, this one knows 2\)"):
         SqliteStore(store.database.path)
+
+
+def test_a_file_of_the_first_form_is_brought_up(store: SqliteStore) -> None:
+    before = store.create(small_job(), by="ann")
+    store.database.close()
+    with sqlite3.connect(store.database.path) as raw:
+        raw.execute("ALTER TABLE jobs DROP COLUMN force")
+        raw.execute("PRAGMA user_version = 1")
+    opened = [SqliteStore(store.database.path) for _ in range(2)]
+    assert opened[1].get("default", "mini") == before
+    opened[0].change("default", "mini", lambda wish: replace(wish, deleted_at=before.created_at, force=True))
+    assert opened[1].get("default", "mini").wish.force is True
+    opened[1].create(small_job("later"), by="ann")
+    with sqlite3.connect(store.database.path) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (2,)
+    for one in opened:
+        one.database.close()
 
 
 def test_one_unreadable_job_stops_nobody_else(store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:

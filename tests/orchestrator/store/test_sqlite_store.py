@@ -10,7 +10,7 @@ from support.store import in_phase, small_job
 
 from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus, Phase
+from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
 from orchestrator.store.base import JobStore, Query, Wish
 from orchestrator.store.document import document
 from orchestrator.store.sqlite import SqliteStore
@@ -257,3 +257,19 @@ def test_jobs_are_counted(store: SqliteStore) -> None:
     for name, team in (("one", "a"), ("two", "a"), ("three", "b")):
         store.create(small_job(name, team), by="ann")
     assert store.counts() == {("a", "Pending"): 2, ("b", "Pending"): 1}
+
+
+def test_jobs_whose_status_says_something(store: SqliteStore) -> None:
+    def says(reason: Reason, message: str = "") -> JobStatus:
+        condition = Condition(
+            type=ConditionType.TRACKING, status="False", reason=reason, message=message, last_transition_time=NOON
+        )
+        return JobStatus(phase=Phase.SUCCEEDED, observed_generation=1, conditions=[condition])
+
+    away, there, quoting = (store.create(small_job(name), by="ann") for name in ("away", "there", "quoting"))
+    store.set_status(away.uid, says(Reason.SERVER_UNREACHABLE))
+    store.set_status(there.uid, says(Reason.LOGGED))
+    store.set_status(quoting.uid, says(Reason.LOGGED, '"reason":"ServerUnreachable"'))
+    assert [one.uid for one in store.saying(Reason.SERVER_UNREACHABLE)] == [away.uid]
+    assert [one.name for one in store.saying(Reason.LOGGED)] == ["there", "quoting"]
+    assert store.saying(Reason.STALLED) == ()
