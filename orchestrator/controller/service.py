@@ -34,11 +34,10 @@ from orchestrator.controller.departed import Departed, remember
 from orchestrator.controller.files import WatchedFile
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.health import Health
-from orchestrator.controller.history import History
 from orchestrator.controller.keeping import Keeper
 from orchestrator.controller.lending import Lending
 from orchestrator.controller.mirror_process import MirrorProcess
-from orchestrator.controller.record import Record
+from orchestrator.controller.removal import is_anothers_folder, paid_for
 from orchestrator.controller.standing import LIVE, RESTS, troubled
 from orchestrator.controller.sync import is_followed, is_settled
 from orchestrator.controller.teams import PATIENCE_SECONDS
@@ -453,7 +452,7 @@ class Controller:
         place and is another's stays."""
         folder = RunFolder(self._settings.home / job.folder)
         with suppress(Exception):  # it is tried again, and whatever it is stops no other job
-            if _is_anothers_folder(folder, job.uid):
+            if is_anothers_folder(folder, job.uid):
                 self._store.remove(job.uid)
                 return True
             last = folder.last_attempt()
@@ -463,7 +462,7 @@ class Controller:
                 return False
             self._keeper.farewell(job, None)
             if not job.wish.keep_files:
-                if (paid := _paid(job, folder)) is not None:
+                if (paid := paid_for(job, folder)) is not None:
                     self._remember(job, *paid)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
@@ -486,23 +485,8 @@ class Controller:
             self._say(message)
 
 
-def _is_anothers_folder(folder: RunFolder, uid: str) -> bool:
-    with suppress(FathomError):
-        return Record.open(folder.root).uid != uid
-    return False
-
-
 def _lacks_other_things(case: _Case) -> bool:
     """Whether it was refused for something else than slots: those who need only slots come first, since it might hold
     a place, and not start, for ever."""
     standing = case.follower.standing
     return standing.phase is Phase.QUEUED and standing.reason not in (None, Reason.WAITING_FOR_SLOTS)
-
-
-def _paid(job: StoredJob, folder: RunFolder) -> tuple[Decimal, str] | None:
-    """By the run's own record; where that cannot be read, by the status. None: nothing."""
-    with suppress(OSError, FathomError):
-        last, history = folder.last_attempt(), History(Record.open(folder.root))
-        return (history.charged(), history.rate(last).currency) if last else None
-    cost = job.status.cost
-    return None if cost is None else (Decimal(cost.spent), cost.currency)

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import pytest
 from support.launcher import Attempt, Stage, trains_on, with_budget
+from support.turns import another, condition, limited, phase, turns
 
 from orchestrator.controller import service
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.history import ledger_of
 from orchestrator.controller.keeping import _Kept
 from orchestrator.controller.record import Record
-from orchestrator.controller.service import Controller
 from orchestrator.cost.ledger import Ledger
 from orchestrator.launch.base import Capacity
 from orchestrator.launch.locks import locked
 from orchestrator.settings import Settings
-from orchestrator.spec import Budget, TrainingJob
-from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
-from orchestrator.store.base import StoredJob
+from orchestrator.spec import Budget
+from orchestrator.status import ConditionType, JobStatus, Phase, Reason
 
 
 @pytest.fixture
@@ -30,35 +29,6 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     made = Stage(tmp_path, monkeypatch)
     yield made
     made.store.database.close()
-
-
-def turns(stage: Stage, controller: Controller, number: int = 12) -> None:
-    for _ in range(number):
-        controller.turn()
-        stage.clock.sleep(0.5)
-
-
-def phase(stage: Stage, job: StoredJob | None = None) -> Phase:
-    found = stage.store.by_uid((job or stage.job).uid)
-    assert found is not None
-    return found.status.phase
-
-
-def condition(status: JobStatus, kind: ConditionType) -> Condition:
-    found = status.condition(kind)
-    assert found is not None
-    return found
-
-
-def another(stage: Stage, name: str, **compute: object) -> StoredJob:
-    job = stage.job.wish.job
-    metadata = job.metadata.model_copy(update={"name": name})
-    spec = job.spec.model_copy(update={"compute": job.spec.compute.model_copy(update=compute)})
-    return stage.store.create(job.model_copy(update={"metadata": metadata, "spec": spec}), by="test")
-
-
-def limited(job: TrainingJob, limit: str) -> TrainingJob:
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"budget": Budget(limit=limit)})})
 
 
 def test_many_new_jobs_keep_nobody_waiting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
