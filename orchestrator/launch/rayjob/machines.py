@@ -25,7 +25,7 @@ def _gpu(product: str) -> AcceleratorClass:
 
 
 ACCELERATORS = {
-    "cpu": AcceleratorClass(resource=None, per_node=1, network=None),
+    "cpu": AcceleratorClass(per_node=1),
     "A100": _gpu("NVIDIA-A100-SXM4-80GB"),
     "H100": _gpu("NVIDIA-H100-80GB-HBM3"),
     "H800": _gpu("NVIDIA-H800"),

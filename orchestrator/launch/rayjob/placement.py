@@ -15,6 +15,8 @@ LabelValue = Annotated[str, Field(max_length=63, pattern=rf"^({_LABEL})?$")]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
 ObjectName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")]
 Quantity = Annotated[str, Field(max_length=20, pattern=r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
+EnvName = Annotated[str, Field(max_length=100, pattern=r"^(NCCL|FI|OFI|UCX|GLOO)_[A-Z0-9_]+$")]
+EnvValue = Annotated[str, Field(max_length=1024)]
 ResourceName = Annotated[str, Field(max_length=317, pattern=rf"^{_DOMAIN}/{_LABEL}$")]
 
 
@@ -43,9 +45,7 @@ class Place(Part):
 class Network(Part):
     """What pods of several machines need to reach each other fast. A job on one machine gets none of it."""
 
-    env: dict[Annotated[str, Field(max_length=100, pattern=r"^(NCCL|FI|OFI|UCX|GLOO)_[A-Z0-9_]+$")], str] = Field(
-        {}, max_length=64
-    )
+    env: dict[EnvName, EnvValue] = Field({}, max_length=64)
     """Environment of the workers."""
     resources: dict[ResourceName, Annotated[int, Field(ge=1, le=1000)]] = Field({}, max_length=16)
     """Devices of a whole machine; a pod that takes part of the machine takes that part of them."""
@@ -58,10 +58,10 @@ class AcceleratorClass(Part):
 
     place: Place = Place()
     """How the nodes are known."""
-    resource: ResourceName | None = "nvidia.com/gpu"
-    """What a node calls the device; absent: there is none."""
+    resource: ResourceName = "nvidia.com/gpu"
+    """What a node calls the device; means nothing for `cpu`."""
     per_node: int = Field(8, ge=1, le=72)
-    """Workers, one per device, that a pod may hold at most; on CPUs each pod has one."""
+    """Devices of a machine, each with one worker; a job on CPUs has a pod for each worker."""
     cpus_per_worker: int | None = Field(None, ge=1, le=1024)
     """Cores for each, unless the job says so; absent: one."""
     memory_per_worker: Quantity = "4Gi"

@@ -123,12 +123,11 @@ def _ray_job(job: TrainingJob, metadata: Object, common: Common, shape: Shape) -
 
 
 def _workers(job: TrainingJob, common: Common, shape: Shape) -> Object:
-    gpus = 0 if shape.machine.resource is None else shape.workers
     return {
         "groupName": "workers",
         "maxReplicas": shape.pods,
         "minReplicas": shape.pods,
-        "rayStartParams": _start(shape.ray_cpus, gpus),
+        "rayStartParams": _start(shape.ray_cpus, shape.gpus),
         "replicas": shape.pods,
         "template": worker_pod(common, shape, topology_annotations(job.spec.queue, common.settings)),
     }

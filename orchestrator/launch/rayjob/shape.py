@@ -27,6 +27,8 @@ class Shape:
     pods: int
     workers: int
     """In each pod."""
+    gpus: int
+    """In each pod: none, or one for each worker."""
     machine: AcceleratorClass
     network: Network
     place: Place
@@ -40,7 +42,7 @@ class Shape:
     @property
     def devices(self) -> dict[str, int]:
         """What else a pod asks for."""
-        found = {} if self.machine.resource is None else {self.machine.resource: self.workers}
+        found = {self.machine.resource: self.gpus} if self.gpus else {}
         for name, count in self.network.resources.items():
             found[name] = -(-count * self.workers // self.machine.per_node)
         return found
@@ -73,6 +75,7 @@ def worker_shape(job: TrainingJob, resolved: Resolved, settings: ClusterSettings
     return Shape(
         pods=pods,
         workers=workers,
+        gpus=workers * resolved.gpus_per_worker,
         machine=machine,
         network=network,
         place=Place(
