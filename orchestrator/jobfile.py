@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from model.files import read_file
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.spec import TrainingJob
+from orchestrator.spec_words import FORM, TOO_LONG
 
 _MAX_BYTES = 1 << 20
 _MAX_NODES = 10_000
@@ -349,9 +350,9 @@ def _message(detail: ErrorDetails, context: Mapping[str, Any], description: str)
         quotes = f': write it in quotes, "{found}"' if isinstance(found, int | float) else ""
         return f"must be text, got {_show(found)}{quotes}"
     if kind == "string_pattern_mismatch":
-        return f"{_show(found)} does not have the form {context['pattern']}. {description}".rstrip()
+        return FORM.format(value=_show(found), pattern=context["pattern"], description=description).rstrip()
     if kind == "string_too_long":
-        return f"has {len(found)} characters, at most {context['max_length']} are allowed"
+        return TOO_LONG.format(length=len(found), longest=context["max_length"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"must be a group of fields, got {_show(found)}"
     return f"{detail['msg']}, got {_show(found)}"

@@ -14,8 +14,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from model.recipe import MAX_BF16_DECAY, PrecisionName
+from orchestrator import spec_words as words
 from orchestrator.schema import Currency, Money
 from orchestrator.spec_model import Model, SpecPart, Uri, wrong
+from orchestrator.spec_words import figure
 from orchestrator.status import JobStatus
 
 Name = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
@@ -78,10 +80,11 @@ class Schedule(SpecPart):
     def _consistent(self) -> Self:
         constant, decay = self.constant_share, self.decay_share
         if constant is not None and decay is not None and constant + decay > 1 + 1e-9:
-            wrong("decayShare", f"{decay} and constantShare {constant} are {constant + decay:g}: at most 1")
+            total = f"{constant + decay:g}"
+            wrong("decayShare", words.SHARES.format(decay=figure(decay), constant=figure(constant), sum=total))
         highest, final = self.learning_rate, self.final_learning_rate
         if highest is not None and final is not None and final > highest:
-            wrong("finalLearningRate", f"{final} exceeds learningRate {highest}: the rate only falls")
+            wrong("finalLearningRate", words.RATES.format(final=figure(final), highest=figure(highest)))
         return self
 
 
@@ -105,10 +108,7 @@ class Optimizer(SpecPart):
     def _decays(self) -> Self:
         for field, decay in (("beta1", self.beta1), ("beta2", self.beta2)):
             if self.moments_precision == "bf16" and decay > MAX_BF16_DECAY:
-                message = (
-                    f"{decay} exceeds {MAX_BF16_DECAY}: moments in bf16 would never fall; use momentsPrecision: fp32"
-                )
-                wrong(field, message)
+                wrong(field, words.MOMENTS.format(decay=figure(decay), most=MAX_BF16_DECAY))
         return self
 
 
@@ -260,18 +260,18 @@ class Compute(SpecPart):
         if self.accelerator == "cpu":
             for field, value in (("gpus", self.gpus), ("gpusPerNode", self.gpus_per_node)):
                 if value is not None:
-                    wrong(field, f"is {value}, but accelerator is cpu: remove it, or name a GPU there")
+                    wrong(field, words.NO_GPU.format(value=value))
             if self.workers is None:
-                wrong("workers", "is required with accelerator cpu: the number of processes, e.g. 2")
+                wrong("workers", words.WORKERS_MISSING)
             return self
         if self.workers is not None:
-            wrong("workers", f"is {self.workers}, but each {self.accelerator} has one worker: set gpus")
+            wrong("workers", words.WORKERS.format(workers=self.workers, accelerator=self.accelerator))
         if self.gpus is None:
-            wrong("gpus", f"is required with accelerator {self.accelerator}: the GPUs of the whole job")
+            wrong("gpus", words.GPUS_MISSING.format(accelerator=self.accelerator))
         size = self.gpus_per_node or 1
         if self.gpus > size and self.gpus % size:
             fits = self.gpus // size * size
-            wrong("gpus", f"{self.gpus} do not fill machines of {size}: use {fits} or {fits + size}")
+            wrong("gpus", words.MACHINES.format(gpus=self.gpus, size=size, fewer=fits, more=fits + size))
         return self
 
     @property
@@ -293,8 +293,7 @@ class Storage(SpecPart):
     @model_validator(mode="after")
     def _one(self) -> Self:
         if self.secret_ref and self.claim:
-            message = f"both claim {self.claim!r} and secretRef {self.secret_ref!r} are given: use one of them"
-            wrong("claim", message)
+            wrong("claim", words.STORAGES.format(claim=self.claim, secret=self.secret_ref))
         return self
 
 
@@ -311,10 +310,10 @@ class Budget(SpecPart):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.amount == 0:
-            wrong("limit", f"{self.limit} allows nothing to run: give an amount above 0, or no budget")
+            wrong("limit", words.NOTHING.format(limit=self.limit))
         for before, after in itertools.pairwise(self.warn_at):
             if after <= before:
-                wrong("warnAt", f"{after} follows {before}: give each share once, in rising order")
+                wrong("warnAt", words.WARNINGS.format(after=figure(after), before=figure(before)))
         return self
 
     @property
@@ -361,8 +360,8 @@ class Tracking(SpecPart):
     @model_validator(mode="after")
     def _not_reserved(self) -> Self:
         for name in self.tags:
-            if name.startswith(("mlflow.", "fathom.")):
-                wrong(f"tags.{name}", 'names that begin with "mlflow." or "fathom." are reserved')
+            if name.startswith(words.RESERVED_TAGS):
+                wrong(f"tags.{name}", words.TAGS)
         return self
 
 
@@ -379,7 +378,7 @@ class Notify(SpecPart):
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         if len(set(self.when)) != len(self.when):
-            wrong("when", f"names {len(self.when)} occasions, of which {len(set(self.when))} differ: give each once")
+            wrong("when", words.OCCASIONS.format(named=len(self.when), different=len(set(self.when))))
         return self
 
 
@@ -428,29 +427,30 @@ class JobSpec(SpecPart):
     def _fits_the_task(self) -> Self:
         if self.task == "pretrain":
             if self.training.extension is not None:
-                wrong("training.extension", "is for task extend-context, but task is pretrain: remove one of them")
+                wrong("training.extension", words.EXTENSION)
             return self
         if self.model.init_from is None:
-            wrong("model.initFrom", "is required with task extend-context: the weights whose context is extended")
+            wrong("model.initFrom", words.WEIGHTS_MISSING)
         if self.data.sequence_length is None:
-            wrong("data.sequenceLength", "is required with task extend-context: the new length")
-        if self.model.overrides.max_positions is not None:
-            at = f"is {self.model.overrides.max_positions}, but task extend-context sets it to data.sequenceLength"
-            wrong("model.overrides.maxPositions", f"{at} ({self.data.sequence_length}): remove it")
+            wrong("data.sequenceLength", words.LENGTH_MISSING)
+        positions, length = self.model.overrides.max_positions, self.data.sequence_length
+        if positions is not None:
+            wrong("model.overrides.maxPositions", words.POSITIONS.format(positions=positions, length=length))
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         world, expert = self.compute.world_size, self.parallelism.expert
         if expert is not None and world % expert:
-            divisors = ", ".join(str(size) for size in range(1, world + 1) if world % size == 0)
-            wrong("parallelism.expert", f"{expert} does not divide the {world} workers: one of {divisors} does")
+            divisors = [size for size in range(1, words.DIVISORS + 1) if world % size == 0]
+            message = words.EXPERT.format(expert=expert, workers=world, divisors=divisors)
+            wrong("parallelism.expert", message)
         experts = self.model.overrides.experts
         if expert is not None and experts is not None and experts % expert:
-            wrong("parallelism.expert", f"{expert} does not divide model.overrides.experts {experts}")
+            wrong("parallelism.expert", words.EXPERTS.format(expert=expert, experts=experts))
         batch, tokens = self.training.global_batch_tokens, self.training.tokens
         if batch is not None and tokens < batch:
-            wrong("training.tokens", f"{tokens} is less than one batch (globalBatchTokens {batch})")
+            wrong("training.tokens", words.TOKENS.format(tokens=tokens, batch=batch))
         return self
 
 

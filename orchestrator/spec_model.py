@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.schema import Part
+from orchestrator.spec_words import UNDECIDED
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -109,5 +110,5 @@ class Model(SpecPart):
     @model_validator(mode="after")
     def _decided(self) -> Self:
         if self.preset is None and self.init_from is None:
-            wrong("preset", "is required: name an architecture, or weights to start from (initFrom)")
+            wrong("preset", UNDECIDED)
         return self

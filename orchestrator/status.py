@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from orchestrator.schema import Currency, DecimalString, Money, Part
+from orchestrator.spec_words import REASON
 
 Message = Annotated[str, Field(max_length=1024)]
 Url = Annotated[str, Field(max_length=2048)]
@@ -146,7 +147,7 @@ class Condition(Part):
     def _reason_belongs(self) -> Self:
         if self.reason not in REASONS[self.type]:
             allowed = ", ".join(sorted(REASONS[self.type]))
-            raise ValueError(f"reason {self.reason} does not belong to condition {self.type}, one of: {allowed}")
+            raise ValueError(REASON.format(reason=self.reason, kind=self.type, allowed=allowed))
         return self
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from support.api import Service
+    from support.apiserver import ApiServer
+    from support.kube_jobs import KubeJobs
 
     from orchestrator.store.sqlite import SqliteStore
 
@@ -30,3 +32,44 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = Service(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A real Kubernetes API server, one for the whole run: make a namespace for each test."""
+    from support.apiserver import ApiServer
+    from support.envtest import NOT_RUN, find_assets
+
+    assets = find_assets()
+    if assets is None:
+        pytest.skip(NOT_RUN)
+    made = ApiServer(tmp_path_factory.mktemp("kube"), assets)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="session")
+def trainingjobs(api_server: ApiServer) -> dict[str, Any]:
+    """Our custom resource definition, as that server has it."""
+    from orchestrator.crd.definition import definition
+
+    return api_server.install(definition())
+
+
+@pytest.fixture
+def kube_jobs(api_server: ApiServer, trainingjobs: dict[str, Any]) -> KubeJobs:
+    """TrainingJobs in a namespace of the test's own."""
+    from support.kube_jobs import KubeJobs
+
+    return KubeJobs(api_server.client(), api_server.namespace())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tests that say nothing of Kubernetes must not look as if they had."""
+    from support.envtest import not_run
+
+    if warning := not_run(str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.section(warning, sep="!", red=True, bold=True)

@@ -43,6 +43,7 @@ LIGHT = [
     "orchestrator.plan.estimate",
     "orchestrator.plan.against",
     "orchestrator.plan.figure",
+    "orchestrator.crd.definition",
     "orchestrator.plan.calibrate",
     "orchestrator.cli.calibrate",
     "orchestrator.cli.plan",

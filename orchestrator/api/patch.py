@@ -9,14 +9,11 @@ from typing import Any
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.jobfile import make_job
 from orchestrator.spec import TrainingJob
-from orchestrator.status import Phase
+from orchestrator.spec_words import ADMITTED, BELOW_SPENT, FIXED, MUTABLE, WAITING
 from orchestrator.store.base import StoredJob
 from orchestrator.store.document import document
 
 Json = dict[str, Any]
-MUTABLE = ("spec.budget.limit", "spec.suspend", "spec.retry", "spec.tracking.tags", "spec.queue.priorityClass")
-"""Fields, and groups of fields, that may change once a job is accepted."""
-_WAITING = frozenset({Phase.PENDING, Phase.PLANNED, Phase.QUEUED})
 _USERS = ("name", "namespace")
 
 
@@ -83,17 +80,15 @@ def _problem(path: str, job: TrainingJob, stored: StoredJob) -> Problem | None:
     first_budget = path.startswith("spec.budget.") and stored.wish.job.spec.budget is None
     if not first_budget and not any(path == field or path.startswith(f"{field}.") for field in MUTABLE):
         return _fixed(path)
-    if path == "spec.queue.priorityClass" and stored.status.phase not in _WAITING:
-        return Problem(path, f"is fixed once the job is admitted, and it is {stored.status.phase}")
+    if path == "spec.queue.priorityClass" and stored.status.phase not in WAITING:
+        return Problem(path, ADMITTED.format(phase=stored.status.phase))
     budget, cost = job.spec.budget, stored.status.cost
     if path == "spec.budget.limit" and budget and cost and budget.amount < Decimal(cost.spent):
-        return Problem(path, f"{budget.limit} is below the {cost.spent} {cost.currency} that are spent already")
+        return Problem(path, BELOW_SPENT.format(limit=budget.limit, spent=cost.spent, currency=cost.currency))
     return None
 
 
 def _fixed(path: str) -> Problem:
     if path.partition(".")[0] == "status" or (path.startswith("metadata.") and path.partition(".")[2] not in _USERS):
         return Problem(path, "is written by Fathom: leave it out")
-    return Problem(
-        path, f"is fixed once accepted ({', '.join(MUTABLE)} are not): delete the job or give it another name"
-    )
+    return Problem(path, FIXED)

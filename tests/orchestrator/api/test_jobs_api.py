@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support.api import Service, pointers, problem
+from support.bad_documents import NEEDS_MORE
 from support.store import in_phase
 
 from orchestrator.controller.limit import change_limit
@@ -50,7 +51,7 @@ def test_all_that_is_wrong_is_said_by_pointer(service: Service) -> None:
 
 
 def test_data_that_is_not_there_is_said(service: Service) -> None:
-    document = service.document(data={"source": "/nowhere"})
+    document = service.document(**NEEDS_MORE["a dataset that is not there"])
     found = problem(service.runner.post("/v1/jobs", json={"job": document}), 422, "invalid-job")
     assert pointers(found) == ["/spec/data/source"]
     assert "fathom data prepare" in found["detail"]
@@ -58,16 +59,16 @@ def test_data_that_is_not_there_is_said(service: Service) -> None:
 
 def test_several_checks_are_said_at_once(service: Service) -> None:
     document = service.document(
-        data={"source": "s3://bucket/data"},
-        checkpoint={"uri": "nosuch://bucket"},
-        compute={"accelerator": "cpu", "workers": 2, "priceClass": "stolen"},
+        **NEEDS_MORE["a source that workers cannot read"],
+        **NEEDS_MORE["storage of no known kind"],
+        **NEEDS_MORE["a price class without a price"],
     )
     found = problem(service.runner.post("/v1/jobs", json={"job": document}), 422, "invalid-job")
     assert pointers(found) == ["/spec/data/source", "/spec/checkpoint/uri", "/spec/compute/priceClass"]
 
 
 def test_a_budget_that_pays_for_nothing_is_refused(service: Service) -> None:
-    document = service.document(budget={"limit": "0.000001"})
+    document = service.document(**NEEDS_MORE["a budget that pays for nothing"])
     found = problem(service.runner.post("/v1/jobs", json={"job": document}), 402, "over-budget")
     assert "spec.budget.limit is 0.000001 USD" in found["detail"]
 
@@ -82,7 +83,7 @@ def test_a_teams_money_is_asked(service: Service) -> None:
 
 
 def test_gpus_that_the_machine_does_not_have_are_refused(service: Service) -> None:
-    document = service.document(compute={"accelerator": "H100", "gpus": 1}, training={"tokens": 10**6})
+    document = service.document(**NEEDS_MORE["GPUs that are not there"])
     found = problem(service.runner.post("/v1/jobs", json={"job": document}), 422, "invalid-job")
     assert pointers(found) == ["/spec/compute/gpus"]
 

@@ -84,8 +84,8 @@ def test_a_first_budget_may_come_later(service: Service, client: Client) -> None
 
 def test_every_difference_that_the_client_allows_the_service_allows(service: Service, client: Client) -> None:
     """MUTABLE is said twice: here it is held together."""
-    from orchestrator.api.patch import MUTABLE as SERVICE
     from orchestrator.client.differences import MUTABLE
+    from orchestrator.spec_words import MUTABLE as SERVICE
 
     assert tuple(f"spec.{field}" for field in MUTABLE) == SERVICE
     tags = {"tags": {"a": "1", "x.y": "2"}}

@@ -33,6 +33,7 @@ class Machine(RuleBasedStateMachine):
     """Anything happens, in any order; then nothing happens any more but what the job's own drivers do."""
 
     decide: Decide = staticmethod(decide)
+    _succeeded = False
 
     @initialize(
         fit=OFTEN, suspend=SELDOM, money=st.sampled_from([100, 100, 100, 8, 1]), turns=st.sampled_from([2, 2, 2, 0])
@@ -115,6 +116,15 @@ class Machine(RuleBasedStateMachine):
     def one_driver_at_most(self) -> None:
         world = getattr(self, "world", None)
         assert world is None or sum(one.alive for one in world.drivers) <= 1
+
+    @invariant()
+    def success_is_final(self) -> None:
+        """The custom resource holds every controller to it."""
+        world = getattr(self, "world", None)
+        if world is None:
+            return
+        assert world.removed or not self._succeeded or world.phase is JobPhase.SUCCEEDED
+        self._succeeded = world.phase is JobPhase.SUCCEEDED
 
     # the wish stays still, and the world is fair
     def teardown(self) -> None:
