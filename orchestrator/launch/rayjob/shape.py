@@ -13,7 +13,7 @@ from orchestrator.errors import Problem
 from orchestrator.launch.rayjob.placement import AcceleratorClass, Network, Place
 from orchestrator.launch.rayjob.settings import ClusterSettings
 from orchestrator.launch.resolve import Resolved, quantity_bytes
-from orchestrator.plan.defaults import gpus_per_node
+from orchestrator.plan.defaults import fill_nodes, gpus_per_node
 from orchestrator.spec import Compute, TrainingJob
 
 _MIB = 2**20
@@ -65,10 +65,11 @@ def worker_shape(job: TrainingJob, resolved: Resolved, settings: ClusterSettings
             f"here: give {machine.per_node} or fewer"
         )
         problems.append(Problem("spec.compute.gpusPerNode", message))
+    if complaint := fill_nodes(compute.world_size, workers):
+        problems.append(Problem("spec.compute.gpus", complaint))
     if machine is None or place is None or problems:
         return problems
-    pods, over = divmod(compute.world_size, workers)
-    assert not over, "the layout was refused where machines are not filled"
+    pods = compute.world_size // workers
     cores = compute.cpu_per_worker or machine.cpus_per_worker or resolved.cpus_per_worker
     memory = resolved.memory_bytes_per_worker or quantity_bytes(machine.memory_per_worker)
     network = settings.networks[machine.network] if machine.network is not None and pods > 1 else _NONE

@@ -24,7 +24,6 @@ from support.rendering import (
     templates,
 )
 
-from orchestrator.errors import InvalidJob
 from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed, render
 from orchestrator.launch.rayjob.hooks import head_hook, worker_hook
 from orchestrator.launch.resolve import Resolved
@@ -35,17 +34,6 @@ QUEUE = {"name": "team-a", "priorityClass": "normal"}
 
 def settings(**changes: Any) -> ClusterSettings:  # noqa: ANN401 - parts of the document
     return ClusterSettings.model_validate({"images": {"train": IMAGE}} | changes)
-
-
-def refusals(of: Any, *, by: ClusterSettings = SETTINGS, **arguments: Any) -> list[tuple[str, str]]:  # noqa: ANN401
-    with pytest.raises(InvalidJob) as caught:
-        rendered(of, by, **arguments)
-    return [(problem.path, problem.message) for problem in caught.value.problems]
-
-
-def refusal(of: Any, *, by: ClusterSettings = SETTINGS, **arguments: Any) -> tuple[str, str]:  # noqa: ANN401
-    [one] = refusals(of, by=by, **arguments)
-    return one
 
 
 # Modes and limits: reference figures of KubeRay's own behaviour are in docs/kubernetes.md
@@ -104,13 +92,6 @@ def test_the_names_of_job_and_attempt_make_the_name_of_everything() -> None:
     assert {one["metadata"]["name"] for one in made.objects} == {made.name}
     assert {one["metadata"]["namespace"] for one in made.objects} == {"team-a"}
     assert [one["kind"] for one in made.objects] == ["ServiceAccount", "NetworkPolicy", "Secret", "ConfigMap", "RayJob"]
-
-
-def test_the_thousandth_attempt_has_no_name() -> None:
-    path, message = refusal(job(), attempt=1000)
-    assert path == "spec.retry.maxAttempts"
-    assert "attempt 1000" in message
-    assert "999" in message
 
 
 def test_labels_and_owner_say_whose_it_is() -> None:
@@ -276,17 +257,6 @@ def test_the_configuration_is_a_file_that_reads_back() -> None:
     assert find(rendered(of), "ConfigMap")["immutable"] is True
 
 
-def test_a_configuration_that_no_configmap_holds_is_refused_with_both_numbers() -> None:
-    long = resolved(job()).model_copy(update={"incarnation": "é" * 2**19})
-    path, message = refusal(job(), resolved=long)
-    assert path == "spec"
-    assert "1048576" in message
-    taken = int(message.split(" bytes")[0].split()[-1])
-    assert 2**20 < taken < 2**20 + 10_000, "as bytes, not as characters"
-    room = taken - 2**20
-    rendered(job(), resolved=resolved(job()).model_copy(update={"incarnation": "é" * (2**19 - -(-room // 2))}))
-
-
 def test_the_key_is_in_a_secret_of_its_own() -> None:
     secret = find(rendered(job()), "Secret")
     assert base64.b64decode(secret["data"]["signing.key"]) == KEY
@@ -442,84 +412,6 @@ def test_pods_call_and_are_called_by_few() -> None:
 def test_a_cluster_may_do_without_the_policy() -> None:
     made = rendered(job(), settings(isolation={"enabled": False}))
     assert "NetworkPolicy" not in [one["kind"] for one in made.objects]
-
-
-# Refused
-
-
-def test_an_image_by_tag_is_refused_unless_allowed() -> None:
-    of = job(compute={"accelerator": "cpu", "workers": 2, "image": "registry.example.com/train:latest"})
-    path, message = refusal(of)
-    assert path == "spec.compute.image"
-    assert "registry.example.com/train:latest" in message
-    assert "NAME@sha256:" in message
-    lax = rendered(of, settings(images={"requireDigest": False}))
-    assert {container(template)["image"] for template in templates(lax).values()} == {
-        "registry.example.com/train:latest"
-    }
-
-
-@pytest.mark.parametrize(
-    "digest", ["@sha256:" + "5f" * 31, "@sha256:" + "5F" * 32, "@sha256:" + "5f" * 33, "@sha512:ab"]
-)
-def test_half_a_digest_is_none(digest: str) -> None:
-    of = job(compute={"accelerator": "cpu", "workers": 2, "image": f"example.com/train{digest}"})
-    assert refusal(of)[0] == "spec.compute.image"
-
-
-def test_images_of_other_registries_are_refused() -> None:
-    path, message = refusal(
-        job(), by=settings(images={"train": IMAGE, "allowed": ["example.com/a/", "example.com/b/"]})
-    )
-    assert path == "spec.compute.image"
-    assert "example.com/a/ or example.com/b/" in message
-    rendered(job(), settings(images={"train": IMAGE, "allowed": ["registry.example.com/ml/"]}))
-
-
-def test_no_image_at_all() -> None:
-    path, message = refusal(job(), by=ClusterSettings())
-    assert (path, "images.train" in message) == ("spec.compute.image", True)
-
-
-def test_machines_that_the_cluster_does_not_have() -> None:
-    table = {"accelerators": {"H100": {"perNode": 4}, "cpu": {}}}
-    path, message = refusal(job(compute={"accelerator": "B200", "gpus": 8}), by=settings(**table))
-    assert path == "spec.compute.accelerator"
-    assert "'B200'" in message
-    assert "H100, cpu" in message
-    path, message = refusal(job(compute=GPU), by=settings(**table))
-    assert path == "spec.compute.gpusPerNode"
-    assert "8 GPUs" in message
-    assert "have 4" in message
-    path, message = refusal(job(compute=GPU | {"priceClass": "spot"}))
-    assert path == "spec.compute.priceClass"
-    assert "on-demand" in message
-
-
-def test_a_priority_without_a_queue() -> None:
-    path, message = refusal(job(queue={"priorityClass": "high"}))
-    assert path == "spec.queue.priorityClass"
-    assert "queue.name" in message
-    path, message = refusal(job(queue={"name": "q", "priorityClass": "p" * 64}))
-    assert path == "spec.queue.priorityClass"
-    assert "64" in message
-    assert "63" in message
-
-
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    of = job(
-        compute={"accelerator": "B200", "gpus": 8, "priceClass": "spot", "image": "train"},
-        queue={"priorityClass": "high"},
-        checkpoint={"uri": "/tmp/here"},
-    )
-    by = settings(accelerators={"cpu": {}})
-    assert [path for path, _ in refusals(of, by=by)] == [
-        "spec.checkpoint.uri",
-        "spec.compute.image",
-        "spec.queue.priorityClass",
-        "spec.compute.accelerator",
-        "spec.compute.priceClass",
-    ]
 
 
 def test_an_attempt_is_rendered_from_its_job() -> None:

@@ -66,18 +66,26 @@ class Pod:
         return found
 
     def stop_the_clock(self) -> None:
-        """A second of the hooks passes when `second` is called, and not before."""
+        """A second of the hooks passes when `wake` is called, and not before."""
         os.mkfifo(self.root / "clock")
-        os.mkfifo(self.root / "woken")
+        os.mkfifo(self.root / "asleep")
         sleep = self.root / "bin" / "sleep"
         sleep.parent.mkdir()
-        sleep.write_text(f"#!/bin/sh\nread line < {self.root / 'clock'}\necho > {self.root / 'woken'}\n")
+        sleep.write_text(f"#!/bin/sh\necho > {self.root / 'asleep'}\nread line < {self.root / 'clock'}\n")
         sleep.chmod(0o755)
 
-    def second(self) -> None:
-        """Waits until the hook has looked and sleeps, and wakes it."""
+    def wait_until_asleep(self) -> None:
+        """It has looked, and found that it has to wait."""
+        (self.root / "asleep").read_text()
+
+    def wake(self) -> None:
+        """So that it looks again."""
         (self.root / "clock").write_text("\n")
-        (self.root / "woken").read_text()
+
+    def second(self) -> None:
+        """Passes."""
+        self.wait_until_asleep()
+        self.wake()
 
 
 @pytest.fixture
@@ -133,14 +141,14 @@ def test_workers_are_waited_for_until_the_last_is_gone(pod: Pod) -> None:
     first, last = pod.worker(), pod.worker()
     pod.stop_the_clock()
     hook = pod.worker_hook(600)
-    pod.second()
+    pod.wait_until_asleep()
     first.kill()
     first.wait()
-    pod.second()
-    pod.second()  # it has looked since, and sleeps
+    pod.wake()
+    pod.wait_until_asleep()
     last.kill()
     last.wait()
-    pod.second()
+    pod.wake()
     assert hook.wait(30) == 0
 
 
