@@ -40,6 +40,9 @@ _RAY_ENV = {
     # Ray's monitor would kill Train's own helpers first, which ends the run for good
     "RAY_memory_monitor_refresh_ms": "0",
 }
+_NO_GPU_ENV = {"NVIDIA_VISIBLE_DEVICES": "void"}
+"""CUDA images say "all", which on a GPU node gives them to a pod that asked for none, where NVIDIA's runtime is the
+default (github.com/NVIDIA/k8s-device-plugin, README)."""
 _SHARED_MEMORY_OF_HEAD = "256Mi"
 
 
@@ -65,7 +68,7 @@ def head_pod(common: Common, shape: Shape) -> Object:
     """Template of the pod with Ray's head and the driver."""
     head = common.settings.head
     memory = head_memory(common.settings, shape.pods)
-    container = _ray_container(common, "ray-head", head_hook(common.stop_seconds)) | {
+    container = _ray_container(common, "ray-head", head_hook(common.stop_seconds), _NO_GPU_ENV) | {
         "resources": {"limits": {"memory": memory}, "requests": {"cpu": str(head.cpus), "memory": memory}},
     }
     return _ray_pod(common, container, head.place, _SHARED_MEMORY_OF_HEAD, _STAY)
@@ -73,8 +76,9 @@ def head_pod(common: Common, shape: Shape) -> Object:
 
 def worker_pod(common: Common, shape: Shape, annotations: Mapping[str, str]) -> Object:
     """Template of a pod with workers; `annotations` are about its place."""
+    env = dict(shape.network.env) if shape.gpus else {**shape.network.env, **_NO_GPU_ENV}
     devices = {name: str(count) for name, count in sorted(shape.devices.items())}
-    container = _ray_container(common, "ray-worker", worker_hook(common.stop_seconds), shape.network.env) | {
+    container = _ray_container(common, "ray-worker", worker_hook(common.stop_seconds), env) | {
         "resources": {
             "limits": {"memory": shape.memory} | devices,
             "requests": {"cpu": str(shape.cpus), "memory": shape.memory} | devices,
@@ -93,7 +97,7 @@ def submitter_pod(common: Common) -> Object:
     container = {
         "name": "ray-job-submitter",
         **_image(common),
-        "env": _variables(_PLAIN_ENV),
+        "env": _variables(_PLAIN_ENV | _NO_GPU_ENV),
         "resources": {
             "limits": {"memory": of.memory},
             "requests": {"cpu": f"{of.cpu_millis}m", "memory": of.memory},
@@ -156,11 +160,11 @@ def _none_of(nodes: Sequence[str]) -> Object:
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}}
 
 
-def _ray_container(common: Common, name: str, hook: list[str], env: Mapping[str, str] | None = None) -> Object:
+def _ray_container(common: Common, name: str, hook: list[str], env: Mapping[str, str]) -> Object:
     found: Object = {
         "name": name,
         **_image(common),
-        "env": _variables({**(env or {}), **_PLAIN_ENV, **_RAY_ENV, **_agreed_env(common)}) + _from_the_pod(),
+        "env": _variables({**env, **_PLAIN_ENV, **_RAY_ENV, **_agreed_env(common)}) + _from_the_pod(),
         "lifecycle": {"preStop": {"exec": {"command": hook}}},
         "securityContext": _SECURE,
         "volumeMounts": _mounts(common),

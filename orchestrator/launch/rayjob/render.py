@@ -29,7 +29,7 @@ MAX_CONFIGURATION_BYTES = 2**20
 """Of a ConfigMap: https://kubernetes.io/docs/concepts/configuration/configmap/."""
 OBJECT_STORE_BYTES = 100_000_000
 """Training moves nothing through Ray's object store."""
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,16 @@ def _image(job: TrainingJob, settings: ClusterSettings) -> tuple[str, list[Probl
             f"{image!r} is not named by digest, which this cluster requires: write NAME@sha256:..., with 64 digits"
         )
         problems.append(Problem(field, message))
-    if images.allowed and not image.startswith(images.allowed):
-        message = f"{image!r} is not allowed on this cluster: names begin with {' or '.join(images.allowed)}"
+    if images.allowed and not any(_begins(image, one) for one in images.allowed):
+        message = f"{image!r} is not allowed on this cluster: names are those of {' or '.join(images.allowed)}"
         problems.append(Problem(field, message))
     return image, problems
+
+
+def _begins(image: str, allowed: str) -> bool:
+    """Up to a border of its parts: registry.example.com is not registry.example.com.elsewhere.org."""
+    rest = image.removeprefix(allowed)
+    return image.startswith(allowed) and (allowed[-1] == "/" or rest[:1] in ("", "/", ":", "@"))
 
 
 def _queue(job: TrainingJob) -> list[Problem]:

@@ -37,7 +37,7 @@ class Images(Part):
     require_digest: bool = True
     """Whether images must be named by digest (NAME@sha256:...): a tag may mean another program at the next attempt."""
     allowed: tuple[Annotated[str, Field(min_length=1, max_length=512)], ...] = ()
-    """Beginnings of names of which an image must have one, e.g. "registry.example.com/ml/"; empty: all images."""
+    """Registries, folders or names of which an image must be, e.g. "registry.example.com/ml"; empty: all images."""
     pull_secrets: tuple[ObjectName, ...] = Field((), max_length=16)
     """Secrets of the job's namespace for private registries."""
     pull_policy: Literal["IfNotPresent", "Always"] = "IfNotPresent"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from support.rendering import job, rendered
 
 from orchestrator.launch.rayjob import ClusterSettings
+from orchestrator.schema import structural_schema
 
 
 def test_defaults_know_every_accelerator_that_a_job_may_name() -> None:
@@ -43,6 +44,12 @@ def test_settings_are_written_in_camel_case_and_read_back() -> None:
     found = ClusterSettings.model_validate({"images": {"requireDigest": False}, "startSeconds": 600})
     assert (found.images.require_digest, found.start_seconds) == (False, 600)
     assert ClusterSettings.model_validate(found.document()) == found
+
+
+def test_the_charts_schema_can_be_made_of_them() -> None:
+    schema = structural_schema(ClusterSettings)
+    assert schema["properties"]["stopping"]["properties"]["leastSeconds"]["minimum"] == 10
+    assert schema["properties"]["accelerators"]["additionalProperties"]["properties"]["perNode"]["description"]
 
 
 @pytest.mark.parametrize(

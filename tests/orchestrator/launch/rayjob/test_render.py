@@ -155,6 +155,14 @@ def test_a_worker_pod_is_a_machine() -> None:
     assert environment(template)["NCCL_IB_HCA"] == "mlx5"
 
 
+def test_pods_without_a_gpu_see_none_on_a_node_that_has_some() -> None:
+    for kind, void in (("head", True), ("workers", False), ("submitter", True)):
+        assert (
+            environment(templates(rendered(job(compute=GPU)))[kind]).get("NVIDIA_VISIBLE_DEVICES") == "void"
+        ) is void
+    assert environment(templates(rendered(job()))["workers"])["NVIDIA_VISIBLE_DEVICES"] == "void"
+
+
 def test_a_job_says_itself_what_workers_need() -> None:
     made = rendered(job(compute=GPU | {"cpuPerWorker": 4, "memoryPerWorker": "10Gi"}))
     requests = container(templates(made)["workers"])["resources"]["requests"]

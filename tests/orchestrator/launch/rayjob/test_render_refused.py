@@ -72,7 +72,27 @@ def test_images_of_other_registries_are_refused() -> None:
     )
     assert path == "spec.compute.image"
     assert "example.com/a/ or example.com/b/" in message
-    rendered(job(), settings(images={"train": IMAGE, "allowed": ["registry.example.com/ml/"]}))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "whether"),
+    [
+        ("registry.example.com/ml/", True),
+        ("registry.example.com/ml", True),
+        ("registry.example.com", True),
+        ("registry.example.com/ml/fathom-train", True),
+        ("registry.example.com/ml/fathom", False),
+        ("registry.example", False),
+        ("example.com/ml", False),
+        (IMAGE, True),
+    ],
+)
+def test_what_is_allowed_ends_where_a_part_of_the_name_does(allowed: str, whether: bool) -> None:
+    by = settings(images={"train": IMAGE, "allowed": ["elsewhere.org", allowed]})
+    if whether:
+        assert rendered(job(), by)
+    else:
+        assert refusal(job(), by=by)[0] == "spec.compute.image"
 
 
 def test_no_image_at_all() -> None:
