@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import psutil
@@ -13,11 +14,22 @@ from orchestrator.launch.resolve import Resolved
 _WORKER = "RayTrainWorker"
 """In the title that Ray gives to a worker."""
 _SHOWN = 16
+PATIENCE_SECONDS = 2.0
 
 
-def describe(folder: RunFolder, resolved: Resolved, processes: Iterable[psutil.Process]) -> str:
+def describe(folder: RunFolder, resolved: Resolved, processes: Callable[[], Iterable[psutil.Process]]) -> str:
     """`worker processes: 4711 stopped, 4712 sleeping; stacks in .../logs of rank 1, none of rank 0`."""
-    return f"{workers_state(processes)}; {stacks(folder, resolved)}"
+    return f"{_in_time(lambda: workers_state(processes()))}; {stacks(folder, resolved)}"
+
+
+def _in_time(look: Callable[[], str]) -> str:
+    """Whoever asks is about to end what is stuck, and must not get stuck there: a process whose memory cannot be had
+    keeps him waiting who reads its command line, too."""
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(look()), name="evidence", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    return found[0] if found else f"its processes could not be looked at in {PATIENCE_SECONDS:g} s"
 
 
 def workers_state(processes: Iterable[psutil.Process]) -> str:

@@ -82,7 +82,7 @@ class Guard:
         verdict = self._verdict()
         if verdict is None:
             return False  # just late
-        message = f"{verdict.message}; {describe(self._folder, self._resolved, session(os.getsid(0)))}"
+        message = f"{verdict.message}; {describe(self._folder, self._resolved, lambda: session(os.getsid(0)))}"
         print(message, flush=True)
         self._ending.at_once("failed", verdict.failure, message)
         return True

@@ -253,7 +253,7 @@ class LocalLauncher:
 
     def describe(self, folder: RunFolder, attempt: int) -> str:
         driver = _driver(_holder(folder.lock))
-        return describe(folder, read_resolved(folder.resolved(attempt)), driver.session() if driver else [])
+        return describe(folder, read_resolved(folder.resolved(attempt)), driver.session if driver else list)
 
 
 def _ordered(folder: RunFolder) -> tuple[str | None, float | None]:

@@ -9,10 +9,12 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +23,7 @@ import psutil
 
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.events import CheckpointCommitted, Ended, Event, Progress, read
+from orchestrator.launch.events import CheckpointCommitted, Ended, Event, MachineLoad, Progress, read
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +38,8 @@ CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
 STEPS = 200
 PATIENCE, LONG_PATIENCE = 240.0, 900.0
 """Seconds; the second for runs that are long by intention."""
+LONGEST_LOOK = 5.0
+"""The most that one look counts for."""
 JOB = """
 metadata: {name: tiny}
 spec:
@@ -130,7 +134,7 @@ class Home:
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=self.root, env=self.environment())
 
     def fathom(self, *arguments: object, patience: float = PATIENCE) -> Done:
-        return finish(self.start(*arguments), patience)
+        return finish(self.start(*arguments), patience, lambda: evidence(self.runs))
 
     def run_folder(self) -> RunFolder:
         """Of the only run, as soon as it is there."""
@@ -160,19 +164,63 @@ def prepare_data(root: Path) -> Path:
     return root / "data"
 
 
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Done:
-    try:
-        out, err = process.communicate(timeout=patience)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        raise AssertionError(f"no end in {patience} s:\n{err}") from None
-    return Done(process.returncode, out, err)
+class Patience:
+    """Runs out after so many seconds in which somebody looked: a machine that stood still meanwhile costs nothing."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left, self._looked = seconds, time.monotonic()
+
+    def over(self) -> bool:
+        now = time.monotonic()
+        self._left -= min(now - self._looked, LONGEST_LOOK)
+        self._looked = now
+        return self._left <= 0
+
+
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE, seen: Callable[[], str] = lambda: "") -> Done:
+    """Wait for the end of a command; if it does not come, its stacks and what else is `seen` are in the message."""
+    left = Patience(patience)
+    while True:
+        try:
+            out, err = process.communicate(timeout=1)
+            return Done(process.returncode, out, err)
+        except subprocess.TimeoutExpired:
+            if left.over():
+                break
+    found = seen()
+    process.send_signal(signal.SIGUSR1)  # it writes its stacks, see tests/support/injection
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=2)
+    process.kill()
+    out, err = process.communicate()
+    raise AssertionError(f"no end in {patience} s:\n{err}\n{found}")
+
+
+def evidence(runs: Path) -> str:
+    """Where each run of a home stands: its last events, its processes, the end of its log with its driver's stacks."""
+    return "\n".join(_evidence(RunFolder(lock.parent)) for lock in sorted(runs.glob("*/driver.lock")))
+
+
+def _evidence(folder: RunFolder) -> str:
+    now, lines = time.time(), [str(folder.root)]
+    told = [one for one in events(folder) if not isinstance(one, MachineLoad)]
+    lines += [f"  {now - one.time:.1f} s ago: {one.model_dump_json()[:300]}" for one in told[-8:]]
+    driver = local.running(folder)
+    if driver is not None:
+        for process in driver.session():
+            with suppress(psutil.Error):
+                lines.append(f"  {process.pid} {process.status()} {' '.join(process.cmdline())[:120]}")
+        with suppress(ProcessLookupError):
+            os.kill(driver.process.pid, signal.SIGUSR1)
+            time.sleep(1)
+    if (log := folder.log(folder.last_attempt())).exists():
+        lines += [f"  | {line}" for line in log.read_text(errors="replace").splitlines()[-60:]]
+    return "\n".join(lines)
 
 
 def wait_for(look: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    left = Patience(PATIENCE)
+    while not left.over():
         if (found := look()) is not None:
             return found
         time.sleep(0.05)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.kube_jobs import KubeJobs, faults
+from support.kube_jobs import NOW, KubeJobs, faults
 from support.store import small_document
 
 from orchestrator.api.patch import changes
@@ -195,6 +195,31 @@ def test_the_whole_document_with_one_change_can_be_applied(kube_jobs: KubeJobs) 
     document = kube_jobs.mine(small_document(budget={"limit": "2.00"}))
     document["metadata"]["resourceVersion"] = kube_jobs.get("mini")["metadata"]["resourceVersion"]
     assert kube_jobs.put(document).json()["spec"]["budget"]["limit"] == "2.00"
+
+
+def test_the_largest_job_can_be_judged(kube_jobs: KubeJobs) -> None:
+    """Kubernetes refuses what its rules take too long for."""
+    uri, message = "s3://" + "x" * 1019, "m" * 1024
+    document = small_document(
+        model={"preset": "mini", "initFrom": uri},
+        data={"source": uri, "mixture": [{"source": f"s{n}", "weight": n + 1.5} for n in range(64)]},
+        training={"tokens": 10**15, "evaluation": {"tasks": [uri] * 16}},
+        budget={"limit": "999999999999.000001", "warnAt": [(n + 1) / 11 for n in range(10)]},
+        tracking={"tags": {f"{n:03d}".ljust(100, "t"): "v" * 500 for n in range(32)}},
+        notify={"url": "https://x.test/" + "p" * 2000},
+        parallelism={"expert": 1000},
+        compute={"accelerator": "cpu", "workers": 1000},
+    )
+    name = document["metadata"]["name"] = "n" * 40
+    kube_jobs.create(document)
+    choices = [{"path": "p" * 200, "value": message, "reason": message}] * 100
+    attempts = [{"number": n + 1, "startedAt": NOW, "reason": message, "gpuHours": "1.5"} for n in range(20)]
+    cost = {"spent": "999999999999.000000", "burnPerHour": "0", "wasted": "0", "currency": "USD"}
+    kube_jobs.accept(name, phase="Running", plan={"choices": choices}, attempts=attempts, attemptCount=20, cost=cost)
+    assert kube_jobs.patch(name, {"spec": {"suspend": True}}).status_code == 200
+    assert kube_jobs.patch(name, {"spec": {"budget": {"limit": "999999999999.999999"}}}).status_code == 200
+    refused = kube_jobs.patch(name, {"spec": {"budget": {"limit": "999999999998.999999"}}})
+    assert "spec.budget.limit" in faults(refused)
 
 
 def test_the_examples_reach_every_leaf() -> None:

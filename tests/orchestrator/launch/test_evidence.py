@@ -1,9 +1,11 @@
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 from support.runs import resolved
 
+from orchestrator.launch import evidence
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.evidence import describe, stacks, workers_state
 
@@ -52,4 +54,19 @@ def test_ranks_that_left_stacks(tmp_path: Path) -> None:
         folder.stacks(1, "i1", rank).write_text(text)
     folder.stacks(1, "older", 2).write_text("x")
     assert stacks(folder, plan) == f"stacks in {tmp_path / 'logs'} of rank 0, none of rank 1, 2"
-    assert describe(folder, plan, []) == f"no worker process lives; {stacks(folder, plan)}"
+    assert describe(folder, plan, list) == f"no worker process lives; {stacks(folder, plan)}"
+
+
+def test_what_cannot_be_looked_at_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def stuck() -> list[psutil.Process]:
+        gate.wait(60)
+        return []
+
+    monkeypatch.setattr(evidence, "PATIENCE_SECONDS", 0.01)
+    try:
+        said = describe(RunFolder(tmp_path), resolved(workers=1), stuck)
+    finally:
+        gate.set()
+    assert said == "its processes could not be looked at in 0.01 s; no rank left its stacks"

@@ -5,6 +5,7 @@ each time instead of once. The product knows nothing of this: functions are wrap
 """
 
 import errno
+import faulthandler
 import importlib.abc
 import importlib.machinery
 import json
@@ -147,5 +148,6 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+faulthandler.register(signal.SIGUSR1)  # for a test that waited in vain: where does this process stand?
 if PLAN:
     sys.meta_path.insert(0, _Finder())
