@@ -32,8 +32,9 @@ _SECURE = {
 }
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 """Autoscalers do not move these pods to save a node: each of them ends the attempt, or its pace."""
-_PLAIN_ENV = {"HOME": agreed.HOME, "LOGNAME": "fathom", "PYTHONUNBUFFERED": "1", "USER": "fathom"}
+_PLAIN_ENV = {"HOME": agreed.HOME, "LOGNAME": "fathom", "USER": "fathom"}
 _RAY_ENV = {
+    "PYTHONUNBUFFERED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
