@@ -33,7 +33,7 @@ _SECURE = {
 _STAY = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
 """Autoscalers do not move these pods to save a node: each of them ends the attempt, or its pace."""
 _PLAIN_ENV = {"HOME": agreed.HOME, "LOGNAME": "fathom", "USER": "fathom"}
-_RAY_ENV = {
+_TRAINING_ENV = {
     "PYTHONUNBUFFERED": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -165,7 +165,7 @@ def _ray_container(common: Common, name: str, hook: list[str], env: Mapping[str,
     found: Object = {
         "name": name,
         **_image(common),
-        "env": _variables({**env, **_PLAIN_ENV, **_RAY_ENV, **_agreed_env(common)}) + _from_the_pod(),
+        "env": _variables({**env, **_PLAIN_ENV, **_TRAINING_ENV, **_agreed_env(common)}) + _from_the_pod(),
         "lifecycle": {"preStop": {"exec": {"command": hook}}},
         "securityContext": _SECURE,
         "volumeMounts": _mounts(common),
