@@ -32,7 +32,7 @@ demo: $(STAMP) ## Start the service, train a sparse and a dense model on real te
 
 test: $(STAMP) ## Run all tests, the quick ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile
-	@$(BIN)/python -m pytest -q -m "processes or ray" --durations=15
+	@$(BIN)/python -m pytest -q -m "processes or ray" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 lint: $(STAMP) ## Check style, types and import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

@@ -61,8 +61,8 @@ def list_costs(
     caller: Caller,
     namespace: Annotated[str | None, Query(max_length=63, description="Of this team only.")] = None,
 ) -> JSONResponse:
-    """Of jobs that the service has: one that was forgotten is in no sum, but its run counts for the team's budget as
-    long as its folder is there."""
+    """Of jobs that the service has: one that was forgotten is in no sum, but what it has cost counts for the team's
+    budget."""
     team = seen_by(caller, namespace)
     ledgers: Ledgers = request.app.state.ledgers
     jobs, total, teams = [], Sums(), dict[str, Sums]()

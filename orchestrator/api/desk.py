@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from orchestrator.api.capacity import Capacity
+from orchestrator.api.far import Far
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access, Token
 from orchestrator.store.audit import Audit
@@ -31,6 +32,8 @@ class Desk:
     capacity: Callable[[], Capacity]
     wake: Callable[[], None]
     """Tells the controller that a wish was changed."""
+    far: Far = field(default_factory=Far)
+    """Requests that read from other machines."""
 
 
 async def _desk(request: Request) -> Desk:

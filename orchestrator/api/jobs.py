@@ -82,7 +82,8 @@ def create_job(
         if body.plan is not None:
             planned = verify(body.plan, desk.settings.signing_key())
             require_fresh(planned, planned_now(job, price_of(job, basis), desk, until=0), datetime.now(UTC))
-        _require_possible(job, desk)
+        with desk.far.read(job, caller.name):
+            _require_possible(job, desk)
 
     def act(_: None) -> Response:
         if dry_run:

@@ -8,7 +8,6 @@ from decimal import Decimal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from model.files import local_path
 from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
 from orchestrator.api.capacity import in_words, never, slowly
@@ -16,6 +15,7 @@ from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.documents import PlanDocument, PlanRequest
 from orchestrator.api.signed import VALID, Planned, digest, sign
 from orchestrator.controller.admission import check, units
+from orchestrator.controller.aside import urls
 from orchestrator.errors import Forbidden, InvalidJob, OverBudget, Problem, Unavailable, UsageError
 from orchestrator.launch.choices import Choice
 from orchestrator.plan.basis import Basis
@@ -44,8 +44,9 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     require_own(job, caller)
     _require_local(job, caller)
     price = price_of(job, basis)
-    forecast, messages = _forecast(job, basis, desk.settings)
-    choices, refusals = _choices(job, desk.settings)
+    with desk.far.read(job, caller.name):
+        forecast, messages = _forecast(job, basis, desk.settings)
+        choices, refusals = _choices(job, desk.settings)
     capacity = desk.capacity()
     unfit = never(job, capacity)
     moment = datetime.now(UTC) + VALID
@@ -75,10 +76,8 @@ def require_own(job: TrainingJob, caller: Token) -> None:
 
 def _require_local(job: TrainingJob, caller: Token) -> None:
     """Forbidden to a reader: to have the service ask other machines."""
-    spec = job.spec
-    asked = [uri for uri in (spec.model.init_from, spec.data.tokenizer, *spec.training.evaluation.tasks) if uri]
-    if not caller.role.allows(Role.RUNNER) and (urls := [uri for uri in asked if local_path(uri) is None]):
-        raise Forbidden(f"planning would read {urls[0]}, which takes a token of role runner: name local files, or none")
+    if not caller.role.allows(Role.RUNNER) and (far := urls(job)):
+        raise Forbidden(f"planning would read {far[0]}, which takes a token of role runner: name local files, or none")
 
 
 def load_basis(settings: Settings) -> Basis:

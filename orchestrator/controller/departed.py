@@ -6,6 +6,7 @@ A file for each (`<home>/departed/UID.json`), written before the run's folder go
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from orchestrator.launch.base import in_short
 from orchestrator.launch.files import replace_file
 
 _FOLDER = "departed"
-MARKS = ("job.json", "held.json")
+_HELD = "held.json"
+MARKS = ("job.json", _HELD)
 """A folder that has one of these is that of a run."""
 
 
@@ -33,12 +35,17 @@ class Departed(Frozen):
 
 
 def remember(home: Path, uid: str, run: Departed) -> None:
-    """Before its folder is removed; again does no harm. OSError if it cannot be written."""
-    replace_file(home / _FOLDER / f"{uid}.json", run.model_dump_json(), durable=True)
+    """Before its folder is removed; again does no harm: what is known is not taken back. OSError if it cannot be
+    written."""
+    path = home / _FOLDER / f"{uid}.json"
+    with suppress(OSError, ValidationError):
+        if Departed.model_validate_json(path.read_bytes()).spent >= run.spent:
+            return
+    replace_file(path, run.model_dump_json(), durable=True)
 
 
-def departed(home: Path, team: str) -> Iterator[Departed]:
-    """Of a team. UsageError for one that cannot be read, whose money would be spent twice."""
+def departed(home: Path, team: str) -> Iterator[tuple[str, Departed]]:
+    """Of a team, by uid: names come again. UsageError for one that cannot be read, whose money would be spent twice."""
     for path in sorted((home / _FOLDER).glob("*.json")):
         try:
             run = Departed.model_validate_json(path.read_bytes())
@@ -47,8 +54,14 @@ def departed(home: Path, team: str) -> Iterator[Departed]:
                 f"{path} cannot be read: {in_short(error)}; it says what a deleted run has cost: put it back from a "
                 "backup, or remove it to count that no longer"
             ) from None
-        if run.team == team and not is_run(home / run.folder):
-            yield run
+        if run.team == team and not _has_spent(home / run.folder):
+            yield path.stem, run
+
+
+def _has_spent(folder: Path) -> bool:
+    """Whether its own record says what it has cost. One that a controller has made anew, to finish a removal in which
+    the one before was killed, says nothing."""
+    return is_run(folder) and (folder / _HELD).exists()
 
 
 def is_run(folder: Path) -> bool:

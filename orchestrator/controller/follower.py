@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from orchestrator.controller.aside import KEPT_SECONDS, Aside, urls
 from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
 from orchestrator.controller.decide import Kill, Leave, Money, Newest, Order, Situation, Start, WriteEnd
@@ -31,6 +32,7 @@ from orchestrator.cost.ledger import Ledger
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Launcher, Sight
+from orchestrator.launch.devices import in_words
 from orchestrator.launch.events import CheckpointCommitted, Ended, Event, FailureClass
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
@@ -86,6 +88,7 @@ class Follower:
         self.resolved: Resolved | None = self.history.resolved(self.last) if self.last else None
         self.plan = expect(record, self.resolved, self._settings) if self.resolved is not None else None
         self._draft: Resolved | None = None
+        self._aside: Aside[Resolved] = Aside()
         self._answers: tuple[float, Situation] | None = None
         self._watched = False
         self._expect_steps()
@@ -110,6 +113,21 @@ class Follower:
     def alive(self) -> bool:
         """Whether a driver lives, as it was seen last."""
         return self.sight is not None and self.sight.alive
+
+    @property
+    def holds(self) -> bool:
+        """Whether something of it is still on the machine."""
+        return self.sight is not None and (self.sight.alive or self.sight.left)
+
+    @property
+    def gpus(self) -> tuple[str, ...] | None:
+        """Those of the newest attempt, which are its own while it holds any; None: nobody knows which."""
+        return () if self.resolved is None else self.resolved.gpus_held
+
+    @property
+    def lingers(self) -> bool:
+        """Whether something of the newest attempt lives, as it was seen last."""
+        return self.sight is not None and (self.sight.alive or self.sight.left)
 
     @property
     def ordered(self) -> str | None:
@@ -297,41 +315,64 @@ class Follower:
         except OverBudget as error:
             return replace(blank, money=Money(suffices=False, why=str(error)))
         except InvalidJob as error:
+            if any(uri in str(error) for uri in urls(self.record.job)):  # whoever submitted it could read that
+                why = f"it is tried again in {KEPT_SECONDS:.0f} s at most: {error}"
+                return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
             return replace(blank, problems=str(error))
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
+        if self._draft is None:
+            why = f"it waits for what it reads from another machine: {', '.join(urls(self.record.job))}"
+            return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
         try:
             reserve(self.record, self._settings)
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_TEAM_BUDGET, str(error)),))
         return blank
 
-    def _resolve(self, attempt: int) -> Resolved:
+    def _resolve(self, attempt: int) -> Resolved | None:
+        """None while other machines have not answered yet."""
         self.purse.follow_limit()
-        return resolve_next(self.record, self.history, self._settings, attempt, self.purse.prices_now())
+        record, prices = self.record, self.purse.prices_now()
+
+        def resolved() -> Resolved:
+            return resolve_next(record, self.history, self._settings, attempt, prices)
+
+        if not urls(record.job):
+            return resolved()
+        compute = record.job.spec.compute
+        paid = None if prices is None else prices.history(compute.accelerator, compute.price_class)
+        return self._aside.get((attempt, record.job, paid), resolved)
 
     def problems(self) -> str:
-        """Why the job could never run as it is written; the plan is made by the way."""
+        """Why the job could never run as it is written; the plan is made by the way. What it reads from other machines
+        was read just now by whoever submitted it, and is read again before it starts."""
+        if urls(self.record.job):
+            return ""
         try:
             draft = self._resolve(self.last + 1)
         except InvalidJob as error:
             return str(error)
         except FathomError:
             return ""  # a limit or a price file can be mended
-        if self.resolved is None:
+        if self.resolved is None and draft is not None:
             self.resolved, self.plan = draft, expect(self.record, draft, self._settings)
             self._expect_steps()
         return ""
 
     # ------------------------------------------------------------------ act
-    def start(self, action: Start) -> None:
+    def start(self, action: Start, gpus: tuple[str, ...]) -> None:
         """That it holds its devices is written down first of all: what was started by a controller that died at once is
-        paid for, too."""
+        paid for, too. `gpus`: those that it is given."""
         draft, self._draft, self._answers = self._draft, None, None
         assert draft is not None
         assert draft.attempt == action.attempt, "it was asked for just now"
+        assert draft.workers * draft.gpus_per_worker == len(gpus), (draft.workers, gpus)
+        draft = draft.model_copy(update={"gpus": gpus})
         if action.attempt > 1:
             self.say(f"starting attempt {action.attempt}")
+        if gpus:
+            self.say(f"attempt {action.attempt} has {in_words(gpus)}")
         local.prepare(self.folder, draft)
         self.last, self.resolved = action.attempt, draft
         self._expect_steps()
@@ -366,14 +407,15 @@ class Follower:
         self._observe_attempt()
 
     def write_end(self, action: WriteEnd) -> None:
-        """In the name of a driver that is gone: of one that nobody has seen since, when it was last heard of."""
+        """In the name of a driver that is gone, when it was last seen or heard of: until then its devices count as held
+        for whoever reads the record later."""
         resolved = read_resolved(self.folder.resolved(self.last))
-        message, then = action.message, time.time()
+        message, now, last = action.message, time.time(), self.history.last_word(self.last)
         if action.failure is FailureClass.DRIVER_LOST:
             message = f"{message}; see {self.folder.log(self.last)}"
             if not self._watched:
                 message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"
-        moment = then if self._watched else self.history.last_word(self.last)
+        moment = now if last is None else min(now, last)
         self.history.end(resolved, action.outcome, action.failure, message, at=moment)
         if (ended := self.history.end_of(self.last)) is not None:
             self._tell_end(ended)

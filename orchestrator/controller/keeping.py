@@ -16,6 +16,7 @@ from orchestrator.controller.standing import differ, status_of
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
+from orchestrator.launch.devices import in_words
 from orchestrator.launch.files import replace_file
 from orchestrator.settings import Settings
 from orchestrator.status import ConditionType, JobStatus, MlflowRun, Reason
@@ -88,6 +89,7 @@ class Keeper:
             alive=follower.alive,
             ordered=follower.ordered,
             generation=job.generation,
+            machines=in_words(follower.gpus),
         )
 
     def _news(self, job: StoredJob, follower: Follower, known: JobStatus) -> bool:

@@ -52,12 +52,16 @@ class MirrorProcess:
         if self._clock() < self._not_before:
             return None
         self._not_before = self._clock() + RESTART_SECONDS
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.controller.mirror_main"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "FATHOM_HOME": str(self._settings.home)},
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.controller.mirror_main"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "FATHOM_HOME": str(self._settings.home)},
+            )
+        except OSError:  # the machine has no memory, processes or files left for it now
+            self._process = None
+            return None
         assert self._process.stdin is not None, "it was asked for"
         os.set_blocking(self._process.stdin.fileno(), False)
         return self._process.stdin

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -34,16 +34,19 @@ from orchestrator.controller.departed import Departed, remember
 from orchestrator.controller.files import WatchedFile
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.health import Health
+from orchestrator.controller.history import History
 from orchestrator.controller.keeping import Keeper
+from orchestrator.controller.lending import Lending
 from orchestrator.controller.mirror_process import MirrorProcess
+from orchestrator.controller.record import Record
 from orchestrator.controller.standing import LIVE, RESTS, troubled
 from orchestrator.controller.sync import is_followed, is_settled
 from orchestrator.controller.webhooks import Notifier
-from orchestrator.errors import Conflict, FathomError
+from orchestrator.errors import Conflict, FathomError, Unavailable
 from orchestrator.launch.base import Capacity, Launcher, RunFolder
-from orchestrator.launch.slots import Waiting, need_of, oversubscribed, places, refusal
+from orchestrator.launch.slots import Holding, Place, Waiting, need_of, oversubscribed, places, refusal
 from orchestrator.settings import Settings
-from orchestrator.status import Reason
+from orchestrator.status import Phase, Reason
 from orchestrator.store.base import JobStore, StoredJob, Wish
 
 POLL_SECONDS, IDLE_SECONDS = 0.2, 1.0
@@ -96,6 +99,7 @@ class Controller:
         self._mirror = mirror or MirrorProcess(settings)
         self._notifier = Notifier(settings, say)
         self._keeper = Keeper(store, self._mirror, self._notifier, settings)
+        self._lending = Lending(settings.home, launcher, store.open_jobs)
         self._followers: dict[str, Follower] = {}
         self._quiet: dict[str, _Quiet] = {}
         self._not_before: dict[str, float] = {}
@@ -142,14 +146,14 @@ class Controller:
 
     def turn(self) -> None:
         """One look at all open jobs."""
-        with self.health.turn():
+        with self.health.turn(), ExitStack() as lent:
             try:
                 jobs = [job for job in self._store.open_jobs() if self._only in (None, job.uid)]
             except FathomError as error:
                 self._once(str(error))
                 raise
             cases = [case for job in jobs if (case := self._observed(job)) is not None]
-            found = self._places(jobs, cases)
+            found = self._places(jobs, cases, lent)
             for case in cases:
                 self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
             self._forget({job.uid for job in jobs})
@@ -241,22 +245,28 @@ class Controller:
             self._store.change(job.namespace, job.name, edit, generation=job.generation)
 
     # ------------------------------------------------------------------ slots
-    def _places(self, jobs: list[StoredJob], cases: list[_Case]) -> dict[str, str]:
-        """By uid of who would start: what it waits for, or nothing."""
-        machine, mine = self._launcher.capacity(), {case.stored.uid for case in cases}
+    def _places(self, jobs: list[StoredJob], cases: list[_Case], lent: ExitStack) -> dict[str, Place]:
+        """By uid of who would start. `lent` is left at the end of the turn."""
+        mine = {case.stored.uid for case in cases}
         others = [job for job in jobs if job.uid not in mine and job.status.phase in LIVE]
-        self._holders = (*(case.stored for case in cases if case.follower.alive), *others)
+        holding = [case for case in cases if case.follower.holds]
+        self._holders = (*(case.stored for case in holding), *others)
+        used = [Holding(need_of(case.stored.wish.job).cpus, case.follower.gpus) for case in holding]
+        used += [Holding(need_of(job.wish.job).cpus) for job in others]
         now = datetime.now(UTC)
         waiting = [
             Waiting(job.uid, need_of(job.wish.job), (now - job.created_at).total_seconds())
-            for case in cases
+            for case in sorted(cases, key=_lacks_other_things)
             if any(isinstance(action, Start) for action in case.actions)
             for job in (case.stored,)
         ]
-        return places(machine, [need_of(job.wish.job) for job in self._holders], waiting)
+        cpus, gpus = self._launcher.capacity().cpus, self._launcher.gpus()
+        if not any(one.need.gpus for one in waiting):
+            return places(cpus, gpus, used, waiting)
+        return self._lending.share(mine, lambda strange: places(cpus, gpus, [*used, *strange], waiting), lent)
 
     # ------------------------------------------------------------------ decide and act
-    def _advance(self, case: _Case, found: dict[str, str]) -> None:
+    def _advance(self, case: _Case, found: dict[str, Place]) -> None:
         """Until nothing is to be done for now; then its status."""
         follower, job = case.follower, case.stored
         for number in range(_MOST_PASSES):
@@ -265,15 +275,17 @@ class Controller:
             if any(isinstance(action, Start) for action in case.actions):
                 if job.uid not in found:
                     break  # it has come so far just now: the next turn shares out the slots
-                self._ask(case, found[job.uid])
+                self._ask(case, found[job.uid].why)
             if not case.actions:
                 break
             for action in case.actions:
                 if isinstance(action, Remove):
                     return self._remove(case)
-                follower.standing = follower.standing.after(self._act(case, action))
+                follower.standing = follower.standing.after(self._act(case, action, found.get(job.uid, Place())))
             if any(isinstance(action, Start | Order) for action in case.actions):
                 break
+            if follower.lingers and any(isinstance(action, Kill) for action in case.actions):
+                break  # what does not die at once is killed again in the next turn: others wait
         self._keeper.keep(job, follower)
         if not case.actions and not follower.alive and follower.standing.phase in RESTS:
             self._rest(job, follower)
@@ -292,8 +304,8 @@ class Controller:
         if refused and standing.reason is refused[0][0]:  # the numbers in it may be others by now
             case.follower.standing = replace(standing, message=refused[0][1])
 
-    def _act(self, case: _Case, action: Action) -> Action:
-        """-> what has come of it."""
+    def _act(self, case: _Case, action: Action, place: Place) -> Action:
+        """-> what has come of it. `place`: for its start."""
         follower = case.follower
         match action:
             case Accept():
@@ -302,7 +314,7 @@ class Controller:
                 machine, need = self._launcher.capacity(), need_of(case.stored.wish.job)
                 if note := oversubscribed(need, machine):
                     self._saying(case.stored)(note)
-                follower.start(action)
+                follower.start(action, place.gpus)
             case Order():
                 follower.order(action)
             case Kill():
@@ -311,6 +323,8 @@ class Controller:
                 follower.write_end(action)
             case Release():
                 follower.release()
+            case Queue(Reason.WAITING_FOR_SLOTS, why) if self._only is not None:
+                self._say(f"it waits: {why}")  # a person does, too
             case Reject() | Queue() | _:
                 pass  # it is written down with the status
         return action
@@ -375,7 +389,8 @@ class Controller:
         words = str(error) if isinstance(error, FathomError) else f"{type(error).__name__}: {error}"
         message = f"the controller cannot look after the job, and tries again: {words}"
         self._once(f"{job.namespace}/{job.name}: {message}")
-        if job.wish.deleted_at is not None and self._removed_anyhow(job):
+        lasting = not isinstance(error, Unavailable)
+        if job.wish.deleted_at is not None and lasting and self._removed_anyhow(job):
             return
         with suppress(FathomError):
             if (now := self._store.by_uid(job.uid)) is not None:
@@ -383,17 +398,21 @@ class Controller:
                 self._store.set_status(job.uid, status)
 
     def _removed_anyhow(self, job: StoredJob) -> bool:
-        """A job whose record cannot be read can be deleted all the same, unless its driver lives."""
+        """A job whose record cannot be read can be deleted all the same, unless its driver lives; what lies in its
+        place and is another's stays."""
         folder = RunFolder(self._settings.home / job.folder)
-        with suppress(OSError, FathomError):
+        with suppress(Exception):  # it is tried again, and whatever it is stops no other job
+            if _is_anothers_folder(folder, job.uid):
+                self._store.remove(job.uid)
+                return True
             last = folder.last_attempt()
             sight = self._launcher.look(folder, last) if last else None
             if sight is not None and (sight.alive or sight.left):
                 self._launcher.kill(folder, last)
                 return False
             if not job.wish.keep_files:
-                if (cost := job.status.cost) is not None:
-                    self._remember(job, Decimal(cost.spent), cost.currency)
+                if (paid := _paid(job, folder)) is not None:
+                    self._remember(job, *paid)
                 self._launcher.remove(folder)
             self._store.remove(job.uid)
             return True
@@ -412,3 +431,25 @@ class Controller:
         if message not in self._told:
             self._told.add(message)
             self._say(message)
+
+
+def _is_anothers_folder(folder: RunFolder, uid: str) -> bool:
+    with suppress(FathomError):
+        return Record.open(folder.root).uid != uid
+    return False
+
+
+def _lacks_other_things(case: _Case) -> bool:
+    """Whether it was refused for something else than slots: those who need only slots come first, since it might hold
+    a place, and not start, for ever."""
+    standing = case.follower.standing
+    return standing.phase is Phase.QUEUED and standing.reason not in (None, Reason.WAITING_FOR_SLOTS)
+
+
+def _paid(job: StoredJob, folder: RunFolder) -> tuple[Decimal, str] | None:
+    """By the run's own record; where that cannot be read, by the status. None: nothing."""
+    with suppress(OSError, FathomError):
+        last, history = folder.last_attempt(), History(Record.open(folder.root))
+        return (history.charged(), history.rate(last).currency) if last else None
+    cost = job.status.cost
+    return None if cost is None else (Decimal(cost.spent), cost.currency)

@@ -77,14 +77,16 @@ def status_of(
     alive: bool,
     ordered: str | None,
     generation: int,
+    machines: str = "",
 ) -> JobStatus:
     """`base`: what the events say (`report.job_status`); `before`: the status of before, whose times of transition stay
-    where nothing has changed."""
-    phase = base.phase if alive else standing.phase
-    if not alive and phase in LIVE:
-        phase = Phase.QUEUED  # between two attempts
+    where nothing has changed; `machines`: what it has of them, in words."""
+    if alive:  # one that has said its last word and is not gone yet is still running: what comes then, is not decided
+        phase = base.phase if base.phase in LIVE else Phase.RUNNING
+    else:
+        phase = Phase.QUEUED if standing.phase in LIVE else standing.phase  # between two attempts
     found = {one.type: one for one in base.conditions}
-    for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered):
+    for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered, machines=machines):
         found[one.type] = one
     if phase is Phase.PENDING:
         found = {}
@@ -130,7 +132,14 @@ def troubled(before: JobStatus, message: str, now: datetime, generation: int) ->
 
 
 def _conditions(
-    standing: Standing, phase: Phase, base: JobStatus, now: datetime, *, alive: bool, ordered: str | None
+    standing: Standing,
+    phase: Phase,
+    base: JobStatus,
+    now: datetime,
+    *,
+    alive: bool,
+    ordered: str | None,
+    machines: str,
 ) -> Iterable[Condition]:
     """What the events do not know."""
 
@@ -143,7 +152,7 @@ def _conditions(
     else:
         yield said(ConditionType.ACCEPTED, "True", Reason.VALID)
         yield _priced(said, standing, base)
-        yield _admitted(said, standing, phase)
+        yield _admitted(said, standing, phase, machines if alive else "")
     yield from _running(said, standing, phase, base, alive=alive, ordered=ordered)
     yield from _budget(said, standing, base)
     if base.mlflow is not None:
@@ -174,14 +183,14 @@ def _priced(said: _Said, standing: Standing, base: JobStatus) -> Condition:
     return said(ConditionType.PRICED, "True", Reason.PRICE_FOUND, text)
 
 
-def _admitted(said: _Said, standing: Standing, phase: Phase) -> Condition:
+def _admitted(said: _Said, standing: Standing, phase: Phase, machines: str) -> Condition:
     if phase is Phase.SUSPENDED:
         return said(ConditionType.ADMITTED, "False", Reason.SUSPENDED, standing.message)
     if phase in (Phase.QUEUED, Phase.PLANNED):
         own = standing.reason in REASONS[ConditionType.ADMITTED]
         reason = standing.reason if own and standing.reason is not None else Reason.WAITING_FOR_QUEUE
         return said(ConditionType.ADMITTED, "False", reason, standing.message)
-    return said(ConditionType.ADMITTED, "True", Reason.NO_QUEUE)
+    return said(ConditionType.ADMITTED, "True", Reason.NO_QUEUE, machines and f"it has {machines}")
 
 
 def _running(

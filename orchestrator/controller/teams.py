@@ -119,30 +119,38 @@ def accounts(home: Path, team: str, *, but: Path | None = None) -> Iterator[Acco
     folders = {path.parent for name in MARKS for path in home.glob(f"*/{name}")}
     for gone in [folder for folder in list(_KNOWN) if folder.parent == home and folder not in folders]:
         _KNOWN.pop(gone, None)
+    counted = set()
     for folder in sorted(folder for folder in folders if folder != but and is_run(folder)):
-        mark, known = _mark(folder), _KNOWN.get(folder)
-        if known is not None and known.mark == mark and (known.team != team or known.account is not None):
-            if known.team == team and known.account is not None:
-                yield known.account
-            continue
         try:
-            record = Record.open(folder)
+            found = _account_in(folder, team)
         except (FathomError, OSError):
             if not folder.exists() or _team_of(RunFolder(folder), team) != team:
-                continue
+                continue  # removed just now, or another team's
             raise
-        settled = time.time() - max(mark) / 1e9 > _SETTLED_SECONDS
-        if (owner := record.job.metadata.namespace) != team:
-            if settled:
-                _KNOWN[folder] = _Known(mark, owner)
-            continue
-        granted = _granted(record)
-        found = _account(record, reserved=granted)
-        if settled and granted is None and _is_closed(record):
-            _KNOWN[folder] = _Known(mark, team, found)
-        yield found
-    for run in departed(home, team):
-        yield Account(f"{run.name} (deleted)", run.spent, run.currency)
+        if found is not None:
+            counted |= {folder} if found.spent else set()
+            yield found
+    for uid, run in departed(home, team):
+        if home / run.folder not in counted:  # or it was removed since
+            yield Account(f"{run.name} ({uid}, deleted)", run.spent, run.currency)
+
+
+def _account_in(folder: Path, team: str) -> Account | None:
+    """Of the run in a folder; None if that is another team's."""
+    mark, known = _mark(folder), _KNOWN.get(folder)
+    if known is not None and known.mark == mark and (known.team != team or known.account is not None):
+        return known.account if known.team == team else None
+    record = Record.open(folder)
+    settled = time.time() - max(mark) / 1e9 > _SETTLED_SECONDS
+    if (owner := record.job.metadata.namespace) != team:
+        if settled:
+            _KNOWN[folder] = _Known(mark, owner)
+        return None
+    granted = _granted(record)
+    found = _account(record, reserved=granted)
+    if settled and granted is None and _is_closed(record):
+        _KNOWN[folder] = _Known(mark, team, found)
+    return found
 
 
 def _mark(folder: Path) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.doctor.findings import Finding, Place, State
+from orchestrator.launch.devices import VISIBLE, visible_gpus
 
 GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
@@ -67,7 +68,13 @@ def gpus(place: Place) -> Iterator[Finding]:
         said = " ".join((done.stderr or done.stdout).split()) or f"it ended with {done.returncode}"
         yield Finding("gpus", State.FAIL, f"nvidia-smi finds none: {said}", _DRIVER)
         return
-    yield Finding("gpus", State.OK, f"{len(lines)}: {'; '.join(dict.fromkeys(lines))}")
+    says, usable = f"{len(lines)}: {'; '.join(dict.fromkeys(lines))}", visible_gpus(place.env)
+    if not usable:
+        do = f"correct {VISIBLE}" if VISIBLE in place.env else "install the package nvidia-ml-py"
+        yield Finding("gpus", State.WARN, f"{says}; jobs may use none of them", f"{do}: jobs on GPUs are refused")
+        return
+    chosen = f"; jobs may use {','.join(usable)} ({VISIBLE})" if VISIBLE in place.env else ""
+    yield Finding("gpus", State.OK, says + chosen)
 
 
 _DRIVER = "look after the driver: jobs on GPUs cannot run until nvidia-smi shows them"

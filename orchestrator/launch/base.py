@@ -139,7 +139,8 @@ class Sight:
 class Launcher(Protocol):
     """Runs attempts; on this machine (`launch.local`), or in a cluster. No method waits for long.
 
-    An attempt is written down in the run's folder (`RunFolder.resolved`) before it is started. Invariant: at every
+    An attempt is written down in the run's folder (`RunFolder.resolved`) before it is started, with the GPUs that it is
+    given. Invariant: at every
     moment, whoever is killed in between, at most one driver of a run lives, and `look` does not miss it.
     """
 
@@ -165,6 +166,10 @@ class Launcher(Protocol):
 
     def capacity(self) -> Capacity:
         """What there is to share out."""
+        ...
+
+    def gpus(self) -> tuple[str, ...]:
+        """Names of the GPUs among that, the first to be given first; see `launch.devices`."""
         ...
 
     def describe(self, folder: RunFolder, attempt: int) -> str:

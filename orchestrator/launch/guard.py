@@ -84,5 +84,6 @@ class Guard:
             return False  # just late
         message = f"{verdict.message}; {describe(self._folder, self._resolved, lambda: session(os.getsid(0)))}"
         print(message, flush=True)
-        self._ending.at_once("failed", verdict.failure, message)
+        said = self._reporter.failure()  # a worker that failed may not come to its end: what it said is the reason
+        self._ending.at_once("failed", *(said or (verdict.failure, message)))
         return True

@@ -24,13 +24,14 @@ from orchestrator.cost.budget import Deadlines
 from orchestrator.errors import Conflict
 from orchestrator.launch.base import Capacity, RunFolder, Sight
 from orchestrator.launch.control import amend_control
+from orchestrator.launch.devices import own, visible_gpus
 from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control, scan
 from orchestrator.launch.evidence import describe
 from orchestrator.launch.files import replace_file
 from orchestrator.launch.locks import is_locked, take
 from orchestrator.launch.processes import MARK, kill_session, session
 from orchestrator.launch.resolve import Resolved, read_resolved
-from orchestrator.launch.slots import machine_capacity
+from orchestrator.launch.slots import usable_cores
 from orchestrator.settings import Settings
 
 PATIENCE_SECONDS = 1.0
@@ -122,9 +123,10 @@ def prepare(folder: RunFolder, resolved: Resolved) -> None:
 def start(folder: RunFolder, attempt: int, command: Sequence[str] = DRIVER) -> Driver:
     """Start the driver of an attempt that is prepared, in a session of its own, with the run's lock in its hands.
 
-    Conflict if a driver lives. Whoever calls may be killed at any moment: there is no driver, or it has the lock.
+    It finds the GPUs that it was given and no other. Conflict if a driver lives. Whoever calls may be killed at any
+    moment: there is no driver, or it has the lock.
     """
-    log = folder.log(attempt)
+    log, gpus = folder.log(attempt), read_resolved(folder.resolved(attempt)).gpus_held
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -140,7 +142,7 @@ def start(folder: RunFolder, attempt: int, command: Sequence[str] = DRIVER) -> D
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=(descriptor,),
-                env=os.environ | {MARK: str(folder.root)},
+                env=os.environ | {MARK: str(folder.root)} | ({} if gpus is None else own(gpus)),
             )
         _name(descriptor, child.pid, attempt)  # so will the driver, which takes a second to come to that
     finally:
@@ -207,7 +209,8 @@ class LocalLauncher:
 
     def __init__(self, settings: Settings, command: Sequence[str] = DRIVER) -> None:
         """`command` starts a driver when given a run's folder, the attempt and the descriptor of its lock."""
-        self._capacity, self._command = machine_capacity(settings.cpus), command
+        self._gpus, self._command = visible_gpus(os.environ), command
+        self._capacity = Capacity(settings.cpus or usable_cores(), len(self._gpus))
         self._children: dict[Path, Driver] = {}
         """Those that this process has started."""
 
@@ -250,6 +253,9 @@ class LocalLauncher:
 
     def capacity(self) -> Capacity:
         return self._capacity
+
+    def gpus(self) -> tuple[str, ...]:
+        return self._gpus
 
     def describe(self, folder: RunFolder, attempt: int) -> str:
         driver = _driver(_holder(folder.lock))

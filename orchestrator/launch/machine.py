@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator.launch.devices import visible_gpus
 from orchestrator.launch.reporter import FileReporter
 
 LOOK_SECONDS = 10.0
@@ -134,19 +135,28 @@ def _network() -> Part:
 
 
 def _gpus() -> dict[str, Part]:
-    """Nothing where there are none, or where nobody can tell."""
+    """Of those that this process may use; nothing where there are none, or where nobody can tell."""
     try:
         nvml: Any = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        handles = {_number(name, place): _handle(nvml, name) for place, name in enumerate(visible_gpus(os.environ))}
     except Exception:  # noqa: BLE001 - not installed, no driver, no device: all the usual on a machine without GPUs
         return {}
     kinds = {"memory": _gpu_memory, "utilization": _gpu_utilization, "power": _gpu_power}
     return {
         f"the {kind} of GPU {index}": partial(part, nvml, handle, f"gpu_{index}")
-        for index, handle in enumerate(handles)
+        for index, handle in handles.items()
         for kind, part in kinds.items()
     }
+
+
+def _number(name: str, place: int) -> int:
+    """That of the machine; an instance of a partitioned GPU has none but its place."""
+    return int(name) if name.isdecimal() else place
+
+
+def _handle(nvml: Any, name: str) -> object:  # noqa: ANN401 - a module
+    return nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else nvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def _gpu_memory(nvml: Any, handle: object, name: str) -> dict[str, float]:  # noqa: ANN401 - a module

@@ -51,6 +51,8 @@ class Resolved(Frozen):
     workers: int = Field(ge=1)
     cpus_per_worker: int = Field(ge=1)
     gpus_per_worker: int = Field(ge=0, le=1)
+    gpus: tuple[str, ...] | None = None
+    """Those that it was given, as `launch.devices` names them; None: it was not started, or by an earlier version."""
     memory_bytes_per_worker: int | None = Field(None, ge=1)
     rate: Rate
     """What the whole job costs while it holds its machines, when the attempt is started."""
@@ -70,6 +72,11 @@ class Resolved(Frozen):
     storage_uri: str
     """Where events, logs, ledger and checkpoints of the job lie."""
     chosen: tuple[Choice, ...]
+
+    @property
+    def gpus_held(self) -> tuple[str, ...] | None:
+        """What no other job may be given while this attempt runs; None: it has some, and nobody knows which."""
+        return self.gpus if self.gpus_per_worker else ()
 
     @property
     def tariff(self) -> Tariff:

@@ -2,16 +2,15 @@
 
 The oldest job comes first. A smaller one may pass it while it waits, but not for ever: after `PATIENCE_SECONDS` nobody
 takes what it waits for. A job that needs more CPUs than there are runs alone; one that needs more GPUs can never run.
-Jobs with GPUs run one at a time.
+Each job is given GPUs of its own, the lowest that are free (`launch.devices` has their names). Invariant: none is given
+to two at once.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.launch.base import Capacity
 from orchestrator.spec import TrainingJob
@@ -28,6 +27,25 @@ class Waiting:
     need: Capacity
     seconds: float
     """Since it was submitted."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a job that runs has."""
+
+    cpus: int
+    gpus: tuple[str, ...] | None = ()
+    """Their names; None: it has some, and nobody knows which, since an earlier version started it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a job that would start."""
+
+    why: str = ""
+    """What it waits for; empty if it may start now."""
+    gpus: tuple[str, ...] = ()
+    """Given to it if it may."""
 
 
 def need_of(job: TrainingJob) -> Capacity:
@@ -51,28 +69,32 @@ def oversubscribed(need: Capacity, machine: Capacity) -> str:
     return f"the job asks for {need.cpus} CPUs, and this machine has {machine.cpus}: it runs alone, and more slowly"
 
 
-def places(machine: Capacity, used: Sequence[Capacity], waiting: Sequence[Waiting]) -> dict[str, str]:
-    """By key: empty if the job may start now, or else what it waits for. `waiting`: the oldest first."""
-    cpus = machine.cpus - sum(_held(one, machine).cpus for one in used)
-    gpus = machine.gpus - sum(_held(one, machine).gpus for one in used)
-    found: dict[str, str] = {}
+def places(cpus: int, gpus: Sequence[str], used: Sequence[Holding], waiting: Sequence[Waiting]) -> dict[str, Place]:
+    """By key. `cpus`, `gpus`: of the whole machine, those in the order in which they are given; `waiting`: the oldest
+    first."""
+    machine = Capacity(cpus, len(gpus))
+    cores, free = cpus - sum(min(one.cpus, cpus) for one in used), _free(gpus, used)
+    found: dict[str, Place] = {}
     for job in waiting:
-        need = _held(job.need, machine)
-        if need.cpus <= cpus and need.gpus <= gpus:
-            found[job.key] = ""
-            cpus, gpus = cpus - need.cpus, gpus - need.gpus
-            continue
-        found[job.key] = _words(job.need, machine, max(0, cpus), max(0, gpus))
-        if job.seconds >= PATIENCE_SECONDS:  # what it lacks is kept for it from now on
-            cpus = 0 if need.cpus > cpus else cpus - need.cpus
-            gpus = 0 if need.gpus > gpus else gpus - need.gpus
+        need = Capacity(min(job.need.cpus, cpus), job.need.gpus)  # one that is larger than the machine takes all of it
+        if never := refusal(need, machine):  # it had more GPUs when the job was accepted; nobody waits for this one
+            found[job.key] = Place(never)
+        elif need.cpus <= cores and need.gpus <= len(free):
+            found[job.key] = Place(gpus=tuple(free[: need.gpus]))
+            cores, free = cores - need.cpus, free[need.gpus :]
+        else:
+            found[job.key] = Place(_words(job.need, machine, max(0, cores), len(free)))
+            if job.seconds >= PATIENCE_SECONDS:  # what it lacks is kept for it from now on
+                cores, free = max(0, cores - need.cpus), free[need.gpus :]
     return found
 
 
-def _held(need: Capacity, machine: Capacity) -> Capacity:
-    """A job that is larger than the machine takes all of it. One with GPUs takes all of those: drivers are not told
-    which are theirs, and two of them would begin with the same."""
-    return Capacity(min(need.cpus, machine.cpus), machine.gpus if need.gpus else 0)
+def _free(gpus: Sequence[str], used: Sequence[Holding]) -> list[str]:
+    """In their order; none while somebody has any that nobody knows."""
+    if any(one.gpus is None for one in used):
+        return []
+    taken = {name for one in used for name in one.gpus or ()}
+    return [name for name in gpus if name not in taken]
 
 
 def _words(need: Capacity, machine: Capacity, cpus: int, gpus: int) -> str:
@@ -82,26 +104,9 @@ def _words(need: Capacity, machine: Capacity, cpus: int, gpus: int) -> str:
     return f"it needs {' and '.join(asked)}; {' and '.join(free)} are free for it"
 
 
-def machine_capacity(cpus: int | None = None) -> Capacity:
-    """Of this machine; `cpus`: to offer so many instead of all of its cores (FATHOM_CPUS)."""
-    return Capacity(cpus or _cores(), _gpus())
-
-
-def _cores() -> int:
-    """Those that this process may use."""
+def usable_cores() -> int:
+    """Those of this machine that this process may use."""
     try:
         return len(os.sched_getaffinity(0)) or 1
     except (AttributeError, OSError):
         return os.cpu_count() or 1
-
-
-def _gpus() -> int:
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-        try:
-            return int(nvml.nvmlDeviceGetCount())
-        finally:
-            nvml.nvmlShutdown()
-    except Exception:  # noqa: BLE001 - no package, no driver, or a broken one: no GPU to give out
-        return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.controller import follower as follower_module
-from orchestrator.controller import keeping, service
+from orchestrator.controller import keeping, lending, service
 from orchestrator.controller.record import Record
 from orchestrator.controller.result import Result, result_of
 from orchestrator.controller.service import Controller
@@ -58,6 +58,8 @@ class Mirror:
     def close(self) -> None: ...
 
 
+LAST_MOMENT = "gone as soon as somebody looks again"
+"""A driver that has said its last word is not gone at once."""
 Story = Callable[["Attempt"], Iterator[object]]
 
 
@@ -109,7 +111,8 @@ class Launcher:
         resolved = read_resolved(folder.resolved(attempt))
         folder.control.unlink(missing_ok=True)
         self.started.append(resolved)
-        self.lives[folder.root] = self.stories.pop(0)(Attempt(folder, resolved, self.clock))
+        story = self.stories.pop(0)(Attempt(folder, resolved, self.clock))
+        self.lives[folder.root] = itertools.chain(story, [LAST_MOMENT])
         (folder.root / f"begun-{attempt}").touch()
 
     def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
@@ -130,6 +133,9 @@ class Launcher:
     def capacity(self) -> Capacity:
         return self.machine
 
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.machine.gpus)))
+
     def describe(self, folder: RunFolder, attempt: int) -> str:
         return "no worker process lives; no rank left its stacks"
 
@@ -146,7 +152,7 @@ class Stage:
         self.job = self.store.create(job, by="test")
         self.record = Record.take(root / self.job.folder, self.job.uid, job)
         self.stories = self.launcher.stories
-        for module in (follower_module, service, keeping):
+        for module in (follower_module, service, keeping, lending):
             monkeypatch.setattr(module, "time", self.clock)
 
     @property

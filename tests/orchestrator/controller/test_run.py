@@ -18,7 +18,7 @@ from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.cost.timeline import Held
 from orchestrator.launch import local
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import Capacity, RunFolder
 from orchestrator.launch.events import FailureClass, read_control
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget
@@ -335,6 +335,26 @@ def test_a_run_reserves_while_it_goes_on(poor: Stage, tmp_path: Path) -> None:
     poor.run(looks, settings=teams(tmp_path, "0.01"))
     assert seen == [True]
     assert not poor.record.folder.reserved.exists()
+
+
+def test_who_cannot_be_paid_keeps_no_place_from_those_who_can(poor: Stage, tmp_path: Path) -> None:
+    """It is older, and fits: it would get the only place in each turn, and start in none."""
+    poor.launcher.machine = Capacity(2)
+    job = poor.job.wish.job
+    spec = job.spec.model_copy(update={"budget": Budget(limit="0.005")})
+    metadata = job.metadata.model_copy(update={"name": "cheap"})
+    cheap = poor.store.create(job.model_copy(update={"metadata": metadata, "spec": spec}), by="test")
+    poor.stories.append(works)
+    controller = poor.controller(teams(tmp_path, "0.009"), only=False)
+    for _ in range(8):
+        controller.turn()
+        poor.clock.sleep(3)
+    controller.close()
+    assert [one.job.name for one in poor.started] == ["cheap"]
+    found = poor.store.by_uid(cheap.uid)
+    assert found is not None
+    assert found.status.phase is Phase.SUCCEEDED
+    assert poor.stored().status.phase is Phase.QUEUED
 
 
 def test_a_run_that_its_team_cannot_pay_is_not_started(poor: Stage, tmp_path: Path) -> None:

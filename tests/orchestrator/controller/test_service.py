@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with_suspend
 
+from orchestrator.controller import follower as follower_module
 from orchestrator.controller import service
+from orchestrator.controller.departed import Departed
+from orchestrator.controller.history import History
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.service import Controller
 from orchestrator.controller.teams import accounts
-from orchestrator.errors import Conflict
+from orchestrator.errors import Conflict, Unavailable
 from orchestrator.launch import local
-from orchestrator.launch.base import Capacity
+from orchestrator.launch.base import Capacity, RunFolder
 from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
 from orchestrator.store.base import StoredJob
@@ -103,6 +107,31 @@ def test_a_controller_that_was_killed_finds_what_runs(stage: Stage) -> None:
     second.close()
 
 
+@pytest.mark.parametrize("only", [True, False])
+def test_a_driver_that_has_said_how_it_ended_is_looked_after_until_it_is_gone(stage: Stage, only: bool) -> None:
+    """A job that counted as failed too early was no open one any more: nobody went on with it."""
+    gone = []
+
+    def takes_its_time(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        attempt.end("failed", "stalled", "no step")
+        while not gone:
+            yield "going"
+
+    stage.stories += [takes_its_time, works]
+    controller = stage.controller(only=only)
+    turns(stage, controller)
+    status = stage.stored().status
+    assert status.phase is Phase.RUNNING
+    assert condition(status, ConditionType.COMPLETE).status == "False"
+    assert [job.uid for job in stage.store.open_jobs()] == [stage.job.uid]
+    gone.append(True)
+    turns(stage, controller)
+    assert phase(stage) is Phase.SUCCEEDED
+    assert len(stage.started) == 2
+    controller.close()
+
+
 def test_suspend_resume_cancel(stage: Stage) -> None:
     stage.stories += [obeys, obeys]
     controller = stage.controller(only=False)
@@ -137,7 +166,7 @@ def test_a_deleted_job_leaves_nothing_unless_its_files_are_wanted(stage: Stage, 
     assert not controller._keeper._kept, "it takes no memory any more"
     assert stage.mirror.told[-1] == stage.record.folder.root.name, "nor does MLflow's process keep its events"
     counted = list(accounts(stage.settings.home, "default"))
-    assert [(one.spent > 0, one.name.endswith("(deleted)")) for one in counted] == [(True, not keep)], (
+    assert [(one.spent > 0, one.name.endswith("deleted)")) for one in counted] == [(True, not keep)], (
         "its team gets no money back"
     )
     controller.close()
@@ -164,6 +193,22 @@ def test_a_deleted_run_is_ended_in_mlflow_first_if_that_answers(
         turns(stage, controller, 40)
     assert stage.store.by_uid(stage.job.uid) is None
     assert not stage.record.folder.root.exists()
+    controller.close()
+
+
+def test_what_does_not_die_at_once_is_killed_once_in_a_turn(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try may take a second, in which nobody else is looked after."""
+    stage.stories.append(trains_on)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    killed: list[int] = []
+    monkeypatch.setattr(stage.launcher, "kill", lambda folder, attempt: killed.append(attempt))
+    stage.wish(lambda wish: replace(wish, cancelled_at=datetime.now(UTC)))
+    turns(stage, controller, 2)
+    stage.clock.sleep(follower_module.GRACE_SECONDS)
+    turns(stage, controller, 3)
+    assert killed == [1] * 3
+    assert phase(stage) is Phase.RUNNING
     controller.close()
 
 
@@ -226,6 +271,76 @@ def test_a_broken_job_can_be_deleted(stage: Stage) -> None:
     turns(stage, controller)
     assert stage.store.by_uid(stage.job.uid) is None
     assert not stage.record.folder.root.exists()
+    controller.close()
+
+
+def test_a_deletion_that_is_cut_off_forgets_no_money(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what was spent since the status was written, nor what was written down before."""
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller, 20)
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    remove, spent = stage.launcher.remove, list[Decimal]()
+
+    def fails(folder: RunFolder) -> None:
+        known = Departed.model_validate_json((stage.root / "departed" / f"{stage.job.uid}.json").read_bytes())
+        assert known.spent >= History(Record.open(folder.root)).charged() > 0
+        spent.append(known.spent)
+        monkeypatch.setattr(stage.launcher, "remove", remove)
+        raise PermissionError(1, "not now")
+
+    monkeypatch.setattr(stage.launcher, "remove", fails)
+    turns(stage, controller, 40)
+    assert stage.store.by_uid(stage.job.uid) is None
+    assert [one.spent for one in accounts(stage.settings.home, "default")] == spent
+    controller.close()
+
+
+def test_a_store_that_fails_for_a_moment_ends_no_driver_of_a_deleted_job_by_force(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.store, "set_status", fails_with(Unavailable("locked")))
+        turns(stage, controller, 1)
+    assert stage.stored().wish.deleted_at, "it is tried again"
+    turns(stage, controller, 40)
+    assert stage.killed == []
+    assert stage.store.by_uid(stage.job.uid) is None
+    controller.close()
+
+
+def fails_with(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_the_folder_of_another_job_is_not_removed(stage: Stage) -> None:
+    other = replace(stage.record, uid="another")
+    other.with_job(stage.record.job)
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert stage.store.by_uid(stage.job.uid) is None
+    assert Record.open(stage.record.folder.root) == other
+    controller.close()
+
+
+def test_whatever_is_wrong_with_a_deleted_job_the_controller_goes_on(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Record.take(stage.record.folder.root, stage.job.uid, stage.record.job)
+    stage.record.folder.resolved(1).write_text("{}")
+    stage.wish(lambda wish: replace(wish, deleted_at=datetime.now(UTC)))
+    monkeypatch.setattr(stage.launcher, "look", fails_with(ValueError("a mistake of ours")))
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert condition(stage.stored().status, ConditionType.RUNNING).reason is Reason.CONTROLLER_ERROR
     controller.close()
 
 
@@ -340,8 +455,8 @@ def test_a_controller_that_slept_charges_nothing_for_what_was_over_meanwhile(sta
         for step in range(1, 5):
             yield step
             attempt.train(step)
-        attempt.clock.sleep(3600)  # of the controller; the driver's last word was an hour ago
-        return
+        attempt.clock.sleep(3600)  # of the controller; the driver was gone an hour ago
+        del stage.launcher.lives[attempt.folder.root]
 
     stage.stories.append(ends_soon)
     controller = stage.controller(only=False)
@@ -354,3 +469,25 @@ def test_a_controller_that_slept_charges_nothing_for_what_was_over_meanwhile(sta
     held = stage.record.held()
     assert held[0].end < began + 10
     controller.close()
+
+
+def test_nor_does_whoever_reads_the_record_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = with_budget(tmp_path, "5000.00")
+    retry = job.spec.retry.model_copy(update={"max_attempts": 1})
+    stage = Stage(tmp_path, monkeypatch, job.model_copy(update={"spec": job.spec.model_copy(update={"retry": retry})}))
+
+    def dies(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        yield 1
+        attempt.train(1)
+        attempt.clock.sleep(3600)  # of the controller; it dies without a word
+        del stage.launcher.lives[attempt.folder.root]
+
+    stage.stories.append(dies)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    assert phase(stage) is Phase.FAILED
+    controller.close()
+    [written], [read] = stage.record.held(), History(stage.record).held
+    assert written.end - written.start < 10
+    assert read == written

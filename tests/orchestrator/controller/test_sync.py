@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.mirrored import EXPERT_LOAD, Story, close_databases, runs_of
 
-from orchestrator.controller import sync
+from orchestrator.controller import mirror_process, sync
 from orchestrator.controller.mirror_main import Mirrors
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.sync import Mirror, driver_lives, is_followed, is_settled, leftovers, sync_run
@@ -337,6 +337,27 @@ def test_at_the_end_nobody_waits_for_ever(settings: Settings) -> None:
     assert process.finish(lambda: True, 60.0)
     assert not process.finish(lambda: False, 0.3)
     assert not process.finish(lambda: False, 60.0, lambda: True), "a person has had enough"
+
+
+def test_a_machine_that_starts_no_process_for_it_now_stops_no_controller(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    def full(*_: object, **__: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(mirror_process.subprocess, "Popen", full)
+    now = [0.0]
+    process = MirrorProcess(settings, lambda: now[0])
+    for _ in range(3):
+        process.tell("a-run")
+    now[0] += mirror_process.RESTART_SECONDS
+    process.tell("a-run")
+    process.close()
+    assert tried == 2, "and not too often"
 
 
 def test_leftovers_make_way_for_the_end_of_the_run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ import pytest
 from support.runs import resolved, tiny_job
 
 from orchestrator.controller import teams
+from orchestrator.controller.departed import Departed, remember
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
 from orchestrator.controller.teams import accounts, release, require_leave, reserve
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import NotFound, OverBudget, UsageError
 from orchestrator.launch import local
+from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import JobStatus, Phase
@@ -276,3 +279,39 @@ def test_a_run_that_is_over_is_read_once_until_something_of_it_changes(
         assert [one.reserved for one in accounts(home.root, "default")] == [Decimal(60)]
     over.folder.root.rename(home.root / ".removing-over")
     assert spent() == []
+
+
+@pytest.mark.parametrize("when", ["before", "between", "within", "after"])
+def test_a_run_that_is_removed_while_the_account_is_read_counts_once(
+    home: Home, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    record = home.run("a", "60.00", spent=5)
+    gone = Departed(team="default", name="a", folder=record.folder.root.name, spent=Decimal(5), currency="USD")
+
+    def remove() -> None:
+        remember(home.root, record.uid, gone)
+        shutil.rmtree(record.folder.root)
+
+    opens = Record.open
+
+    def opened(root: Path) -> Record:
+        if when == "before":
+            remove()
+        found = opens(root)
+        if when == "between":
+            remove()
+        return found
+
+    def resolved_of(path: Path) -> Resolved:
+        if when == "within":
+            remove()
+        return read_resolved(path)
+
+    monkeypatch.setattr(Record, "open", opened)
+    monkeypatch.setattr(teams, "read_resolved", resolved_of)
+    found = []
+    for one in accounts(home.root, "default"):
+        found.append(one.spent)
+        if when == "after" and len(found) == 1:
+            remove()
+    assert sum(found) == 5

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.nvml import FakeNvml
 from support.runs import tiny_job
 from support.wire import Asked, Gone, Reply, as_json, problem, wire
 
@@ -114,6 +115,9 @@ def test_a_missing_compiler_is_only_a_warning(tmp_path: Path) -> None:
 # Machine
 
 
+TWO = "echo 'H100, 81559 MiB, 570.1'; echo 'H100, 81559 MiB, 570.1'"
+
+
 def program(folder: Path, name: str, script: str) -> str:
     """-> a PATH on which it is found first."""
     file = folder / name
@@ -125,7 +129,7 @@ def program(folder: Path, name: str, script: str) -> str:
 @pytest.mark.parametrize(
     ("script", "state", "says"),
     [
-        ("echo 'H100, 81559 MiB, 570.1'; echo 'H100, 81559 MiB, 570.1'", State.OK, "2: H100, 81559 MiB, 570.1"),
+        (TWO, State.OK, "2: H100, 81559 MiB, 570.1"),
         ("echo 'driver mismatch' >&2; exit 18", State.FAIL, "nvidia-smi finds none: driver mismatch"),
         ("exit 0", State.FAIL, "nvidia-smi finds none: it ended with 0"),
         ("exec sleep 60", State.FAIL, "nvidia-smi does not answer for 1 s"),
@@ -133,8 +137,39 @@ def program(folder: Path, name: str, script: str) -> str:
 )
 def test_gpus(script: str, state: State, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_PATIENCE_SECONDS", 1.0 if "sleep" in script else 30.0)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(2))
     found = only(machine.gpus, place(tmp_path, PATH=program(tmp_path, "nvidia-smi", script)))
     assert (found.state, found.says) == (state, says)
+
+
+@pytest.mark.parametrize(
+    ("package", "visible", "state", "says", "do"),
+    [
+        (True, "1,5", State.OK, "; jobs may use 1 (CUDA_VISIBLE_DEVICES)", ""),
+        (
+            True,
+            "5",
+            State.WARN,
+            "; jobs may use none of them",
+            "correct CUDA_VISIBLE_DEVICES: jobs on GPUs are refused",
+        ),
+        (False, None, State.WARN, "; jobs may use none of them", "install the package nvidia-ml-py: jobs on GPUs"),
+    ],
+)
+def test_gpus_that_jobs_may_not_use(
+    package: bool,
+    visible: str | None,
+    state: State,
+    says: str,
+    do: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(2) if package else None)
+    more = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    found = only(machine.gpus, place(tmp_path, PATH=program(tmp_path, "nvidia-smi", TWO), **more))
+    assert (found.state, found.says) == (state, f"2: H100, 81559 MiB, 570.1{says}")
+    assert found.do.startswith(do)
 
 
 def test_limits_of_a_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,17 @@ def test_a_reason_that_a_worker_gave_is_the_one_that_counts(driver: Driver) -> N
     assert driver.ending.said == [("failed", FailureClass.NOT_FINITE, "nan")]
 
 
+def test_workers_that_failed_and_do_not_end_have_failed_for_their_own_reason(
+    driver: Driver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver.start()
+    driver.train(1)
+    driver.reporter.failed("out-of-memory", "tried to allocate 1 EB")
+    assert driver.look(100)
+    assert driver.ending.said == [("failed", FailureClass.OUT_OF_MEMORY, "tried to allocate 1 EB")]
+    assert "no step after step 1" in capsys.readouterr().out, "the log says why it was ended by force"
+
+
 def test_attempts_before_and_after_are_not_its_business(driver: Driver) -> None:
     other: dict[str, Any] = {"job": "u", "attempt": 2, "incarnation": "i2"}
     driver.start()

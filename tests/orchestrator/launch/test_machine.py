@@ -12,6 +12,7 @@ from mlflow.system_metrics.metrics import gpu_monitor
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+from support.nvml import FakeNvml, NVMLError
 from support.runs import resolved
 
 from orchestrator.launch import entry, machine
@@ -20,38 +21,6 @@ from orchestrator.launch.ending import Ending
 from orchestrator.launch.events import MachineLoad, read
 from orchestrator.launch.machine import LOOK_SECONDS, LoadMeter, Part, machine_parts
 from orchestrator.launch.reporter import FileReporter
-
-
-class NVMLError(Exception):
-    """As pynvml's."""
-
-
-class FakeNvml(types.ModuleType):
-    """Two GPUs, the second of which does not tell its power."""
-
-    NVMLError = NVMLError
-
-    def nvmlInit(self) -> None: ...
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> types.SimpleNamespace:
-        return types.SimpleNamespace(used=(handle + 1) * 10_000_000_000, total=80_000_000_000)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> types.SimpleNamespace:
-        return types.SimpleNamespace(gpu=50 + handle)
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        if handle == 1:
-            raise NVMLError("Not Supported")
-        return 350_000
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
-        return 700_000
 
 
 @pytest.fixture
@@ -130,8 +99,9 @@ def test_a_machine_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpus_as_mlflow_sees_them(
     monkeypatch: pytest.MonkeyPatch, reporter: FileReporter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake = FakeNvml("pynvml")
+    fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu_monitor, "pynvml", fake, raising=False)
     monkeypatch.setattr(gpu_monitor._logger, "warning", lambda *_: None)
     monitor = gpu_monitor.GPUMonitor()
@@ -147,11 +117,26 @@ def test_gpus_as_mlflow_sees_them(
     assert capsys.readouterr().err.count("the power of GPU 1 failed, told once: NVMLError: Not Supported") == 1
 
 
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [("1", {"gpu_1"}), ("", set()), ("MIG-a,MIG-b", {"gpu_0", "gpu_1"}), (None, {"gpu_0", "gpu_1"})],
+)
+def test_only_the_jobs_own_gpus_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, names: set[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(2, ("MIG-a", "MIG-b")))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    parts = [part for name, part in machine_parts().items() if "memory of GPU" in name]
+    assert {name.split("_memory")[0] for part in parts for name in part()} == names
+
+
 @pytest.mark.parametrize("fault", ["not installed", "no driver"])
 def test_without_gpus_nothing_is_said_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
-    broken = None if fault == "not installed" else FakeNvml("pynvml")
+    broken = None if fault == "not installed" else FakeNvml()
     monkeypatch.setattr(FakeNvml, "nvmlInit", lambda self: fails(NVMLError("Driver Not Loaded"))())
     monkeypatch.setitem(sys.modules, "pynvml", broken)
     assert not [name for name in machine_parts() if "GPU" in name]
