@@ -1,15 +1,21 @@
 """What attempts look like as objects of a cluster, word for word: the files under tests/golden are what is meant.
 
+But for the resolved configuration, whose form is not this package's, and the hash, which is of that, too.
+
 After an intended change, look at the difference and write the files anew:
 `PYTHONPATH=.:tests python tests/orchestrator/launch/rayjob/test_render_golden.py`.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support.rendered_cases import CASES
+from support.rendering import Object
+
+from orchestrator.launch.rayjob.agreed import CONTENT_HASH, RESOLVED
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 AGAIN = f"PYTHONPATH=.:tests python {Path(__file__).relative_to(Path(__file__).parents[4])}"
@@ -29,9 +35,18 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
+def objects(name: str) -> list[Object]:
+    made = CASES[name]()
+    found = copy.deepcopy(list(made.objects))
+    for one in found:
+        one["metadata"]["labels"][CONTENT_HASH] = "0" * len(made.content_hash)
+        if one["kind"] == "ConfigMap":
+            one["data"][RESOLVED] = "(the resolved configuration)"
+    return found
+
+
 def golden(name: str) -> str:
-    objects = list(CASES[name]().objects)
-    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=120, explicit_start=True)
+    return yaml.dump_all(objects(name), Dumper=_Dumper, sort_keys=False, width=120, explicit_start=True)
 
 
 def path(name: str) -> Path:
@@ -43,7 +58,7 @@ def test_objects_are_as_meant(name: str) -> None:
     kept = path(name)
     assert kept.exists(), f"{kept} is missing; write it with: {AGAIN}"
     text = golden(name)
-    assert list(yaml.safe_load_all(text)) == list(CASES[name]().objects), "the file says what the objects say"
+    assert list(yaml.safe_load_all(text)) == objects(name), "the file says what the objects say"
     assert text == kept.read_text(), f"{kept.name} differs; if that is intended: {AGAIN}"
 
 
