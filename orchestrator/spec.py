@@ -247,7 +247,8 @@ class Compute(SpecPart):
     cpu_per_worker: int | None = Field(None, ge=1, le=1024)
     """Processor cores per worker; absent: 1."""
     memory_per_worker: str | None = Field(None, max_length=20, pattern=r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$")
-    """Main memory per worker as a Kubernetes quantity, e.g. 2Gi; absent: not limited."""
+    """Main memory per worker as a Kubernetes quantity, e.g. 2Gi; absent: not limited, on Kubernetes what its settings
+    say."""
     price_class: str = Field("on-demand", max_length=32, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
     """Which price of the price list applies, e.g. on-demand."""
     image: str | None = Field(None, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")

@@ -69,7 +69,9 @@ def kube_jobs(api_server: ApiServer, trainingjobs: dict[str, Any]) -> KubeJobs:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tests that say nothing of Kubernetes must not look as if they had."""
-    from support.envtest import not_run
+    from support import envtest, operators
 
-    if warning := not_run(str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
-        terminalreporter.section(warning, sep="!", red=True, bold=True)
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for warning in (envtest.not_run(reasons), operators.not_run(reasons)):
+        if warning:
+            terminalreporter.section(warning, sep="!", red=True, bold=True)
