@@ -134,11 +134,6 @@ class Follower:
         return () if self.resolved is None else self.resolved.gpus_held
 
     @property
-    def lingers(self) -> bool:
-        """Whether something of the newest attempt lives, as it was seen last."""
-        return self.sight is not None and (self.sight.alive or self.sight.left)
-
-    @property
     def ordered(self) -> str | None:
         """Why the living driver was told to stop."""
         return self.sight.ordered if self.sight is not None and self.alive else None

@@ -333,7 +333,7 @@ class Controller:
                 follower.standing = follower.standing.after(self._act(case, action, found.get(job.uid, Place())))
             if any(isinstance(action, Start | Order) for action in case.actions):
                 break
-            if follower.lingers and any(isinstance(action, Kill) for action in case.actions):
+            if follower.holds and any(isinstance(action, Kill) for action in case.actions):
                 break  # what does not die at once is killed again in the next turn: others wait
         self._keeper.keep(job, follower)
         if not case.actions and not follower.alive and follower.standing.phase in RESTS:
