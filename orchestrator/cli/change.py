@@ -83,7 +83,8 @@ def _act(verb: str, jobs: list[str], output: Output, *, wait: bool = False, forc
         for name in jobs:
             job: Job = client.cancel(name, force=True) if force else getattr(client, verb)(name)
             rest = "ends at once and for good, without a last checkpoint" if force else _REST[verb]
-            talk(f"{job.key}: {rest.format(key=job.key)}")
+            ended = verb == "cancel" and job.phase.terminal
+            talk(f"{job.key}: {f'has ended already ({job.phase})' if ended else rest.format(key=job.key)}")
             ordered.append(job)
         for job in ordered:
             print_job(client.wait(job, [_DONE[verb]]) if wait else job, output)

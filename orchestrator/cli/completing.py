@@ -73,4 +73,6 @@ def _written(team: str, name: str) -> str:
 
 def _of_folders(home: Path) -> list[str]:
     """By the names of the folders, which end with the time at which they were made."""
-    return [path.parent.name.rsplit("-", 2)[0] for path in home.glob("*/job.json")]
+    from orchestrator.launch.base import RECORDS
+
+    return [path.parent.name.rsplit("-", 2)[0] for path in home.glob(RECORDS)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.controller.record import Record
 from orchestrator.errors import FathomError, NotFound
+from orchestrator.launch.base import RECORDS
 
 _SHOWN = 5
 
@@ -42,7 +43,7 @@ def _named(name: str, home: Path) -> Sequence[Record]:
 
 
 def _known(home: Path) -> list[str]:
-    names = sorted((path.parent.name for path in home.glob("*/job.json")), key=_stamp, reverse=True)
+    names = sorted((path.parent.name for path in home.glob(RECORDS)), key=_stamp, reverse=True)
     return names[:_SHOWN]
 
 

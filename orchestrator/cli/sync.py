@@ -25,10 +25,11 @@ def sync_command(
 
     if find_spec("mlflow") is None:
         raise UsageError("syncing needs mlflow: install with `pip install 'fathom-train[train]'` (or `make venv`)")
+    from orchestrator.launch.base import RECORDS
     from orchestrator.settings import Settings
 
     settings = Settings.load()
-    chosen = runs or sorted(path.parent for path in settings.home.glob("*/job.json"))
+    chosen = runs or sorted(path.parent for path in settings.home.glob(RECORDS))
     if not chosen:
         print(f"no runs in {settings.home}", file=sys.stderr)
     behind = [root for root in chosen if not _sync(root, settings, asked=bool(runs))]

@@ -18,7 +18,7 @@ from orchestrator.controller.record import Record
 from orchestrator.controller.wanted import Wanted
 from orchestrator.errors import Conflict, FathomError
 from orchestrator.launch import local
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import RECORDS, RunFolder
 from orchestrator.launch.locks import is_locked, locked
 from orchestrator.settings import Settings
 from orchestrator.tracking import client as requests
@@ -209,7 +209,7 @@ def is_settled(folder: RunFolder, settings: Settings) -> bool:
 
 def leftovers(settings: Settings, *, but: Path) -> Iterator[Record]:
     """Runs of this home that belong into this MLflow, are not all there, and are nobody's."""
-    for path in sorted(settings.home.glob("[!.]*/job.json")):  # not what is left of runs that are being removed
+    for path in sorted(settings.home.glob(RECORDS)):
         folder = RunFolder(path.parent)
         try:
             if folder.root != but and _is_left(folder, settings):

@@ -12,7 +12,7 @@ from orchestrator.controller.sync import is_followed
 from orchestrator.doctor.findings import Finding, Place, State
 from orchestrator.errors import Conflict, FathomError
 from orchestrator.launch import local
-from orchestrator.launch.base import RunFolder
+from orchestrator.launch.base import RECORDS, RunFolder
 from orchestrator.status import Phase
 
 _SHOWN = 20
@@ -21,7 +21,7 @@ _ALIVE = (Phase.STARTING, Phase.RUNNING)
 
 def runs(place: Place) -> Iterator[Finding]:
     """Of all runs in the home, those that need somebody."""
-    folders = [path.parent for path in sorted(place.settings.home.glob("*/job.json"))]
+    folders = [path.parent for path in sorted(place.settings.home.glob(RECORDS))]
     served = _is_held(place.settings.home / "service.lock")
     found = [finding for folder in folders if (finding := _run(RunFolder(folder), served)) is not None]
     yield from found[:_SHOWN]

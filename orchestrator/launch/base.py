@@ -17,6 +17,10 @@ class Capacity:
     gpus: int = 0
 
 
+RECORDS = "[!.]*/job.json"
+"""Of all runs, seen from a home; what is left of one that is being removed begins with a dot."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one job on this machine: its record, and by default its storage."""
