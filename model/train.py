@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,6 @@ import torch.distributed as dist
 from model.checkpoint import CheckpointError, Fenced, Identity, Store
 from model.data import TrainingBatches, TrainingWindows, heldout_windows, verify_heldout
 from model.dataset import DatasetManifest, read_manifest
-from model.engine.zero import ZeroEngine
 from model.flops import count
 from model.generate import Sampling, generate
 from model.loop import Loop
@@ -30,6 +30,9 @@ from model.tasks.task import load_tasks
 from model.tokenizer import Tokenizer
 from model.transformer import CausalLM
 from model.weights import load_weights, write_weights
+
+if TYPE_CHECKING:
+    from model.engine.zero import ZeroEngine
 
 SAMPLE_LIMIT = 2_000_000_000
 """A sample is written by rank 0 alone, on the host; beyond so many parameters it is left to `fathom generate`."""
@@ -81,6 +84,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _train(assignment: Assignment) -> None:
+    # here, because DeepSpeed takes seconds to import, and the driver and Ray's controller import this module, too
+    from model.engine.zero import ZeroEngine
+
     recipe = assignment.recipe
     anew = recipe.init_from is None or _begins_anew(_store(assignment))
     engine = ZeroEngine(recipe if anew else recipe.model_copy(update={"init_from": None}))

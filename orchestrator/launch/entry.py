@@ -100,6 +100,7 @@ def _train(resolved: Resolved, reporter: FileReporter, terminated: Terminated) -
         # Ray's monitor would kill Train's own helpers first, which ends the run for good
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: nobody drains the only node
     }
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -22,7 +22,7 @@ from orchestrator import Client
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
 
 

@@ -22,7 +22,7 @@ from orchestrator.launch.events import Ended, read
 from orchestrator.spec import Budget
 from orchestrator.status import ConditionType, Phase, Reason
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 LIMIT = Decimal(400)
 """A dollar a second: what is left of it at 90 % lasts for 40 s, of which 30 are kept for the end."""
 PRICES = (
