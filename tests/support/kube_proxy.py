@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from support.apiserver import ApiServer
@@ -223,6 +223,6 @@ class KubeProxy:
                 with suppress(OSError, ValueError):
                     super().finish()
 
-            def log_message(self, *_: Any) -> None: ...
+            def log_message(self, *_: object) -> None: ...
 
         return Handler

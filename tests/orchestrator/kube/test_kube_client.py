@@ -136,7 +136,7 @@ def test_refusals_say_what_and_where(kube: Kube, api_server: ApiServer, namespac
     with pytest.raises(Conflict, match=f"create ConfigMap {namespace}/one: .*already exists"):
         kube.create(target, config_map(namespace, "one"))
     old = made | {"metadata": made["metadata"] | {"resourceVersion": "1"}}
-    with pytest.raises(Conflict, match="update ConfigMap .*modified"):
+    with pytest.raises(Conflict, match=r"update ConfigMap .*modified"):
         kube.replace(target, old)
     with pytest.raises(InvalidJob, match=r"metadata\.name"):
         kube.create(CONFIG_MAPS.at(namespace, "UPPER"), config_map(namespace, "UPPER"))
@@ -165,7 +165,7 @@ def test_a_token_that_was_changed_is_read_again(api_server: ApiServer, namespace
 
 
 def test_outside_of_a_pod_that_is_said() -> None:
-    with pytest.raises(UsageError, match="not a pod.*give a kubeconfig"):
+    with pytest.raises(UsageError, match=r"not a pod.*give a kubeconfig"):
         Kube.in_cluster(environ={})
 
 
@@ -174,7 +174,7 @@ def test_a_kubeconfig_of_no_use_is_said(tmp_path: Path, content: str | None) -> 
     path = tmp_path / "config"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UsageError, match="kubeconfig in .*cannot be used"):
+    with pytest.raises(UsageError, match=r"kubeconfig in .*cannot be used"):
         Kube.from_kubeconfig(path)
 
 
@@ -227,8 +227,8 @@ def test_nobody_there_is_unavailable(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(
         f'{{"clusters": [{{"name": "a", "cluster": {{"server": "http://127.0.0.1:{port}"}}}}], "users": '
-        '[{"name": "a", "user": {"token": "t"}}], "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],'
-        '"current-context": "a"}'
+        '[{"name": "a", "user": {"token": "t"}}], "contexts": [{"name": "a", "context": '
+        '{"cluster": "a", "user": "a"}}], "current-context": "a"}'
     )
     with pytest.raises(Unavailable, match="get ConfigMap a/b: no answer"):
         Kube.from_kubeconfig(config).get(CONFIG_MAPS.at("a", "b"))
