@@ -44,7 +44,10 @@ class Access:
         no: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`yes`, `no`: seconds for which such an answer holds: a right that was taken away ends so late."""
+        """`yes`, `no`: seconds for which such an answer holds: a right that was taken away ends so late.
+
+        The API server itself remembers a good token for 10 s more.
+        """
         assert no <= yes, "a denial is remembered for less long: whoever was just given a right is waiting"
         self._kube, self._clock = kube, clock
         self._secret = secrets.token_bytes(32)  # tokens are kept as digests that are worth nothing elsewhere

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from orchestrator.errors import Conflict, NotFound, Unavailable
+from orchestrator.errors import Conflict, InvalidJob, NotFound, Unavailable
 from orchestrator.kube.again import Holder, Patience, again
 from orchestrator.kube.client import Kube, Timeouts
 from orchestrator.kube.merge import merge_patch
@@ -68,18 +68,30 @@ class Writer:
         write. With `metadata.uid` in `body` another object of that name is a Conflict instead of being overwritten.
         """
         query = [*self._query, ("force", str(force).lower())]
-        return self._again(lambda limits: self._kube.patch(target, body, "apply", query=query, timeouts=limits))
+
+        def send(limits: Timeouts) -> Json:
+            try:
+                return self._kube.patch(target, body, "apply", query=query, timeouts=limits)
+            except InvalidJob as error:  # how the server says that this is another object
+                if "uid" in body["metadata"] and any(one.path == "metadata.uid" for one in error.problems):
+                    raise Conflict(
+                        f"apply {target}: another has that name now, not {body['metadata']['uid']}: read it again"
+                    ) from error
+                raise
+
+        return self._again(send)
 
     def set_status(self, target: Target, found: Json, status: Json) -> Json:
         """`status` instead of that of `found`; -> the object then. Nothing is sent if they are equal.
 
-        Conflict if the object is no longer the one that was read: read it again and decide anew.
+        `status` is whole, with what the definition would fill in: a default that is left out is asked for each time.
+        Conflict if the object is no longer as it was read: read it again and decide anew. Versions are the cluster's:
+        another object of that name has another one.
         """
         patch = merge_patch(found.get("status") or {}, status)
         if not patch:
             return found
-        metadata = {key: found["metadata"][key] for key in ("uid", "resourceVersion")}
-        body = {"metadata": metadata, "status": patch}
+        body = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "status": patch}
         return self._again(
             lambda limits: self._kube.patch(target.status, body, "merge", query=self._query, timeouts=limits)
         )
