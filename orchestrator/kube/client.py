@@ -141,10 +141,13 @@ class Kube:
         """With DeleteOptions."""
         return self._ask("DELETE", "delete", target, target, (), options, timeouts=timeouts)
 
-    def watch(self, target: Target, *, query: Query, timeouts: Timeouts) -> Stream:
-        """What happens from now on; the server ends it by `timeoutSeconds` of the query."""
-        response = self._send("GET", "watch", target, target, [*query, ("watch", "true")], None, None, timeouts)
-        return Stream(response.response, f"watch {target}")
+    def watch(self, target: Target, *, query: Query, silence: float) -> Stream:
+        """What happens from now on; the server ends it by `timeoutSeconds` of the query.
+
+        It begins to answer within the usual time; after that nothing for `silence` seconds is a broken connection.
+        """
+        response = self._send("GET", "watch", target, target, [*query, ("watch", "true")], None, None, self.timeouts)
+        return Stream(response.response, f"watch {target}", silence)
 
     # ------------------------------------------------------------------ one request
     def _ask(
@@ -216,5 +219,5 @@ def _read(response: Any) -> bytes:  # noqa: ANN401 - the package's RESTResponse
 
 def _unanswered(doing: str, error: Exception) -> Unavailable:
     """Nobody knows whether the server did it."""
-    words = str(getattr(error, "reason", None) or error) or type(error).__name__
+    words = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
     return Unavailable(f"{doing}: no answer from the API server ({words}): see whether it can be reached")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -57,22 +58,24 @@ class LeaderLease:
         kube: Kube,
         namespace: str,
         name: str,
-        identity: str,
+        replica: str,
         *,
         terms: Terms = Terms(),  # noqa: B008 - frozen
         on_lost: Callable[[], None] = end_process,
         clock: Callable[[], float] = steady,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`identity`: of this process alone, e.g. the pod's name and a random part. `on_lost`: by a thread of ours."""
-        self._kube, self._target, self._identity = kube, LEASES.at(namespace, name), identity
+        """`replica`: e.g. the pod's name. `on_lost`: called by a thread of ours."""
+        # a container that was started again in its pod is another holder
+        self.identity = f"{replica}_{secrets.token_hex(4)}"
+        self._kube, self._target = kube, LEASES.at(namespace, name)
         self._terms, self._on_lost, self._clock, self._wall = terms, on_lost, clock, wall
         self._lock = threading.Lock()
         self._renewed: float | None = None  # asked for at this time, and granted; None: we do not lead
         self._ended = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watched = Watched(identity, terms)
+        self._watched = Watched(self.identity, terms)
 
     # ------------------------------------------------------------------ for those who write
     def require(self) -> float:
@@ -83,9 +86,9 @@ class LeaderLease:
                 return self._terms.duration - age
             self._ended = self._ended or age is not None
         if age is None:
-            raise LostLease(f"{self._identity} does not hold {self._target}: only its holder writes")
+            raise LostLease(f"{self.identity} does not hold {self._target}: only its holder writes")
         raise LostLease(
-            f"{self._identity} renewed {self._target} {age:.1f} s ago, and {self._terms.deadline:g} s are the limit: "
+            f"{self.identity} renewed {self._target} {age:.1f} s ago, and {self._terms.deadline:g} s are the limit: "
             "another replica may write by now, this process ends"
         )
 
@@ -102,7 +105,7 @@ class LeaderLease:
         """Waits until we lead, and renews from then on; -> False if `stop` came first."""
         while not stop.is_set():
             if self._try():
-                _LOG.info("%s leads by %s", self._identity, self._target)
+                _LOG.info("%s leads by %s", self.identity, self._target)
                 self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
                 self._thread.start()
                 return True
@@ -120,7 +123,7 @@ class LeaderLease:
             return
         try:
             found = self._kube.get(self._target, timeouts=self._kube.timeouts.within(self._terms.period))
-            if record_of(found).holder == self._identity:
+            if record_of(found).holder == self.identity:
                 self._kube.replace(self._target, released(found, self._wall()))
         except FathomError as error:
             _LOG.warning("%s is not released, it runs out: %s", self._target, error)
@@ -131,10 +134,10 @@ class LeaderLease:
             renewed = self.leads and self._try()
             if self._stop.is_set():
                 return
-            if not renewed and (self._watched.holder != self._identity or not self.leads):
+            if not renewed and (self._watched.holder != self.identity or not self.leads):
                 with self._lock:
                     self._ended = True
-                _LOG.error("%s lost %s to %s", self._identity, self._target, self._watched.holder or "nobody")
+                _LOG.error("%s lost %s to %s", self.identity, self._target, self._watched.holder or "nobody")
                 self._on_lost()
                 return
 
@@ -142,6 +145,8 @@ class LeaderLease:
     def _try(self) -> bool:
         """Take or renew it; -> whether we hold it by what was asked for just now."""
         asked = self._clock()
+        if self._ended:
+            return False
         try:
             found = self._write()
         except (Conflict, NotFound):  # somebody was quicker, which the next look shows
@@ -152,20 +157,22 @@ class LeaderLease:
         if found is None:
             return False
         self._watched.saw(record_of(found), self._clock())
+        return self._granted(asked)
+
+    def _granted(self, asked: float) -> bool:
         with self._lock:
-            if self._ended:
-                return False
-            self._renewed = asked
-        return True
+            if not self._ended:
+                self._renewed = asked
+            return not self._ended
 
     def _write(self) -> Json | None:
         """-> the Lease as we wrote it; None: it is another's."""
         found = self._look()
         leading = self._renewed is not None
         # whoever led and finds the Lease in other hands, or in none, has lost it even if it could be had again
-        if self._watched.holder != self._identity if leading else not self._watched.may_take(self._clock()):
+        if self._watched.holder != self.identity if leading else not self._watched.may_take(self._clock()):
             return None
-        ours = taken(found, self._target, self._identity, self._terms, self._wall())
+        ours = taken(found, self._target, self.identity, self._terms, self._wall())
         limits = self._kube.timeouts.within(self._terms.deadline / 3)
         if found is None:
             return self._kube.create(self._target, ours, timeouts=limits)

@@ -18,8 +18,12 @@ _LONGEST_LINE = 32 << 20
 class Stream:
     """One answer that goes on. One thread reads, any thread may `abort`."""
 
-    def __init__(self, response: urllib3.HTTPResponse, doing: str) -> None:
+    def __init__(self, response: urllib3.HTTPResponse, doing: str, silence: float) -> None:
+        """`silence`: seconds between two pieces of the answer that has begun."""
         self._response, self._doing = response, doing
+        reading = getattr(response.connection, "sock", None)
+        if reading is not None:  # else the limit of the request stands, which is shorter
+            reading.settimeout(silence)
         self._lock = threading.Lock()
         # A descriptor of our own, taken before anybody reads: shutting it down wakes the reader under TLS, too, and
         # cannot hit another connection that got the number of a closed one.

@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.errors import FathomError, Unavailable
 from orchestrator.kube.cache import Cache
-from orchestrator.kube.client import Kube, Timeouts
+from orchestrator.kube.client import Kube
 from orchestrator.kube.problems import Gone, said_in_watch, wait_asked
 from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.stream import Stream
@@ -65,6 +65,8 @@ class Informer:
         self.cache = Cache() if cache is None else cache
         self.synced = threading.Event()
         """Whether the cache held a whole list once."""
+        self.problem = ""
+        """Why it does not follow the server now, e.g. that this kind is not installed; empty: it does."""
         self._kube, self._target, self._rhythm = kube, target, rhythm
         self._selector = [("labelSelector", labels)] if labels else []
         self._handlers: list[Callable[[str], None]] = []
@@ -135,7 +137,9 @@ class Informer:
         if isinstance(error, Gone):
             self._version = ""
         known = isinstance(error, FathomError)
-        _LOG.warning("%s: %s", self._target.plural, error, exc_info=None if known else error)
+        if str(error) != self.problem:  # the same again is not said again
+            _LOG.warning("%s: %s", self._target.plural, error, exc_info=None if known else error)
+        self.problem = str(error) or type(error).__name__
         if asked := wait_asked(error):
             self._stop.wait(min(asked, self._rhythm.longest_wait))
         return failures + 1
@@ -147,11 +151,12 @@ class Informer:
 
     def _guard(self) -> None:
         """Ends a watch that says nothing."""
+        ended: Stream | None = None
         while not self._stop.wait(min(1.0, self._rhythm.idle / 4)):
             stream = self._stream
-            if stream is not None and self.silent_for() > self._rhythm.idle:
+            if stream is not None and stream is not ended and self.silent_for() > self._rhythm.idle:
                 _LOG.warning("%s: nothing for %.0f s, the watch is made anew", self._target.plural, self.silent_for())
-                self._alive = time.monotonic()
+                ended = stream
                 stream.abort()
 
     def _abort(self) -> None:
@@ -206,11 +211,11 @@ class Informer:
             ("timeoutSeconds", str(seconds)),
             *self._selector,
         ]
-        limits = Timeouts(self._kube.timeouts.connect, seconds + rhythm.slack)
-        stream = self._kube.watch(self._target, query=query, timeouts=limits)
+        stream = self._kube.watch(self._target, query=query, silence=seconds + rhythm.slack)
         try:
             self._stream = stream
             self._opened = self._alive = time.monotonic()
+            self.problem = ""
             if self._stop.is_set():  # it looked for a stream before there was this one
                 return
             for line in stream.lines():

@@ -18,7 +18,9 @@ from orchestrator.kube.lease import LeaderLease, LostLease, end_process, steady
 from orchestrator.kube.lease_record import Terms
 from support.kube_objects import CONFIG_MAPS
 
-TERMS = Terms(duration=4.0, deadline=2.5, period=0.3)
+TERMS = Terms(duration=5.0, deadline=4.0, period=0.3)
+LONG = Terms(duration=300.0, deadline=200.0, period=0.3)
+"""Runs out in no test: whoever follows was let."""
 BOARD = "board"
 
 
@@ -40,7 +42,7 @@ def write(kube: Kube, lease: LeaderLease, namespace: str, identity: str, stop: t
             tell(f"failed:{type(error).__name__}")
 
 
-def main(kubeconfig: str, namespace: str, identity: str) -> None:
+def main(kubeconfig: str, namespace: str, identity: str, terms: str) -> None:
     stop, refused = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     kube = Kube.from_kubeconfig(Path(kubeconfig))
@@ -49,7 +51,7 @@ def main(kubeconfig: str, namespace: str, identity: str) -> None:
         refused.wait(10)  # so that the test sees what becomes of the next write
         end_process()
 
-    lease = LeaderLease(kube, namespace, "leader", identity, terms=TERMS, on_lost=lost)
+    lease = LeaderLease(kube, namespace, "leader", identity, terms=LONG if terms == "long" else TERMS, on_lost=lost)
     tell("ready")
     if lease.acquire(stop):
         tell("leads")

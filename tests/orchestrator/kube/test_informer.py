@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from support.apiserver import ApiServer
 from support.kube_jobs import KubeJobs
 from support.kube_objects import CONFIG_MAPS, config_map, until
 from support.kube_proxy import Call, Fault, KubeProxy, Line, Say
 from support.store import small_document
 
-from orchestrator.kube.client import Kube
-from orchestrator.kube.resources import TRAINING_JOBS, Json
+from orchestrator.kube.client import Kube, Timeouts
+from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
 from orchestrator.kube.watch import Informer, Rhythm
 
 pytestmark = pytest.mark.kube
@@ -338,6 +339,55 @@ def test_the_server_is_away_for_a_while(start: Start, world: World, proxy: KubeP
     assert set(versions(informer.cache.all())) == {"a", "b"}, "what was last known stays known"
     proxy.away = False
     converges(informer, world)
+
+
+@pytest.mark.parametrize("process", ["kube-apiserver", "etcd"])
+def test_the_server_hangs_for_a_while(
+    api_server: ApiServer, kube: Kube, namespace: str, world: World, proxy: KubeProxy, process: str
+) -> None:
+    """Connections stay open and nobody answers."""
+    world.make("a")
+    kube.timeouts = Timeouts(1.0, 0.5)
+    informer = Informer(kube, CONFIG_MAPS.at(namespace), rhythm=replace(QUICK, idle=0.3, relist=1.0))
+    informer.start()
+    assert informer.synced.wait(20)
+    with api_server.paused(process):
+        until(lambda: "no answer" in informer.problem)
+        assert set(versions(informer.cache.all())) == {"a"}
+    until(lambda: not informer.problem)
+    kube.timeouts = Timeouts()
+    world.make("b")
+    converges(informer, world)
+    informer.stop()
+
+
+def test_a_kind_that_is_installed_later(api_server: ApiServer, kube: Kube, namespace: str) -> None:
+    names = {"plural": "things", "singular": "thing", "kind": "Thing"}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    spec = {
+        "group": "test.fathom.dev",
+        "names": names,
+        "scope": "Namespaced",
+        "versions": [{"name": "v1", "served": True, "storage": True, "schema": schema}],
+    }
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.test.fathom.dev"},
+        "spec": spec,
+    }
+    things = Target("test.fathom.dev", "v1", "things", "Thing")
+    informer = Informer(kube, things, rhythm=QUICK)
+    informer.start()
+    until(lambda: "check namespace and name, and that the kind is installed" in informer.problem)
+    assert not informer.synced.is_set()
+    api_server.install(definition)
+    assert informer.synced.wait(20)
+    body = {"apiVersion": "test.fathom.dev/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": namespace}}
+    kube.create(things.at(namespace, "a"), body)
+    until(lambda: informer.cache.get(f"{namespace}/a"))
+    assert informer.problem == ""
+    informer.stop()
 
 
 def test_an_idle_connection_is_made_anew(start: Start, world: World, proxy: KubeProxy) -> None:

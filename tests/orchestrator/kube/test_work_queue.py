@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support.kube_objects import until
@@ -14,6 +14,12 @@ from support.kube_objects import until
 from orchestrator.kube.queue import Backoff, Waiting, WorkQueue
 
 KEYS = st.sampled_from(["a", "b", "c"])
+OFTEN = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # that says more about the machine than about the test
+)
 BACKOFF = Backoff(first=1.0, longest=20.0)
 
 
@@ -102,7 +108,9 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_no_key_is_lost_and_none_is_in_two_hands() -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=BUSY)
+    )
 
 
 class Forgetful(Waiting):
@@ -133,7 +141,12 @@ def test_the_machine_would_notice(planted: type[Waiting]) -> None:
         run_state_machine_as_test(
             Planted,
             settings=settings(
-                max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False
+                max_examples=150,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=BUSY,
+                derandomize=True,
+                report_multiple_bugs=False,
             ),
         )
 
