@@ -108,9 +108,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_no_key_is_lost_and_none_is_in_two_hands() -> None:
-    run_state_machine_as_test(
-        Machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=BUSY)
-    )
+    run_state_machine_as_test(Machine, settings=OFTEN)
 
 
 class Forgetful(Waiting):
@@ -138,17 +136,7 @@ def test_the_machine_would_notice(planted: type[Waiting]) -> None:
             self.waiting = planted(BACKOFF)
 
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            Planted,
-            settings=settings(
-                max_examples=150,
-                stateful_step_count=40,
-                deadline=None,
-                suppress_health_check=BUSY,
-                derandomize=True,
-                report_multiple_bugs=False,
-            ),
-        )
+        run_state_machine_as_test(Planted, settings=settings(OFTEN, derandomize=True, report_multiple_bugs=False))
 
 
 @given(first=st.floats(1e-3, 10), longest=st.floats(10, 1e4), failures=st.integers(1, 10_000))
