@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from support.apiserver import ApiServer
@@ -16,6 +18,7 @@ from support.store import small_document
 
 from orchestrator.kube.client import Kube, Timeouts
 from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
+from orchestrator.kube.stream import Stream
 from orchestrator.kube.watch import Informer, Rhythm
 
 pytestmark = pytest.mark.kube
@@ -441,6 +444,29 @@ def test_it_ends_within_a_second(start: Start, world: World, proxy: KubeProxy, w
     proxy.go_on.set()
     assert told == []
     assert not informer.synced.is_set() or where in ("opening", "watch")
+
+
+def test_it_ends_when_it_was_stopped_while_a_watch_was_opened(through: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stopped it saw no stream to end."""
+    begun: list[Informer] = []
+    opened = threading.Event()
+    open_watch = through.watch
+
+    def late(target: Target, **more: Any) -> Stream:  # noqa: ANN401
+        stream = open_watch(target, **more)
+        stopping = threading.Thread(target=begun[0].stop, args=(0.0,))
+        stopping.start()
+        stopping.join()
+        opened.set()
+        return stream
+
+    monkeypatch.setattr(through, "watch", late)
+    before = set(threading.enumerate())
+    informer = Informer(through, CONFIG_MAPS.at("default"), rhythm=QUICK)
+    begun.append(informer)
+    informer.start()
+    assert opened.wait(20)
+    until(lambda: not [one for one in set(threading.enumerate()) - before if one.name.startswith("configmaps")])
 
 
 def test_a_handler_that_fails_keeps_nobody_from_hearing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -345,9 +346,10 @@ def test_a_write_takes_no_longer_than_the_lease_allows(through: Kube, proxy: Kub
             return 0.3
 
     proxy.plan = lambda call: "hold"
-    brief = Writer(through, Short(), patience=Patience(attempts=1))
+    brief, began = Writer(through, Short(), patience=Patience(attempts=1)), time.monotonic()
     with pytest.raises(Unavailable, match="no answer"):
         brief.apply(CONFIG_MAPS.at(namespace, "x"), config_map(namespace, "x"))
+    assert time.monotonic() - began < through.timeouts.read / 2
 
 
 class Server:

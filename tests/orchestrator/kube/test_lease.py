@@ -186,6 +186,14 @@ def test_a_leader_that_slept_is_none(pair: tuple[Replica, Replica]) -> None:
 
 
 @pytest.mark.kube
+def test_a_leader_that_slept_does_not_renew_what_nobody_took(pair: tuple[Replica, Replica]) -> None:
+    """Although it could: another may have led in between, and gone."""
+    leader, _ = pair
+    leader.clock.ahead = 2.5
+    assert leader.lost.wait(20)
+
+
+@pytest.mark.kube
 def test_seconds_left_for_a_write(pair: tuple[Replica, Replica]) -> None:
     leader, follower = pair
     assert QUICK.duration - QUICK.deadline <= leader.lease.require() <= QUICK.duration
