@@ -41,7 +41,7 @@ class Rhythm:
     slack: float = 15.0
     """What the client waits beyond that."""
     relist: float = 600.0
-    """A list at least this often, give or take a tenth."""
+    """A list at least this often, and up to a fifth earlier, so that not all kinds are listed at once."""
     idle: float = 180.0
     """Neither event nor bookmark for so long: the connection is taken for dead. The server sends one a minute."""
     first_wait: float = 0.2
@@ -173,7 +173,7 @@ class Informer:
         for key in self.cache.replace(found):
             self._tell(key)
         self._reached(version)
-        self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.9, 1.1)
+        self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.8, 1.0)
         self.synced.set()
 
     def _pages(self) -> tuple[list[Json], str]:
@@ -204,7 +204,7 @@ class Informer:
     def _watch(self) -> None:
         """Until the server ends it, or a list is due."""
         rhythm = self._rhythm
-        seconds = max(1, round(min(rhythm.watch, self._list_due - time.monotonic())))
+        seconds = max(1, math.ceil(min(rhythm.watch, self._list_due - time.monotonic())))
         query = [
             ("resourceVersion", self._version),
             ("allowWatchBookmarks", "true"),

@@ -18,7 +18,7 @@ from orchestrator.kube.lease import LeaderLease, LostLease, end_process, steady
 from orchestrator.kube.lease_record import Terms
 from support.kube_objects import CONFIG_MAPS
 
-TERMS = Terms(duration=5.0, deadline=4.0, period=0.3)
+TERMS = Terms(duration=4.0, deadline=3.0, period=0.3)
 LONG = Terms(duration=300.0, deadline=200.0, period=0.3)
 """Runs out in no test: whoever follows was let."""
 BOARD = "board"

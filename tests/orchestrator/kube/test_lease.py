@@ -28,7 +28,7 @@ from orchestrator.kube.lease_record import Record, Terms, Watched, record_of, re
 from orchestrator.kube.resources import LEASES
 
 TESTS = Path(__file__).parents[2]
-QUICK = Terms(duration=3.0, deadline=2.0, period=0.05)
+QUICK = Terms(duration=4.0, deadline=3.0, period=0.05)
 
 
 # ------------------------------------------------------------------ pure
@@ -176,8 +176,8 @@ def test_wall_clocks_may_be_wrong_and_jump(pair: tuple[Replica, Replica], proxy:
 def test_a_leader_that_slept_is_none(pair: tuple[Replica, Replica]) -> None:
     """Its steady clock says that more time went by than it has: nothing is written, nothing is renewed, it ends."""
     leader, _ = pair
-    leader.clock.ahead = 2.5
-    with pytest.raises(LostLease, match=r"renewed .* s ago, and 2 s are the limit"):
+    leader.clock.ahead = QUICK.deadline + 0.5
+    with pytest.raises(LostLease, match=r"renewed .* s ago, and 3 s are the limit"):
         leader.lease.require()
     assert leader.lost.wait(20)
     leader.clock.ahead = 0
@@ -189,7 +189,7 @@ def test_a_leader_that_slept_is_none(pair: tuple[Replica, Replica]) -> None:
 def test_a_leader_that_slept_does_not_renew_what_nobody_took(pair: tuple[Replica, Replica]) -> None:
     """Although it could: another may have led in between, and gone."""
     leader, _ = pair
-    leader.clock.ahead = 2.5
+    leader.clock.ahead = QUICK.deadline + 0.5
     assert leader.lost.wait(20)
 
 
