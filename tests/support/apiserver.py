@@ -18,7 +18,8 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ class ApiServer:
         for process in reversed(self._processes):
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """`etcd` or `kube-apiserver` does nothing meanwhile; connections stay open."""
+        process = self._processes[("etcd", "kube-apiserver").index(name)]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def _run(self, name: str, arguments: Sequence[str]) -> None:
         # a test run that is killed takes its servers along, where util-linux can arrange it
