@@ -17,6 +17,7 @@ from support.recipes import TINY, tiny_recipe
 
 from model.checkpoint import CheckpointError, Fenced, Identity
 from model.dataset import DatasetManifest
+from model.engine import zero
 from model.loop import RolledBack
 from model.metrics import NotFinite
 from model.recipe import Checkpointing, Recipe
@@ -88,7 +89,7 @@ def worker(
     monkeypatch: pytest.MonkeyPatch,
     process_group: None,
 ) -> Worker:
-    monkeypatch.setattr(train, "ZeroEngine", PlainEngine)
+    monkeypatch.setattr(zero, "ZeroEngine", PlainEngine)
     monkeypatch.setattr("model.saving.ThreadPoolExecutor", Inline)
     return Worker(train, prepared, tmp_path / "run")
 
@@ -103,7 +104,7 @@ def test_a_whole_run_leaves_weights_a_sample_and_the_load_of_the_experts(
         engines.append(PlainEngine(recipe))
         return engines[0]
 
-    monkeypatch.setattr(worker.train, "ZeroEngine", make)
+    monkeypatch.setattr(zero, "ZeroEngine", make)
     worker.run()
     reporter = worker.reporter
     assert list(reporter.steps) == [1, 2, 3, 4]
@@ -240,12 +241,12 @@ def test_a_fault_that_passes_is_no_failure(worker: Worker, monkeypatch: pytest.M
         engine.disturb = lambda window: float("nan") if worker.reporter.last == 2 else 1.0
         return engine
 
-    monkeypatch.setattr(worker.train, "ZeroEngine", spoilt)
+    monkeypatch.setattr(zero, "ZeroEngine", spoilt)
     with pytest.raises(RolledBack):
         worker.run()
     assert worker.reporter.failures == []
     assert not worker.reporter.has_failed()
-    monkeypatch.setattr(worker.train, "ZeroEngine", PlainEngine)
+    monkeypatch.setattr(zero, "ZeroEngine", PlainEngine)
     worker.reporter = Recorder()
     worker.run()
     assert worker.reporter.last == 4
