@@ -62,7 +62,8 @@ def test_stories_of_requests_keep_what_their_documents_promise(tmp_path: Path) -
     world.runs.close()
     done = {operation for operation, status in counted if status < 300}
     assert {"createJob", "getJob", "cancelJob", "deleteJob", "createToken", "revokeToken"} <= done
-    assert {status for operation, status in counted if operation == "getJob"} >= {200, 404}
+    gone = {operation for operation, status in counted if status == 404}
+    assert gone & {"getJob", "patchJob", "cancelJob", "suspendJob", "resumeJob", "deleteJob"}, "after it was deleted"
 
 
 # ------------------------------------------------------------------ what is planted is found
