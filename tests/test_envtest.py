@@ -31,14 +31,20 @@ def test_the_environment_decides(tmp_path: Path) -> None:
         find_assets({"KUBEBUILDER_ASSETS": str(named), "HOME": str(tmp_path)})
 
 
-def test_customary_places_are_searched(tmp_path: Path) -> None:
-    if Path("/usr/local/kubebuilder/bin").exists():
-        pytest.skip("this machine has the programs in the first of the customary places")
+@pytest.fixture(autouse=True)
+def a_machine_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this one has."""
+    monkeypatch.setattr(envtest, "CUSTOMARY", tmp_path / "nothing")
+
+
+def test_customary_places_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = programs(tmp_path / "bin")
     assert find_assets({"HOME": str(tmp_path), "PATH": str(installed)}, NOWHERE) == installed
     programs(tmp_path / ".local/share/kubebuilder-envtest/k8s/1.33.0-linux-amd64")
     newest = programs(tmp_path / ".local/share/kubebuilder-envtest/k8s/1.34.1-linux-amd64")
     assert find_assets({"HOME": str(tmp_path), "PATH": str(installed)}, NOWHERE) == newest
+    monkeypatch.setattr(envtest, "CUSTOMARY", programs(tmp_path / "first"))
+    assert find_assets({"HOME": str(tmp_path), "PATH": str(installed)}, NOWHERE) == tmp_path / "first"
 
 
 def archive() -> bytes:
@@ -55,8 +61,6 @@ def archive() -> bytes:
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> bytes:
     """The archive of this machine, whichever that is."""
-    if Path("/usr/local/kubebuilder/bin").exists():
-        pytest.skip("this machine has the programs in the first of the customary places")
     made = archive()
     monkeypatch.setattr(envtest, "kind", lambda: "linux-amd64")
     monkeypatch.setitem(envtest.SHA512, "linux-amd64", hashlib.sha512(made).hexdigest())

@@ -175,3 +175,12 @@ def test_help_imports_no_file_systems() -> None:
     """fsspec brings asyncio along."""
     done = child("import orchestrator.cli.main\nassert not {'fsspec', 'asyncio'} & set(sys.modules)")
     assert done.returncode == 0, done.stderr
+
+
+def test_only_a_worker_that_trains_imports_deepspeed() -> None:
+    """The driver and Ray's controller import what they hand to the workers, and would take seconds longer to start."""
+    program = "import sys, model.train\nprint('deepspeed' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -28,6 +28,7 @@ SHA512 = {
     "af759b9e182186b5bb2f47d1608835414ca443181a02d9ecb6c9cf04b43e3809",
 }
 """Of the archives, from envtest-releases.yaml of kubernetes-sigs/controller-tools at 434758187ddd."""
+CUSTOMARY = Path("/usr/local/kubebuilder/bin")
 _SECONDS = 20
 
 
@@ -39,7 +40,7 @@ def find_assets(env: Mapping[str, str] = os.environ, releases: str = RELEASES) -
         return Path(named)
     home = Path(env.get("HOME", "/nonexistent"))
     cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / f"envtest-{VERSION}"
-    found = [Path("/usr/local/kubebuilder/bin"), *_set_up(home), cache]
+    found = [CUSTOMARY, *_set_up(home), cache]
     on_path = shutil.which("kube-apiserver", path=env.get("PATH", ""))
     if on_path:
         found.append(Path(on_path).parent)

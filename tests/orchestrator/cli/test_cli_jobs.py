@@ -369,6 +369,11 @@ def test_a_job_is_cancelled_by_force(server: Wire, fathom: Cli) -> None:
     assert server.lines == ["POST /v1/jobs/a/b:cancel?force=true"]
 
 
+def test_of_a_job_that_has_ended_no_checkpoint_is_promised(server: Wire, fathom: Cli) -> None:
+    server.routes(POST_jobs_a_b_cancel=as_json(stored("b", "Succeeded", team="a")))
+    assert fathom("cancel", "a/b")[2] == "a/b: has ended already (Succeeded)\n"
+
+
 # ------------------------------------------------------------------ tokens
 
 

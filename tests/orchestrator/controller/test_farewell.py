@@ -14,10 +14,10 @@ import pytest
 from support.launcher import Attempt, Stage, obeys
 from support.receiver import Receiver, receiver
 from support.runs import dataset, tiny_job
+from support.turns import turns
 
 from orchestrator.controller import outbox
 from orchestrator.controller.record import Record
-from orchestrator.controller.service import Controller
 from orchestrator.launch.base import RunFolder
 from orchestrator.settings import Settings
 from orchestrator.spec import Notify
@@ -44,12 +44,6 @@ def ends(attempt: Attempt) -> Iterator[object]:
     attempt.start(0)
     yield 1
     attempt.end("succeeded")
-
-
-def turns(stage: Stage, controller: Controller, number: int = 12) -> None:
-    for _ in range(number):
-        controller.turn()
-        stage.clock.sleep(0.5)
 
 
 def delete(stage: Stage, *, keep: bool = False) -> None:

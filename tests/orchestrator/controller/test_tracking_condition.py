@@ -10,10 +10,10 @@ import pytest
 from support.home import wait_for
 from support.launcher import Attempt, Stage, trains_on
 from support.mlflow_server import MlflowServer
+from support.turns import turns
 
 from orchestrator.controller import keeping
 from orchestrator.controller.mirror_process import MirrorProcess
-from orchestrator.controller.service import Controller
 from orchestrator.controller.sync import Mirror
 from orchestrator.settings import Settings
 from orchestrator.status import Condition, ConditionType, Phase, Reason
@@ -37,12 +37,6 @@ def ends(attempt: Attempt) -> Iterator[object]:
     yield 1
     attempt.train(8)
     attempt.end("succeeded")
-
-
-def turns(stage: Stage, controller: Controller, number: int = 12) -> None:
-    for _ in range(number):
-        controller.turn()
-        stage.clock.sleep(0.5)
 
 
 def tracking(stage: Stage) -> Condition | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.launch import removing
+from orchestrator.launch.base import RECORDS
 from orchestrator.launch.removing import Remover
 
 
@@ -70,3 +71,12 @@ def test_what_cannot_be_removed_is_told_once_and_all_else_goes(tmp_path: Path, m
     assert said[0].startswith(
         f"{doomed}, of a run that was deleted, cannot be removed: [Errno 30] Read-only file system"
     )
+
+
+def test_what_is_being_removed_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those who list the runs of a home by their records."""
+    monkeypatch.setattr(removing.shutil, "rmtree", lambda path, **_: None)
+    kept = tree(tmp_path / "kept")
+    Remover(print).remove(tree(tmp_path / "run"))
+    assert len(list(tmp_path.rglob("job.json"))) == 2
+    assert [path.parent for path in tmp_path.glob(RECORDS)] == [kept]
