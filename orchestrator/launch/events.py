@@ -32,7 +32,7 @@ Instant = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Identifier = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class _Wire(Frozen):
+class Wire(Frozen):
     """Travels between processes of different versions: unknown fields are ignored, not refused."""
 
     model_config = ConfigDict(
@@ -51,7 +51,7 @@ def _finite_only(value: object) -> object:
     return {name: number for name, number in value.items() if not isinstance(number, float) or math.isfinite(number)}
 
 
-class _Event(_Wire):
+class _Event(Wire):
     job: Identifier
     """uid of the job."""
     attempt: int = Field(ge=1)
@@ -226,7 +226,7 @@ ASIDES = (MachineLoad, Evaluated, BudgetNote)
 """Kinds that say nothing of training: others write them, by clocks of their own and at any later time."""
 
 
-class HardDeadline(_Wire):
+class HardDeadline(Wire):
     """Until when the money of a running attempt lasts; of two for one incarnation the higher number counts."""
 
     number: int = Field(ge=0)
@@ -245,7 +245,7 @@ class HardDeadline(_Wire):
         return self
 
 
-class _Answer(_Wire):
+class _Answer(Wire):
     """Nonsense in the deadline costs the deadline, not the order that it came with."""
 
     hard_deadline: HardDeadline | None = None

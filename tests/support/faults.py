@@ -28,7 +28,7 @@ def one(kind: str, step: int, rank: int | None = None, **more: object) -> dict[s
     return {"kind": kind, "step": step} | ({} if rank is None else {"rank": rank}) | more
 
 
-QUICK_STALL = ("--set", "retry.stallMinutes=0.25")
+QUICK_STALL = ("--set", "retry.stallMinutes=0.5")
 SCENARIOS = (
     Scenario("exception in one worker", (one("exception", 90, 1),), "an injected fault"),
     Scenario("SIGKILL of rank 0", (one("kill", 90, 0),), ""),
