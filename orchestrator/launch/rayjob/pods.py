@@ -7,6 +7,7 @@ but those of the hooks is set here: KubeRay makes it from `rayStartParams`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,10 @@ def head_pod(common: Common, shape: Shape) -> Object:
     head = common.settings.head
     memory = head_memory(common.settings, shape.pods)
     container = _ray_container(common, "ray-head", head_hook(common.stop_seconds), _NO_GPU_ENV) | {
-        "resources": {"limits": {"memory": memory}, "requests": {"cpu": str(head.cpus), "memory": memory}},
+        "resources": {
+            "limits": {"memory": memory},
+            "requests": {"cpu": _cores(head.cpus, common.settings), "memory": memory},
+        },
     }
     return _ray_pod(common, container, head.place, _SHARED_MEMORY_OF_HEAD, _STAY)
 
@@ -82,7 +86,7 @@ def worker_pod(common: Common, shape: Shape, annotations: Mapping[str, str]) -> 
     container = _ray_container(common, "ray-worker", worker_hook(common.stop_seconds), env) | {
         "resources": {
             "limits": {"memory": shape.memory} | devices,
-            "requests": {"cpu": str(shape.cpus), "memory": shape.memory} | devices,
+            "requests": {"cpu": _cores(shape.cpus, common.settings), "memory": shape.memory} | devices,
         },
     }
     notes = {**_STAY, **shape.network.annotations, **annotations}
@@ -115,6 +119,10 @@ def submitter_pod(common: Common) -> Object:
 
 
 # Parts
+
+
+def _cores(number: int, settings: ClusterSettings) -> str:
+    return str(number) if settings.cpu_share == 1 else f"{math.ceil(number * 1000 * settings.cpu_share)}m"
 
 
 def _ray_pod(common: Common, container: Object, place: Place, shared: str, annotations: Mapping[str, str]) -> Object:

@@ -169,6 +169,9 @@ class ClusterSettings(Part):
     """Where workers may run, by `spec.compute.priceClass`; added to what the accelerator says."""
     networks: dict[Annotated[str, Field(min_length=1, max_length=40)], Network] = Field(NETWORKS, max_length=64)
     """Networks between machines, by the name that accelerator classes give. What is given replaces the whole table."""
+    cpu_share: float = Field(1.0, ge=0.05, le=1.0)
+    """Part of the cores of head and workers that their pods ask for. With less than 1 pods share cores: for a cluster
+    of a laptop, on which a head and two workers would not fit."""
     temporary_storage: Quantity = "50Gi"
     """Most that a pod may write to /tmp (logs and caches); one that writes more is evicted."""
     controller: Controller = Controller()

@@ -120,6 +120,8 @@ def test_labels_and_owner_say_whose_it_is() -> None:
 
 # Where the driver and the workers run
 
+ON_CPUS = {"accelerator": "cpu", "workers": 2, "cpuPerWorker": 3}
+
 
 def test_the_head_takes_no_worker_and_runs_the_driver() -> None:
     made = rendered(job(compute=GPU))
@@ -153,6 +155,14 @@ def test_a_worker_pod_is_a_machine() -> None:
         "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"},
     }
     assert environment(template)["NCCL_IB_HCA"] == "mlx5"
+
+
+def test_pods_of_a_small_cluster_share_cores() -> None:
+    made = rendered(job(compute=ON_CPUS), SETTINGS.model_copy(update={"cpu_share": 0.1}))
+    [group] = made.ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    asked = {kind: container(template)["resources"]["requests"]["cpu"] for kind, template in templates(made).items()}
+    assert asked == {"head": "200m", "workers": "300m", "submitter": "100m"}
+    assert group["rayStartParams"]["num-cpus"] == "3", "Ray counts what the workers take all the same"
 
 
 def test_pods_without_a_gpu_see_none_on_a_node_that_has_some() -> None:
