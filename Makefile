@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs trust bench mlflow clean
+.PHONY: help venv demo test e2e lint format docs trust bench mlflow clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ demo: $(STAMP) ## Start the service, train a sparse and a dense model on real te
 test: $(STAMP) ## Run all tests, the quick ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile
 	@$(BIN)/python -m pytest -q -m "processes or ray" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+e2e: $(STAMP) ## Install on the cluster of KUBECONFIG, train there and break things; E2E="--train-image ... --controller-image ..."
+	@PYTHONPATH=.:tests $(BIN)/python -m live.e2e $(E2E)
 
 lint: $(STAMP) ## Check style, types and import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

@@ -1,0 +1,81 @@
+"""When pods of a namespace held a node, seen from outside: what the ledger is compared with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Self
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One pod. Times are unix seconds."""
+
+    name: str
+    uid: str
+    job: str
+    attempt: int
+    kind: str
+    """head, worker or submitter."""
+    scheduled: float | None = None
+    gone: float | None = None
+
+
+class PodWatch:
+    """Until it is left; begun before the first pod."""
+
+    def __init__(self, namespace: str) -> None:
+        self._path, self._pods = f"/api/v1/namespaces/{namespace}/pods?watch=1", dict[str, Seen]()
+        self._process: subprocess.Popen[str] | None = None
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(["kubectl", "get", "--raw", self._path], stdout=subprocess.PIPE, text=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait()
+        self._thread.join()
+
+    def of(self, job: str) -> list[Seen]:
+        """All pods that a job has had, in the order in which they were placed."""
+        found = [one for one in list(self._pods.values()) if one.job == job]
+        return sorted(found, key=lambda one: one.scheduled or float("inf"))
+
+    def _follow(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event = json.loads(line)
+            if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                self._take(event["object"], gone=event["type"] == "DELETED")
+
+    def _take(self, pod: Json, *, gone: bool) -> None:
+        metadata, labels = pod["metadata"], pod["metadata"].get("labels", {})
+        if "fathom.dev/job" not in labels:
+            return
+        kind = labels.get("ray.io/node-type", "submitter")
+        own = Seen(metadata["name"], metadata["uid"], labels["fathom.dev/job"], int(labels["fathom.dev/attempt"]), kind)
+        found = self._pods.get(own.uid, own)
+        for condition in pod["status"].get("conditions", []):
+            if (condition["type"], condition["status"]) == ("PodScheduled", "True"):
+                since = datetime.fromisoformat(condition["lastTransitionTime"])
+                found = replace(found, scheduled=since.timestamp())
+        self._pods[own.uid] = replace(found, gone=time.time()) if gone else found
+
+
+def held_seconds(pods: list[Seen], attempt: int) -> float:
+    """From the first pod on a node until the last one is gone."""
+    own = [one for one in pods if one.attempt == attempt and one.scheduled is not None]
+    if not own:
+        return 0.0
+    return max(one.gone or time.time() for one in own) - min(one.scheduled or 0.0 for one in own)
