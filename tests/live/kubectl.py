@@ -43,7 +43,7 @@ def listed(kind: str, namespace: str, labels: str = "") -> list[Json]:
 
 
 def apply(*documents: Json) -> None:
-    kubectl("apply", "-f", "-", given="\n---\n".join(json.dumps(one) for one in documents))
+    kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}))
 
 
 def wait(what: str, seconds: float, happened: Callable[[], object]) -> None:
