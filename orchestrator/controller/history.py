@@ -33,6 +33,8 @@ from orchestrator.launch.resolve import Resolved, read_resolved
 
 _NO_DRIVERS = (Evaluated, BudgetNote)
 """Events that come from no driver, and say nothing of its life."""
+_NOTES = "launcher"
+"""Incarnation of words on money: they have numbers of their own, since a driver in a cluster counts its own events."""
 
 
 class History:
@@ -227,7 +229,7 @@ class History:
             "budget",
             job=self._record.uid,
             attempt=resolved.attempt,
-            incarnation=resolved.incarnation,
+            incarnation=_NOTES,
             about=about,
             message=message,
             spent=format(spent.quantize(Decimal(1).scaleb(-6), ROUND_DOWN), "f"),

@@ -127,6 +127,10 @@ class RunFolder:
         """Everything that the driver and its workers print."""
         return self.root / "logs" / f"attempt-{attempt}.log"
 
+    def delivered(self, attempt: int) -> Path:
+        """In a cluster: which incarnation writes that log, and where it begins there."""
+        return self.root / "logs" / f"delivered-{attempt}.json"
+
 
 @dataclass(frozen=True)
 class Sight:

@@ -12,6 +12,8 @@ import math
 import os
 import secrets
 import time as clock
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -346,15 +348,10 @@ class EventLog:
         keys = {"kind": kind, "job": job, "attempt": attempt, "incarnation": incarnation}
         content = fields | keys | {"time": clock.time() if time is None else time}
         _EVENT.validate_python(content | {"seq": 1})  # before the file is touched
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released when the descriptor is closed, also by a crash
+        with appending(self.path) as descriptor:
             self._catch_up()
             event = _EVENT.validate_python(content | {"seq": self._last.get((job, attempt, incarnation), 0) + 1})
-            _write_line(descriptor, event.model_dump_json(by_alias=True).encode())
-        finally:
-            os.close(descriptor)
+            write_lines(descriptor, [event])
         return event
 
     def read(self, offset: int = 0) -> tuple[list[Event], int]:
@@ -386,11 +383,33 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     return EventLog(path).read(offset)
 
 
-def _write_line(descriptor: int, line: bytes) -> None:
-    """Append one line as a whole or not at all; ends a line that a crashed writer left torn."""
+@contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """A file of lines, for `write_lines`, while nobody else appends; made if there is none.
+
+    A last line that a crashed writer left torn has its end then, so that whoever reads now knows of all lines: it may
+    have been whole but for that.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # released when the descriptor is closed, also by a crash
+        size = os.fstat(descriptor).st_size
+        if size > 0 and os.pread(descriptor, 1, size - 1) != b"\n":
+            write_whole(descriptor, b"\n")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_lines(descriptor: int, events: Iterable[Event]) -> None:
+    """Append them, all or none."""
+    write_whole(descriptor, b"".join(event.model_dump_json(by_alias=True).encode() + b"\n" for event in events))
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Append as a whole or not at all; OSError if the disk is full."""
     size = os.fstat(descriptor).st_size
-    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-    data = (b"\n" if torn else b"") + line + b"\n"
     try:
         written = os.write(descriptor, data)
         if written != len(data):

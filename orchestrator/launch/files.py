@@ -11,11 +11,16 @@ from model.files import make_durable
 
 def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a file whole or not at all; `durable`: it stands even if the machine loses its power now."""
+    replace_bytes(path, text.encode(), durable=durable)
+
+
+def replace_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """The same of bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own: others may write the same file now
     try:
-        with draft.open("x") as file:
-            file.write(text)
+        with draft.open("xb") as file:
+            file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
