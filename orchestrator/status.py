@@ -262,6 +262,8 @@ class JobStatus(Part):
 
     observed_generation: Count = 0
     """The generation of the spec that this status is about."""
+    observed_wishes: Count | None = None
+    """Wishes in annotations (to cancel, to resume) that this status knows of; in resources only."""
     phase: Phase = Phase.PENDING
     """Where the job stands, in one word."""
     conditions: list[Condition] = Field(default=[], max_length=16)

@@ -106,6 +106,12 @@ class Informer:
         """Seconds since the server last said something of this kind."""
         return time.monotonic() - self._alive
 
+    @property
+    def reached(self) -> int:
+        """The cache holds all that the server had at this resourceVersion, or later; 0: nobody knows."""
+        version = self._version
+        return int(version) if version.isdecimal() else 0
+
     # ------------------------------------------------------------------ the loop
     def _keep(self) -> None:
         failures = 0
@@ -170,9 +176,10 @@ class Informer:
         self._refuse_old(version)
         if self._stop.is_set():
             return
-        for key in self.cache.replace(found):
-            self._tell(key)
+        changed = self.cache.replace(found)
         self._reached(version)
+        for key in changed:
+            self._tell(key)
         self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.8, 1.0)
         self.synced.set()
 
