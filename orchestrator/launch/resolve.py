@@ -18,9 +18,9 @@ from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts, to_ho
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import OverBudget, UsageError
-from orchestrator.launch.base import in_short
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.choose import choose_recipe, continue_recipe, kept_choices
+from orchestrator.launch.files import in_short
 from orchestrator.plan.prices import PriceBook, valid_at
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
