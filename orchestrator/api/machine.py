@@ -36,7 +36,8 @@ class HolderDocument(SlotsDocument):
 class CapacityDocument(Part):
     """What the machine lends to jobs."""
 
-    total: SlotsDocument
+    total: SlotsDocument | None
+    """null: a cluster, which shares out its machines itself."""
     used: SlotsDocument
     holders: list[HolderDocument]
     """Of your team only, with the token of a team."""
@@ -56,7 +57,7 @@ def get_capacity(desk: AtDesk, caller: Caller) -> JSONResponse:
     holders = [one for one in found.holders if caller.team in (None, one.namespace)]
     return JSONResponse(
         {
-            "total": _slots(found.total),
+            "total": None if found.total is None else _slots(found.total),
             "used": _slots(found.used),
             "holders": [{"namespace": one.namespace, "name": one.name, **_slots(one.slots)} for one in holders],
         }

@@ -353,14 +353,14 @@ class Follower:
         except OverBudget as error:
             return replace(blank, money=Money(suffices=False, why=str(error)))
         except InvalidJob as error:
-            if any(uri in str(error) for uri in urls(self.record.job)):  # whoever submitted it could read that
+            if any(uri in str(error) for uri in self._urls()):  # whoever submitted it could read that
                 why = f"it is tried again in {KEPT_SECONDS:.0f} s at most: {error}"
                 return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
             return replace(blank, problems=str(error))
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
         if self._draft is None:
-            why = f"it waits for what it reads from another machine: {', '.join(urls(self.record.job))}"
+            why = f"it waits for what it reads from another machine: {', '.join(self._urls())}"
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
         if (told := self._launcher.obstacle(self.record.job)) is not None:
             return replace(blank, leaves=(Leave(False, told.reason, told.message),))
@@ -376,18 +376,22 @@ class Follower:
         record, prices = self.record, self.purse.prices_now()
 
         def resolved() -> Resolved:
-            return resolve_next(record, self.history, self._settings, attempt, prices)
+            return resolve_next(record, self.history, self._settings, attempt, prices, read_data=not self._remote)
 
-        if not urls(record.job):
+        if not self._urls():
             return resolved()
         compute = record.job.spec.compute
         paid = None if prices is None else prices.history(compute.accelerator, compute.price_class)
         return self._aside.get((attempt, record.job, paid), resolved)
 
+    def _urls(self) -> list[str]:
+        """Of other machines that are read here."""
+        return urls(self.record.job, data=not self._remote)
+
     def problems(self) -> str:
         """Why the job could never run as it is written; the plan is made by the way. What it reads from other machines
         was read just now by whoever submitted it, and is read again before it starts."""
-        if urls(self.record.job):
+        if self._urls():
             return ""
         try:
             draft = self._resolve(self.last + 1)

@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
-from orchestrator.errors import NotFound, Unavailable
+from orchestrator.errors import InvalidJob, NotFound, Problem, Unavailable
 from orchestrator.kube.client import Kube
-from orchestrator.kube.resources import Json
+from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.watch import Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.launch import local
@@ -57,6 +58,10 @@ EVICTION_SECONDS = 5.0
 _DRY_KEY = bytes(32)
 _KUBERAY = (
     "the kinds rayjobs.ray.io and rayclusters.ray.io are not installed: install KubeRay's operator (1.7 or newer)"
+)
+_NO_STORAGE = (
+    "is absent, and nothing in a pod outlives it: give a folder of a volume claim (pvc://CLAIM/PATH) or the URL of an "
+    "object store (s3://...)"
 )
 _KUEUE = "the kind workloads.kueue.x-k8s.io is not installed: install Kueue (0.19 or newer)"
 
@@ -115,8 +120,8 @@ class KubeLauncher:
         self._tending, self._remover = Tending(say), Remover(say)
         ours = agreed.JOB
 
-        def watched(target: object, group: Callable[[Json], Group | None], labels: str = "") -> Kind:
-            return Kind(kube, target, namespaces, labels=labels, group=group, rhythm=rhythm)  # type: ignore[arg-type]
+        def watched(target: Target, group: Callable[[Json], Group | None], labels: str = "") -> Kind:
+            return Kind(kube, target, namespaces, labels=labels, group=group, rhythm=rhythm)
 
         self._ray_jobs = watched(RAY_JOBS, _attempt_of, ours)
         self._ray_clusters = watched(RAY_CLUSTERS, lambda _: None)
@@ -127,6 +132,8 @@ class KubeLauncher:
         self._pods.on_change(self._on_pod)
         self._lock = threading.RLock()
         self._attempts: dict[Group, _Attempt] = {}
+        self._newest: dict[Path, _Attempt] = {}
+        """The same by the run's folder."""
         self._writing = threading.Lock()
         """Nothing of an attempt is cleared while one is made."""
 
@@ -143,9 +150,8 @@ class KubeLauncher:
             kind.stop()
         self._tending.stop()
         with self._lock:
-            for one in self._attempts.values():
-                one.lock.close()
-            self._attempts.clear()
+            for one in list(self._newest.values()):
+                self._forget(one)
 
     @property
     def synced(self) -> bool:
@@ -164,8 +170,8 @@ class KubeLauncher:
         if not self.synced:
             raise Unavailable(f"what runs in the cluster is not known yet: {self.problem or 'it is being listed'}")
         one = self._attempt(folder, attempt)
+        ray_job = self._ray_job(one)
         with self._lock:
-            ray_job = self._ray_job(one)
             if ray_job is None and one.mark is None:
                 self._let_go(one)
                 return Sight(alive=False, begun=False)
@@ -193,8 +199,8 @@ class KubeLauncher:
         return sight
 
     def _take_back(self, one: _Attempt, scene: Scene, sight: Sight) -> None:
-        """Of one that is evicted: its RayJob goes, or another Ray cluster would do the work of the next attempt. That it
-        is Suspended means that its pods were told to go already: no checkpoint is lost by it."""
+        """Of one that is evicted: its RayJob goes, or another Ray cluster would do the work of the next attempt.
+        That it is Suspended means that its pods were told to go already: no checkpoint is lost by it."""
         memory = one.memory
         one.evicted_at = time.monotonic() if one.evicted_at is None else one.evicted_at
         said = condition(scene.workload, "Evicted").get("status") == "True"
@@ -230,17 +236,23 @@ class KubeLauncher:
         return one.made
 
     def _attempt(self, folder: RunFolder, number: int) -> _Attempt:
-        job = read_resolved(folder.resolved(number)).job
         with self._lock:
-            known = self._attempts.get((job.uid, str(number)))
-            if known is not None and known.folder == folder:
+            if (known := self._newest.get(folder.root)) is not None and known.number == number:
                 return known
-            mark = read_mark(folder, number)
-            one = _Attempt(folder, number, job, Memory.of(mark), mark)
-            self._attempts[one.group] = one
+        job, mark = read_resolved(folder.resolved(number)).job, read_mark(folder, number)
+        one = _Attempt(folder, number, job, Memory.of(mark), mark)
+        with self._lock:
+            if known is not None:
+                self._forget(known)
+            self._attempts[one.group] = self._newest[folder.root] = one
             for pod in self._pods.of(one.group):
                 one.memory.show(pod["metadata"]["name"], pod, time.time())
             return one
+
+    def _forget(self, one: _Attempt) -> None:
+        one.lock.close()
+        self._newest.pop(one.folder.root, None)
+        self._attempts.pop(one.group, None)
 
     # ------------------------------------------------------------------ what watches show
     def _on_ray_job(self, key: str, group: Group | None) -> None:
@@ -284,9 +296,7 @@ class KubeLauncher:
         resolved = read_resolved(folder.resolved(attempt))
         job = self._job_of(resolved.job.uid)
         if job is None:
-            raise NotFound(
-                f"{resolved.job.namespace}/{resolved.job.name} ({resolved.job.uid}) is gone: nothing is begun"
-            )
+            raise NotFound(f"job {resolved.job.uid} is gone: attempt {attempt} of it is not begun")
         rendered = self._render(job, resolved)
         one = self._attempt(folder, attempt)
         with self._lock:
@@ -331,8 +341,8 @@ class KubeLauncher:
 
     def remove(self, folder: RunFolder) -> None:
         with self._lock:
-            for group in [group for group, one in self._attempts.items() if one.folder == folder]:
-                self._attempts.pop(group).lock.close()
+            if (one := self._newest.get(folder.root)) is not None:
+                self._forget(one)
         self._remover.remove(folder.root)
 
     def sweep(self) -> None:
@@ -362,7 +372,16 @@ class KubeLauncher:
         return ()
 
     def check(self, job: TrainingJob, resolved: Resolved) -> None:
-        render(job, resolved, self._cluster, signing_key=_DRY_KEY)
+        problems: list[Problem] = []
+        if job.spec.checkpoint.uri is None:  # what is chosen for it is a folder of the controller
+            problems.append(Problem("spec.checkpoint.uri", _NO_STORAGE))
+        try:
+            render(job, resolved, self._cluster, signing_key=_DRY_KEY)
+        except InvalidJob as error:
+            known = {problem.path for problem in problems}
+            problems += [problem for problem in error.problems if problem.path not in known]
+        if problems:
+            raise InvalidJob(problems)
 
     def obstacle(self, job: TrainingJob) -> Told | None:
         if self._ray_jobs.missing or self._ray_clusters.missing:

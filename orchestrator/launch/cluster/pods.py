@@ -107,10 +107,9 @@ def clue_of(pod: Json) -> Clue | None:
         why = disrupted.get("reason", "")
         words = f"{named(pod)} lost its node ({why}): {first_line(disrupted.get('message', ''))}"
         return Clue(FailureClass.PREEMPTED if why in _TAKEN else lost, words, name, node_lost=True, of_driver=leading)
-    if is_over(pod) and (why := found.get("reason")):  # Evicted, NodeLost, ...: the kubelet's or the control plane's
-        return Clue(
-            lost, f"{named(pod)} was ended by its node ({why}): {said}", name, node_lost=True, of_driver=leading
-        )
+    if is_over(pod) and (why := found.get("reason")):  # Evicted, NodeLost, ...
+        words = f"{named(pod)} was ended by its node ({why}): {said}"
+        return Clue(lost, words, name, node_lost=True, of_driver=leading)
     if part_of(pod) == "submitter" or leaves(pod):
         return None  # the submitter always exits 1 when the driver failed; of one that is deleted all end so
     for container in _containers(pod):

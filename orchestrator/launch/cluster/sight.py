@@ -142,13 +142,10 @@ def _running(scene: Scene, ray_job: Json, now: float) -> Told:
     if (trouble := trouble_of(scene, now)) is not None:
         return trouble
     words = in_words(scene.pods, wanted(ray_job))
-    began = scene.memory.began
-    late = began is not None and now - began > READY_SECONDS and not all(pods.is_ready(pod) for pod in scene.remaining)
-    if late and not scene.state == "Running":
-        return Told(False, Reason.PODS_NOT_READY, words)
-    return Told(
-        False, Reason.STARTING, "its pods are ready, and the driver begins" if scene.state == "Running" else words
-    )
+    if scene.state == "Running":
+        return Told(False, Reason.STARTING, "its pods are ready, and the driver begins")
+    late = scene.memory.began is not None and now - scene.memory.began > READY_SECONDS
+    return Told(False, Reason.PODS_NOT_READY if late else Reason.STARTING, words)
 
 
 def trouble_of(scene: Scene, now: float) -> Told | None:
