@@ -37,7 +37,8 @@ class HolderDocument(SlotsDocument):
 class CapacityDocument(Part):
     """What the machine lends to jobs."""
 
-    total: SlotsDocument
+    total: SlotsDocument | None
+    """null: a cluster, which shares out its machines itself."""
     used: SlotsDocument
     holders: list[HolderDocument]
     """Of namespaces that you see."""
@@ -58,7 +59,7 @@ def get_capacity(desk: AtDesk, caller: Caller) -> JSONResponse:
     holders = [one for one in found.holders if seen[one.namespace]]
     return JSONResponse(
         {
-            "total": _slots(found.total),
+            "total": None if found.total is None else _slots(found.total),
             "used": _slots(found.used),
             "holders": [{"namespace": one.namespace, "name": one.name, **_slots(one.slots)} for one in holders],
         }

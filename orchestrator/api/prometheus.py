@@ -168,7 +168,8 @@ def _money(found: Iterable[TeamTally]) -> Iterator[Metric]:
 def _slots(capacity: Capacity) -> Iterator[Metric]:
     samples: list[tuple[tuple[str, str], float]] = []
     for state, slots in (("total", capacity.total), ("used", capacity.used)):
-        samples += [(("cpu", state), slots.cpus), (("gpu", state), slots.gpus)]
+        if slots is not None:
+            samples += [(("cpu", state), slots.cpus), (("gpu", state), slots.gpus)]
     yield _gauge("fathom_slots", "What the machine lends to jobs.", samples, ("kind", "state"))
 
 

@@ -16,7 +16,7 @@ from orchestrator.cost.meter import Rate, Spent, total
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import UsageError
-from orchestrator.launch.base import RunFolder, in_short
+from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
     BudgetNote,
     CheckpointCommitted,
@@ -28,7 +28,7 @@ from orchestrator.launch.events import (
     Progress,
     Started,
 )
-from orchestrator.launch.files import replace_file
+from orchestrator.launch.files import in_short, replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 _NO_DRIVERS = (Evaluated, BudgetNote)
@@ -144,6 +144,18 @@ class History:
         self.held = [one for one in self.held if one.attempt != attempt]
         self.held.append(Held(attempt, now, now))
 
+    def begin(self, attempt: int, began: float) -> None:
+        """It holds machines since then, by the word of those who gave them; until now that was a guess."""
+        last = self.held[-1]
+        if last.attempt == attempt and last.start != began:
+            self.held[-1] = Held(attempt, began, max(last.end, began))
+
+    def let_go(self, attempt: int, at: float) -> None:
+        """It held machines until then, by the same word."""
+        last = self.held[-1]
+        if last.attempt == attempt and last.end != at:
+            self.held[-1] = Held(attempt, last.start, max(last.start, at))
+
     def extend(self, now: float) -> None:
         """The last attempt holds its devices still."""
         last = self.held[-1]
@@ -162,6 +174,10 @@ class History:
         if attempt not in self._resolved:
             self._resolved[attempt] = read_resolved(self._folder.resolved(attempt))
         return self._resolved[attempt]
+
+    def renamed(self, resolved: Resolved) -> None:
+        """An attempt has another incarnation than was decided."""
+        self._resolved[resolved.attempt] = resolved
 
     def rate(self, attempt: int) -> Rate:
         """What an hour of an attempt cost when it was started."""

@@ -7,7 +7,7 @@ name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
 from orchestrator.errors import Conflict, InvalidJob, NotFound, Unavailable
@@ -138,6 +138,24 @@ class Writer:
         return self._again(
             lambda limits: self._kube.patch(target.status, body, "merge", query=self._query, timeouts=limits)
         )
+
+    def annotate(self, target: Target, uid: str, annotations: Mapping[str, str | None]) -> bool:
+        """These annotations on the object of this uid, None: not there; all others stay. -> False if it is gone, or
+        another has its name now."""
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+
+        def send(limits: Timeouts) -> bool:
+            try:
+                self._kube.patch(target, body, "merge", query=self._query, timeouts=limits)
+            except NotFound:
+                return False
+            except (Conflict, InvalidJob):  # how servers say that this is another object
+                if self._uid(target, limits) == uid:
+                    raise
+                return False
+            return True
+
+        return self._again(send)
 
     def delete(self, target: Target, uid: str, *, propagation: Propagation = "Background") -> bool:
         """The object of this uid; -> False if it is gone already, or another has its name now. Both are fine."""

@@ -15,7 +15,6 @@ import time as clock
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +23,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
-from orchestrator.launch.base import in_short
+from orchestrator.launch.failure import FailureClass as FailureClass
+from orchestrator.launch.files import in_short
 from orchestrator.schema import Money
 
 _MAX_MESSAGE = 4000
@@ -177,23 +177,6 @@ class BudgetNote(_Event):
     share: float | None = Field(None, gt=0, lt=1)
     """The one of `budget.warnAt` that is reached."""
     message: str = Field(max_length=_MAX_MESSAGE)
-
-
-class FailureClass(StrEnum):
-    """Why an attempt did not succeed; decides about the next one."""
-
-    USER_ERROR = "user-error"
-    OUT_OF_MEMORY = "out-of-memory"
-    NOT_FINITE = "not-finite"
-    STALLED = "stalled"
-    WORKER_LOST = "worker-lost"
-    DRIVER_LOST = "driver-lost"
-    PREEMPTED = "preempted"
-    OVER_BUDGET = "over-budget"
-    INTERRUPTED = "interrupted"
-    FENCED = "fenced"
-    """A newer attempt or incarnation has begun."""
-    UNKNOWN = "unknown"
 
 
 class Ended(_Event):

@@ -1,10 +1,12 @@
-"""Files that are replaced as a whole, so that a crash leaves the old or the new one."""
+"""Files that are replaced as a whole, so that a crash leaves the old or the new one; and what is wrong with one."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from model.files import make_durable
 
@@ -29,3 +31,13 @@ def replace_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
         draft.unlink(missing_ok=True)
     if durable:
         make_durable(path.parent)
+
+
+def in_short(error: Exception) -> str:
+    """One line of an error that says why a file cannot be read."""
+    if isinstance(error, ValidationError):
+        first, *others = error.errors(include_url=False)
+        path = ".".join(str(part) for part in first["loc"])
+        more = f" (and {len(others)} more)" if others else ""
+        return f"{path}: {first['msg']}{more}" if path else f"{first['msg']}{more}"
+    return " ".join(str(error).split())
