@@ -150,7 +150,7 @@ class Writer:
             except NotFound:
                 return False
             except (Conflict, InvalidJob):  # how servers say that this is another object
-                if self._uid(target, limits) == uid:
+                if self._is_there(target, uid, limits):
                     raise
                 return False
             return True
@@ -167,8 +167,7 @@ class Writer:
             except NotFound:
                 return False
             except Conflict:
-                found = self._there(target, limits)
-                if found is not None and found["metadata"]["uid"] == uid:
+                if self._is_there(target, uid, limits):
                     raise
                 return False
             return True
@@ -185,6 +184,10 @@ class Writer:
             return send(self._kube.timeouts.within(seconds))
 
         return again(within, self._holder, self._patience, self._wait)
+
+    def _is_there(self, target: Target, uid: str, limits: Timeouts) -> bool:
+        found = self._there(target, limits)
+        return found is not None and bool(found["metadata"]["uid"] == uid)
 
     def _there(self, target: Target, limits: Timeouts) -> Json | None:
         try:
