@@ -8,6 +8,7 @@
     ├── NotFound       404  exit 3     what was named does not exist
     ├── Conflict       409  exit 4     it exists already, or changed meanwhile
     │   ├── StalePlan             409   what was planned is not what would run now
+    │   ├── Fenced                409   a newer attempt of the job has begun, or this one is over
     │   ├── PreconditionFailed    412   If-Match names another state than the present one
     │   ├── IdempotencyMismatch   422   the Idempotency-Key came with another request before
     │   └── IdempotencyInFlight   409   the request with that key is still being worked on
@@ -112,6 +113,12 @@ class StalePlan(Conflict):
     """What was planned is not what would run now."""
 
     code = "stale-plan"
+
+
+class Fenced(Conflict):
+    """Who speaks is of an attempt that counts no more: a newer one has begun, or it is over."""
+
+    code = "fenced"
 
 
 class PreconditionFailed(Conflict):

@@ -115,6 +115,23 @@ ADMITTED: dict[R, Text] = {
     ),
     R.QUEUE_ADMITTED: Text("is admitted and about to start", "wait; {look} shows when it starts", 12),
     R.NO_QUEUE: Text("stands in no queue and starts as soon as it can", "wait; {look} shows when it starts", 12),
+    R.QUEUE_MISSING: Text(
+        "waits in vain, since its queue or its priority class is not there",
+        "ask whoever runs the cluster for a LocalQueue of that name in the job's namespace, or submit the job with "
+        "another `spec.queue.name` or `spec.queue.priorityClass`, by {apply}",
+        64,
+    ),
+    R.KUBERAY_MISSING: Text(
+        "waits because nothing in the cluster starts Ray",
+        "ask whoever runs the cluster to install KubeRay's operator, or to see why it does nothing; then the job goes "
+        "on by itself",
+        64,
+    ),
+    R.DEACTIVATED: Text(
+        "was put aside by its queue and waits until somebody lets it in again",
+        "ask whoever runs the queue, or end it with {stop} and submit it again with {apply}",
+        64,
+    ),
     R.PREEMPTED: Text(
         "gave its place in the queue to a job of higher priority",
         "wait: it goes on by itself from the last checkpoint; a higher `spec.queue.priorityClass` prevents it",
@@ -137,6 +154,29 @@ RUNNING: dict[R, Text] = {
         "cannot start because its image cannot be pulled",
         "correct `spec.compute.image`, or give `spec.compute.serviceAccountName` the right to pull it; then submit the "
         "job again with {apply}",
+        61,
+    ),
+    R.UNSCHEDULABLE: Text(
+        "waits for machines, since none that is free has what its pods ask for",
+        "wait until others end (`fathom list` shows them), ask for fewer or other machines in `spec.compute`, or give "
+        "the cluster more; {stop} ends the wait",
+        61,
+    ),
+    R.QUOTA_EXCEEDED: Text(
+        "cannot start its pods because the quota of its namespace is used up",
+        "wait until others of the namespace end, ask for less in `spec.compute`, or ask whoever runs the cluster to "
+        "raise its ResourceQuota",
+        61,
+    ),
+    R.PODS_REFUSED: Text(
+        "cannot start because the cluster refuses its pods",
+        "show the message to whoever runs the cluster: a rule of the namespace (pod security, a policy) forbids what "
+        "the message names",
+        61,
+    ),
+    R.CRASH_LOOPING: Text(
+        "cannot start because its pods end as soon as they begin",
+        "read {logs} and the message: mostly the image in `spec.compute.image` is not one for training",
         61,
     ),
     R.MAKING_PROGRESS: Text("is training", "nothing; {look} shows how far it is", 31),
@@ -237,7 +277,7 @@ FAILURES: dict[FailureClass, Text] = {
         "the stacks of all ranks are beside {logs}; if steps really take that long, raise `spec.retry.stallMinutes`",
     ),
     FailureClass.WORKER_LOST: Text(
-        "workers died again and again without a new checkpoint in between",
+        "workers died again and again, or never came, without a new checkpoint in between",
         "read the end of {logs}; one that was killed without a word mostly had too little memory: "
         "`spec.compute.memoryPerWorker`",
     ),

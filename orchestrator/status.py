@@ -64,11 +64,18 @@ class Reason(StrEnum):
     WAITING_FOR_TEAM_BUDGET = "WaitingForTeamBudget"
     QUEUE_ADMITTED = "QueueAdmitted"
     NO_QUEUE = "NoQueue"
+    QUEUE_MISSING = "QueueMissing"
+    KUBERAY_MISSING = "KubeRayMissing"
+    DEACTIVATED = "Deactivated"
     PREEMPTED = "Preempted"
     SUSPENDED = "Suspended"
     STARTING = "Starting"
     PODS_NOT_READY = "PodsNotReady"
     IMAGE_PULL_FAILED = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    PODS_REFUSED = "PodsRefused"
+    CRASH_LOOPING = "CrashLooping"
     MAKING_PROGRESS = "MakingProgress"
     RETRYING = "Retrying"
     STALLED = "Stalled"
@@ -98,6 +105,9 @@ REASONS: dict[ConditionType, frozenset[Reason]] = {
             Reason.WAITING_FOR_TEAM_BUDGET,
             Reason.QUEUE_ADMITTED,
             Reason.NO_QUEUE,
+            Reason.QUEUE_MISSING,
+            Reason.KUBERAY_MISSING,
+            Reason.DEACTIVATED,
             Reason.PREEMPTED,
             Reason.SUSPENDED,
         }
@@ -107,6 +117,10 @@ REASONS: dict[ConditionType, frozenset[Reason]] = {
             Reason.STARTING,
             Reason.PODS_NOT_READY,
             Reason.IMAGE_PULL_FAILED,
+            Reason.UNSCHEDULABLE,
+            Reason.QUOTA_EXCEEDED,
+            Reason.PODS_REFUSED,
+            Reason.CRASH_LOOPING,
             Reason.MAKING_PROGRESS,
             Reason.RETRYING,
             Reason.STALLED,
@@ -262,6 +276,8 @@ class JobStatus(Part):
 
     observed_generation: Count = 0
     """The generation of the spec that this status is about."""
+    observed_wishes: Count | None = None
+    """Wishes in annotations (to cancel, to resume) that this status knows of; in resources only."""
     phase: Phase = Phase.PENDING
     """Where the job stands, in one word."""
     conditions: list[Condition] = Field(default=[], max_length=16)

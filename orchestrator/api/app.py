@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,18 +11,37 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from orchestrator.api import audit, compare, costs, health, jobs, logs, machine, plans, prometheus, records, tokens
+from orchestrator.api import (
+    audit,
+    compare,
+    costs,
+    deliveries,
+    health,
+    jobs,
+    logs,
+    machine,
+    me,
+    no_tokens,
+    plans,
+    prometheus,
+    records,
+    tokens,
+)
 from orchestrator.api.auth import TokenGate
 from orchestrator.api.capacity import Capacity
+from orchestrator.api.deliveries import Pods
 from orchestrator.api.desk import Desk
 from orchestrator.api.limits import LOCAL_HOSTS, Bodies, Borders, Envelope, Limits, Rates
 from orchestrator.api.links import add_links
 from orchestrator.api.money import Ledgers
 from orchestrator.api.parameters import require_known
 from orchestrator.api.problems import MEDIA_TYPE, install
+from orchestrator.api.rights import Door
 from orchestrator.api.streams import Streams
 from orchestrator.api.trail import Begun, Trail
 from orchestrator.controller.health import Health
+from orchestrator.controller.inbox import Inboxes
+from orchestrator.launch.delivery import PATH as DELIVERIES
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access
 from orchestrator.store.audit import Audit
@@ -31,23 +51,38 @@ from orchestrator.store.idempotency import Idempotency
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.store.tally import tally
 
-ROUTERS = (
+_EVERYWHERE = (
     plans.router,
     jobs.router,
     logs.router,
     records.router,
     costs.router,
     compare.router,
-    tokens.router,
+    me.router,
     audit.router,
     machine.router,
     health.router,
     prometheus.router,
 )
+ROUTERS = (*_EVERYWHERE, tokens.router)
+"""Of a laptop."""
+CLUSTER_ROUTERS = (*_EVERYWHERE, deliveries.router, no_tokens.router)
 _ABOUT = """Submit, follow, change and compare training jobs, and know what each costs.
 
 Every request but /livez and /readyz takes a bearer token. Errors are problem documents (RFC 9457); docs/problems.md
 explains each code. Times are RFC 3339 in UTC, money is decimal strings."""
+_HINT = "that of your own service is in its home, admin.token"
+
+
+@dataclass(frozen=True)
+class InCluster:
+    """What is other there than on a laptop."""
+
+    door: Door
+    """How people, and pods that deliver, say who they are."""
+    pods: Pods
+    lacking: Callable[[], Sequence[str]]
+    """What a service that is ready must have and has not, in words; called from several threads."""
 
 
 def make_app(
@@ -56,30 +91,37 @@ def make_app(
     *,
     capacity: Callable[[], Capacity],
     wake: Callable[[], None],
-    hosts: Collection[str] = LOCAL_HOSTS,
+    hosts: Collection[str] | None = LOCAL_HOSTS,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     controller: Health | None = None,
     streams: Streams | None = None,
+    cluster: InCluster | None = None,
 ) -> FastAPI:
-    """The application. `capacity` and `wake` are called from several threads; `hosts`: names that it answers under;
-    `controller`: how it is, for readiness and metrics, where there is one.
+    """The application. `capacity` and `wake` are called from several threads; `hosts`: names that it answers under,
+    None: any; `controller`: how it is, for readiness and metrics, where there is one.
 
     Tokens, remembered answers and the audit record are in the file of the store, or, where that has none, in the home.
     """
     database = store.database if isinstance(store, SqliteStore) else Database(settings.home / NAME)
+    access = Access(database)
+    if cluster is not None:
+        limits = replace(limits, others={DELIVERIES: deliveries.LIMITS})
+    door = Door(access, _HINT) if cluster is None else cluster.door
     desk = Desk(
         store=store,
         settings=settings,
         database=database,
-        access=Access(database),
+        door=door,
+        access=access,
         idempotency=Idempotency(database),
         audit=Audit(database),
+        inboxes=Inboxes(),
         capacity=capacity,
         wake=wake,
     )
     desk.idempotency.clear()
     streams = streams or Streams()
-    metrics = prometheus.Metrics(partial(tally, database), capacity, streams, controller)
+    metrics = prometheus.Metrics(partial(tally, store), capacity, streams, controller)
     app = FastAPI(
         title="Fathom",
         version="v1",
@@ -93,16 +135,17 @@ def make_app(
             Middleware(Envelope),
             Middleware(Trail, audit=desk.audit),
             Middleware(Borders, hosts=hosts),
-            Middleware(TokenGate, access=desk.access),
+            Middleware(TokenGate, door=door),
             Middleware(Begun, audit=desk.audit),
-            Middleware(Rates, rate=limits.rate, burst=limits.burst),
+            Middleware(Rates, limits=limits),
             Middleware(Bodies, limits=limits),
         ],
     )
     app.state.desk, app.state.streams, app.state.metrics, app.state.health = desk, streams, metrics, controller
     app.state.ledgers = Ledgers(settings.home)
+    app.state.cluster = cluster
     install(app)
-    for router in ROUTERS:
+    for router in ROUTERS if cluster is None else CLUSTER_ROUTERS:
         app.include_router(router, dependencies=[Depends(require_known)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app

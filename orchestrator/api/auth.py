@@ -1,7 +1,7 @@
 """Bearer tokens: nothing but /livez and /readyz is answered without one, whatever the method.
 
-`TokenGate` stands before the application and lets through who has a token; `needs` says at each route which role it
-takes; `seen_by` narrows what a token of a team sees. What a token may not see is answered as if it did not exist.
+`TokenGate` stands before the application and lets through who has a token, by the `Door` that the address has; `needs`
+says at each route which role it takes; `api.rights` says what a caller sees.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import logging
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Depends, Path, Security
+from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.api.problems import Refusal, error_response, refuse
+from orchestrator.api.rights import Door, require_route, require_seen
 from orchestrator.api.threads import quick
-from orchestrator.errors import FathomError, Forbidden, NotFound, Unauthorized
-from orchestrator.store.access import Access, Role, Token
+from orchestrator.errors import FathomError, Forbidden, Unauthorized
+from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
 
 OPEN = frozenset({"/livez", "/readyz"})
@@ -29,24 +30,26 @@ _ASK = {"WWW-Authenticate": "Bearer"}
 
 
 class TokenGate:
-    """ASGI middleware: puts the caller's token into the request's state, or refuses with 401."""
+    """ASGI middleware: puts the caller into the request's state, or refuses with 401."""
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+    def __init__(self, app: ASGIApp, *, door: Door) -> None:
         self._app = app
-        self._access = access
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
-        secret = _bearer(Headers(scope=scope))
+        door = self._door.at(scope["path"])
+        secret = door.secret(Headers(scope=scope))
         if secret is None:
-            detail = "send a header `Authorization: Bearer TOKEN`; that of your own service is in its home, admin.token"
+            names = " or ".join(f"`{name}: Bearer TOKEN`" for name in door.headers)
+            detail = f"send a header {names}{', once' * (len(door.headers) > 1)}; {door.hint}"
             await refuse(scope, receive, send, Refusal("unauthorized", detail, headers=_ASK))
             return
         try:
-            scope["state"]["token"] = await quick(partial(self._access.authenticate, secret))
-        except Unauthorized as error:
+            scope["state"]["caller"] = await quick(partial(door.authenticator.authenticate, secret))
+        except (Unauthorized, Forbidden) as error:
             await error_response(scope, error)(scope, receive, send)
             return
         except FathomError as error:  # whoever asks is not known: nothing of the inside is said
@@ -57,15 +60,6 @@ class TokenGate:
         await self._app(scope, receive, send)
 
 
-def _bearer(headers: Headers) -> str | None:
-    """The secret; None unless there is exactly one."""
-    given = headers.getlist("authorization")
-    if len(given) != 1:
-        return None
-    scheme, _, secret = given[0].partition(" ")
-    return secret.strip() or None if scheme.lower() == "bearer" else None
-
-
 _SCHEME = HTTPBearer(
     auto_error=False,
     scheme_name="token",
@@ -74,34 +68,20 @@ _SCHEME = HTTPBearer(
 
 
 class RoleNeeded:
-    """Dependency of a route: Forbidden for tokens of a lesser role."""
+    """Dependency of a route: the role in the namespace of its path, or, where that names none, in any at all: then the
+    route asks again for those that it is about. Forbidden or NotFound."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    async def __call__(self, caller: Caller, _: Any = Security(_SCHEME)) -> None:  # noqa: ANN401, B008 - FastAPI's
-        if not caller.role.allows(self.role):
-            raise Forbidden(f"this takes a token of role {self.role}, that of {caller.name} is of role {caller.role}")
+    async def __call__(self, request: Request, caller: Caller, _: Any = Security(_SCHEME)) -> None:  # noqa: ANN401, B008 - FastAPI's
+        path = request.path_params
+        await quick(partial(require_route, caller, self.role, path.get("namespace"), path.get("name", "")))
 
 
 def needs(role: Role) -> Any:  # noqa: ANN401 - FastAPI's own type of it is Any
     """For `dependencies=[needs(Role.RUNNER)]` of a router or a route."""
     return Depends(RoleNeeded(role))
-
-
-def seen_by(token: Token, namespace: str | None) -> str | None:
-    """The namespace to look into: of a team's token its own; None: all. NotFound for that of another team."""
-    if token.team is None or namespace == token.team:
-        return namespace
-    if namespace is None:
-        return token.team
-    raise NotFound(f"there is no namespace {namespace}, or it is not for your token, which is of team {token.team}")
-
-
-def require_seen(token: Token, namespace: str, name: str) -> None:
-    """NotFound, as for what does not exist, unless the token may see the job."""
-    if token.team not in (None, namespace):
-        raise NotFound(f"there is no job {namespace}/{name}: `fathom list` shows those there are")
 
 
 Namespace = Annotated[

@@ -22,9 +22,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Capacity:
-    """Of the whole machine."""
+    """Of the whole machine, or of a cluster."""
 
-    total: Slots
+    total: Slots | None
+    """None: others share out what there is, and know how much that is."""
     holders: tuple[Holder, ...] = ()
 
     @property
@@ -34,14 +35,16 @@ class Capacity:
 
 def never(job: TrainingJob, capacity: Capacity) -> str:
     """Why the job can never run on this machine; empty if it can."""
-    return refusal(need_of(job), capacity.total)
+    return "" if capacity.total is None else refusal(need_of(job), capacity.total)
 
 
 def slowly(job: TrainingJob, capacity: Capacity) -> str:
     """What to know of a job that runs alone, since it is larger than the machine; empty if it is not."""
-    return oversubscribed(need_of(job), capacity.total)
+    return "" if capacity.total is None else oversubscribed(need_of(job), capacity.total)
 
 
-def in_words(slots: Slots) -> str:
+def in_words(slots: Slots | None) -> str:
     """E.g. 8 CPUs and 0 GPUs."""
+    if slots is None:
+        return "what the cluster has"
     return f"{slots.cpus} CPUs and {slots.gpus} GPUs"

@@ -9,15 +9,16 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 
 from orchestrator.api.answers import problems
-from orchestrator.api.auth import needs, require_seen
+from orchestrator.api.auth import needs
 from orchestrator.api.desk import AtDesk, Caller, Desk
+from orchestrator.api.rights import Principal, require_seen
 from orchestrator.compare.comparison import LEAST, MOST, compare
 from orchestrator.compare.document import Comparison
 from orchestrator.compare.facts import Axis, RunFacts
 from orchestrator.compare.load import load_run
 from orchestrator.compare.page import compare_page
 from orchestrator.errors import NotFound, Unavailable, UsageError
-from orchestrator.store.access import Role, Token
+from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[needs(Role.READER)])
@@ -68,7 +69,7 @@ def _different(names: list[str]) -> list[str]:
     return names
 
 
-def _stored(name: str, desk: Desk, caller: Token) -> StoredJob:
+def _stored(name: str, desk: Desk, caller: Principal) -> StoredJob:
     namespace, _, job = name.rpartition("/")
     namespace = namespace or caller.team or "default"
     require_seen(caller, namespace, job)

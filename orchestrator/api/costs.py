@@ -12,9 +12,10 @@ from fastapi.responses import JSONResponse
 
 from orchestrator.api.answers import problems
 from orchestrator.api.archives import run_folder
-from orchestrator.api.auth import SeenJob, needs, seen_by
+from orchestrator.api.auth import SeenJob, needs
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.money import Costs, JobCost, Ledgers, Sums, TeamAmount, TeamBudget, exact, job_cost, listed
+from orchestrator.api.rights import seen_by
 from orchestrator.controller.history import ledger_of
 from orchestrator.controller.record import Record
 from orchestrator.controller.teams import accounts

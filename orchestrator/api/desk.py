@@ -10,8 +10,10 @@ from fastapi import Depends, Request
 
 from orchestrator.api.capacity import Capacity
 from orchestrator.api.far import Far
+from orchestrator.api.rights import Door, Principal
+from orchestrator.controller.inbox import Inboxes
 from orchestrator.settings import Settings
-from orchestrator.store.access import Access, Token
+from orchestrator.store.access import Access
 from orchestrator.store.audit import Audit
 from orchestrator.store.base import JobStore
 from orchestrator.store.database import Database
@@ -26,9 +28,14 @@ class Desk:
     settings: Settings
     database: Database
     """Of tokens, answers and audit records."""
+    door: Door
+    """How callers say who they are."""
     access: Access
+    """The tokens of this service, which a cluster has no use for."""
     idempotency: Idempotency
     audit: Audit
+    inboxes: Inboxes
+    """Of deliveries."""
     capacity: Callable[[], Capacity]
     wake: Callable[[], None]
     """Tells the controller that a wish was changed."""
@@ -41,12 +48,12 @@ async def _desk(request: Request) -> Desk:
     return found
 
 
-async def _caller(request: Request) -> Token:
-    found: Token = request.state.token
+async def _caller(request: Request) -> Principal:
+    found: Principal = request.state.caller
     return found
 
 
 AtDesk = Annotated[Desk, Depends(_desk)]
-Caller = Annotated[Token, Depends(_caller)]
-"""Whose token it is; `orchestrator.api.auth` has seen to it that there is one."""
+Caller = Annotated[Principal, Depends(_caller)]
+"""Who asks; `orchestrator.api.auth` has seen to it that somebody does."""
 Json = dict[str, Any]

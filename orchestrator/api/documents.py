@@ -8,12 +8,12 @@ from pydantic import AwareDatetime, ConfigDict, Field, GetJsonSchemaHandler, Roo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from orchestrator.api.rights import Principal
 from orchestrator.jobfile import make_job
 from orchestrator.schema import Money, Part
 from orchestrator.spec import JobSpec, Metadata, TrainingJob
 from orchestrator.spec_model import SpecPart
 from orchestrator.status import Choice, JobStatus
-from orchestrator.store.access import Token
 
 EXAMPLE: dict[str, Any] = {
     "apiVersion": "fathom.dev/v1alpha1",
@@ -49,7 +49,7 @@ class JobInput(SpecPart):
             make_job(dict(value))
         return value
 
-    def job(self, caller: Token) -> TrainingJob:
+    def job(self, caller: Principal) -> TrainingJob:
         """Of the caller's team where it names none."""
         metadata = self.metadata
         if caller.team is not None and "namespace" not in metadata.model_fields_set:

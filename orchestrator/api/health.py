@@ -32,8 +32,10 @@ async def is_alive() -> PlainTextResponse:
     responses={503: _NOT_READY},
 )
 def is_ready(request: Request, desk: AtDesk) -> PlainTextResponse:
-    """Its job store can be read, and its controller looks at the jobs."""
-    failing = list(_failing(desk, request.app.state.health))
+    """Its job store can be read, and its controller looks at the jobs; in a cluster, what it needs there is there."""
+    cluster = request.app.state.cluster
+    lacking = () if cluster is None else cluster.lacking()
+    failing = [*_failing(desk, request.app.state.health), *lacking]
     if failing:
         return PlainTextResponse("".join(f"not ready: {part}\n" for part in failing), 503)
     return PlainTextResponse("ok\n")

@@ -13,14 +13,15 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from orchestrator.api.answers import job_response, problems
-from orchestrator.api.auth import Name, Namespace, SeenJob, needs, require_seen, seen_by
+from orchestrator.api.auth import Name, Namespace, SeenJob, needs
 from orchestrator.api.capacity import never
 from orchestrator.api.desk import AtDesk, Caller, Desk
 from orchestrator.api.documents import JobDocument, JobList, JobPatch, JobRequest
 from orchestrator.api.once import DoOnce, Once
 from orchestrator.api.patch import patched
-from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency, require_own
+from orchestrator.api.plans import load_basis, planned_now, price_of, require_currency
 from orchestrator.api.preconditions import require_match
+from orchestrator.api.rights import Principal, require_role, require_seen, seen_by
 from orchestrator.api.signed import require_fresh, verify
 from orchestrator.controller.admission import check
 from orchestrator.controller.limit import require_limit
@@ -37,7 +38,7 @@ from orchestrator.errors import (
 from orchestrator.launch.base import RunFolder
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
-from orchestrator.store.access import Role, Token
+from orchestrator.store.access import Role
 from orchestrator.store.base import Query as Wanted
 from orchestrator.store.base import StoredJob, Wish
 
@@ -79,7 +80,7 @@ def create_job(
     """It is checked as `fathom train` does: its form, its data, its price, the money of its team. Then it waits for the
     controller in phase Pending."""
     job = body.job.job(caller)
-    require_own(job, caller)
+    require_role(caller, Role.RUNNER, job.metadata.namespace)
 
     def prepare() -> None:
         basis = load_basis(desk.settings)
@@ -109,7 +110,7 @@ def _require_possible(job: TrainingJob, desk: Desk) -> None:
         raise InvalidJob([Problem("spec.compute.gpus", unfit)])
 
 
-def _would_be(job: TrainingJob, caller: Token, desk: Desk) -> StoredJob:
+def _would_be(job: TrainingJob, caller: Principal, desk: Desk) -> StoredJob:
     """What would be stored; Conflict if the name is taken."""
     namespace, name = job.metadata.namespace, job.metadata.name
     try:
@@ -312,7 +313,7 @@ _action(
 
 def _changed(
     desk: Desk,
-    caller: Token,
+    caller: Principal,
     namespace: str,
     name: str,
     if_match: Sequence[str] | None,

@@ -12,8 +12,8 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
@@ -49,6 +49,14 @@ class Limits:
     """Requests a second that one token may make, on average; None: any."""
     burst: int = 200
     """And at once."""
+    values: int = strict_json.MAX_VALUES
+    """In a body."""
+    others: Mapping[str, Limits] = field(default_factory=dict)
+    """Addresses that have limits of their own, the time for a body apart."""
+
+    def at(self, path: str) -> Limits:
+        """Those that an address has."""
+        return self.others.get(path, self)
 
 
 class Envelope:
@@ -92,9 +100,11 @@ class Envelope:
 class Borders:
     """Refuses names that are not ours (DNS rebinding) and pages of other sites."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
+        """`hosts` None: any name. In a cluster a proxy keeps the name that it was asked for, and probes give addresses;
+        a page that gets a name to lead here has no token all the same."""
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,8 +112,9 @@ class Borders:
             return
         headers = Headers(scope=scope)
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
-        if len(hosts) != 1 or _host(hosts[0]) not in self._hosts:
-            detail = f"this service answers as {', '.join(sorted(self._hosts))} only: `fathom serve --help` adds names"
+        if len(hosts) != 1 or not self._is_ours(_host(hosts[0])):
+            names = ", ".join(sorted(self._hosts or {"one name"}))
+            detail = f"this service answers as {names} only: `fathom serve --help` adds names"
             await refuse(scope, receive, send, Refusal("foreign-host", detail))
         elif any(origin.lower() not in _own(hosts[0]) for origin in origins):
             await refuse(
@@ -111,6 +122,9 @@ class Borders:
             )
         else:
             await self._app(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        return bool(host) if self._hosts is None else host in self._hosts
 
 
 def _host(header: str) -> str:
@@ -124,17 +138,20 @@ def _own(host: str) -> tuple[str, str]:
 
 
 class Rates:
-    """So many requests a second for each token, counted by token bucket; 429 says when to come again."""
+    """So many requests a second for each caller, counted by token bucket; 429 says when to come again."""
 
-    def __init__(
-        self, app: ASGIApp, *, rate: float | None, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
-        self._buckets = None if rate is None else Buckets(rate, burst, clock)
+        self._buckets = {
+            path: None if (one := limits.at(path)).rate is None else Buckets(one.rate, one.burst, clock)
+            for path in ("", *limits.others)
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        token = scope["state"].get("token") if scope["type"] == "http" else None
-        wait = 0.0 if self._buckets is None or token is None else self._buckets.take(token.name)
+        caller = scope["state"].get("caller") if scope["type"] == "http" else None
+        wait = 0.0
+        if caller is not None and (buckets := self._buckets.get(scope["path"], self._buckets[""])) is not None:
+            wait = buckets.take(caller.name)
         if wait:
             await refuse(scope, receive, send, too_many(wait))
             return
@@ -181,17 +198,17 @@ class Bodies:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(Headers(scope=scope), receive)
+            limits = self._limits.at(scope["path"])
+            body = await self._read(Headers(scope=scope), receive, limits.body_bytes)
             if body is None:
                 return  # the caller has gone
-            await _require_json(Headers(scope=scope), body, scope["method"])
+            await _require_json(Headers(scope=scope), body, scope["method"], limits.values)
         except Refusal as refusal:
             await refuse(scope, receive, send, refusal)
             return
         await self._app(scope, _replay(body, receive), send)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        most = self._limits.body_bytes
+    async def _read(self, headers: Headers, receive: Receive, most: int) -> bytes | None:
         said = headers.get("content-length", "")
         if said.isdecimal() and int(said[:20]) > most:
             raise Refusal("too-large", f"the body has {said[:20]} bytes, at most {most} are read")
@@ -215,7 +232,7 @@ class Bodies:
 _WANTED = {"PATCH": ("application/merge-patch+json", "application/json")}
 
 
-async def _require_json(headers: Headers, body: bytes, method: str) -> None:
+async def _require_json(headers: Headers, body: bytes, method: str, values: int) -> None:
     """Refusal unless the body is empty, or JSON and said to be."""
     if not body:
         return
@@ -227,9 +244,9 @@ async def _require_json(headers: Headers, body: bytes, method: str) -> None:
         raise Refusal("unsupported-media", "compressed bodies are not read: send it as it is")
     try:
         if len(body) > _LARGE:
-            await quick(partial(strict_json.read, body))
+            await quick(partial(strict_json.read, body, values))
         else:
-            strict_json.read(body)
+            strict_json.read(body, values)
     except strict_json.NotJson as error:
         raise Refusal("invalid-json", str(error)) from None
 

@@ -51,7 +51,7 @@ def read_logs(
         return StreamingResponse(_text(archive, place), media_type="text/plain")
     place = resumed(archive, last_event_id) if last_event_id else beginning(archive, attempt, tail)
     follower = LogFollower(archive, standing(desk, stored), place, alone=attempt is not None)
-    return stream(request, desk, caller, follower)
+    return stream(request, desk, caller, stored, follower)
 
 
 def _text(archive: Archive, place: Place) -> Iterator[str]:

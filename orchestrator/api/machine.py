@@ -12,6 +12,7 @@ from orchestrator.api.answers import problems
 from orchestrator.api.auth import needs
 from orchestrator.api.capacity import Slots
 from orchestrator.api.desk import AtDesk, Caller, Json
+from orchestrator.api.rights import sees
 from orchestrator.schema import Part
 from orchestrator.store.access import Role
 
@@ -36,10 +37,11 @@ class HolderDocument(SlotsDocument):
 class CapacityDocument(Part):
     """What the machine lends to jobs."""
 
-    total: SlotsDocument
+    total: SlotsDocument | None
+    """null: a cluster, which shares out its machines itself."""
     used: SlotsDocument
     holders: list[HolderDocument]
-    """Of your team only, with the token of a team."""
+    """Of namespaces that you see."""
 
 
 @router.get(
@@ -53,10 +55,11 @@ class CapacityDocument(Part):
 def get_capacity(desk: AtDesk, caller: Caller) -> JSONResponse:
     """Slots of this machine."""
     found = desk.capacity()
-    holders = [one for one in found.holders if caller.team in (None, one.namespace)]
+    seen = {one: sees(caller, one) for one in {holder.namespace for holder in found.holders}}
+    holders = [one for one in found.holders if seen[one.namespace]]
     return JSONResponse(
         {
-            "total": _slots(found.total),
+            "total": None if found.total is None else _slots(found.total),
             "used": _slots(found.used),
             "holders": [{"namespace": one.namespace, "name": one.name, **_slots(one.slots)} for one in holders],
         }

@@ -13,6 +13,7 @@ from orchestrator.api.auth import needs
 from orchestrator.api.capacity import in_words, never, slowly
 from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.documents import PlanDocument, PlanRequest
+from orchestrator.api.rights import Principal, require_role
 from orchestrator.api.signed import VALID, Planned, digest, sign
 from orchestrator.controller.admission import check, units
 from orchestrator.controller.aside import urls
@@ -24,7 +25,7 @@ from orchestrator.plan.prices import Price
 from orchestrator.plan.request import request_of
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
-from orchestrator.store.access import Role, Token
+from orchestrator.store.access import Role
 from orchestrator.store.document import timestamp
 
 router = APIRouter(prefix="/v1", tags=["plans"], dependencies=[needs(Role.READER)])
@@ -41,7 +42,7 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     """Forecast, price and choices of a job, which need not be possible yet: `messages` say what stands against it.
     Nothing is kept; the id is signed, and counts for 15 minutes."""
     job, basis = body.job.job(caller), load_basis(desk.settings)
-    require_own(job, caller)
+    require_role(caller, Role.READER, job.metadata.namespace)  # the answer tells of its money
     _require_local(job, caller)
     price = price_of(job, basis)
     with desk.far.read(job, caller.name):
@@ -68,16 +69,10 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     return JSONResponse(document)
 
 
-def require_own(job: TrainingJob, caller: Token) -> None:
-    """Forbidden for a job of another team, whose money the answer would tell of."""
-    if caller.team not in (None, job.metadata.namespace):
-        raise Forbidden(f"metadata.namespace is {job.metadata.namespace}, but your token is of team {caller.team}")
-
-
-def _require_local(job: TrainingJob, caller: Token) -> None:
+def _require_local(job: TrainingJob, caller: Principal) -> None:
     """Forbidden to a reader: to have the service ask other machines."""
-    if not caller.role.allows(Role.RUNNER) and (far := urls(job)):
-        raise Forbidden(f"planning would read {far[0]}, which takes a token of role runner: name local files, or none")
+    if (far := urls(job)) and (why := caller.why_not(Role.RUNNER, job.metadata.namespace)):
+        raise Forbidden(f"planning would read {far[0]}, but {why}: name local files, or none")
 
 
 def load_basis(settings: Settings) -> Basis:

@@ -76,6 +76,7 @@ CODES: dict[str, tuple[int, str]] = {
     "method-not-allowed": (405, "The method is not for this address"),
     "slow-request": (408, "The body did not arrive in time"),
     "conflict": (409, "It exists already, or changed meanwhile"),
+    "fenced": (409, "The attempt counts no more"),
     "stale-plan": (409, "The plan is not what would run now"),
     "idempotency-in-flight": (409, "The request with this key is still being worked on"),
     "idempotency-mismatch": (422, "The key came with another request before"),

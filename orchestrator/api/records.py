@@ -18,11 +18,12 @@ from orchestrator.api.archives import archive_of, standing
 from orchestrator.api.auth import SeenJob, needs
 from orchestrator.api.desk import AtDesk, Caller, Desk, Json
 from orchestrator.api.following import RecordFollower, read_offset
+from orchestrator.api.rights import Principal
 from orchestrator.api.streaming import Follow, LastEventId, documented, stream, wants_stream
 from orchestrator.launch.events import Event, Progress
 from orchestrator.launch.pages import MAX_EVENTS, Entry, event_page
 from orchestrator.schema import Part
-from orchestrator.store.access import Role, Token
+from orchestrator.store.access import Role
 from orchestrator.store.base import StoredJob
 from orchestrator.store.document import timestamp
 
@@ -134,7 +135,7 @@ def read_metrics(
 def _answer(
     request: Request,
     desk: Desk,
-    caller: Token,
+    caller: Principal,
     stored: StoredJob,
     show: Callable[[Entry], Json],
     kind: str | None,
@@ -147,7 +148,7 @@ def _answer(
         follower = RecordFollower(
             archive, standing(desk, stored), lambda entry: json.dumps(show(entry)), offset=offset, kind=kind
         )
-        return stream(request, desk, caller, follower)
+        return stream(request, desk, caller, stored, follower)
     page = event_page(archive.events(), offset, limit=limit, kind=kind)
     items = [show(entry) for entry in page.entries]
     return JSONResponse({"items": items, "next": str(page.next), "more": page.more})

@@ -8,9 +8,10 @@ from fastapi import Header, Query, Request, Response
 
 from orchestrator.api.desk import Desk
 from orchestrator.api.following import Follower
+from orchestrator.api.rights import Principal, sees
 from orchestrator.api.streams import Streams
 from orchestrator.errors import FathomError
-from orchestrator.store.access import Token
+from orchestrator.store.base import StoredJob
 
 EVENT_STREAM = "text/event-stream"
 Follow = Annotated[
@@ -27,14 +28,15 @@ def wants_stream(request: Request, *, follow: bool) -> bool:
     return follow or any(part.partition(";")[0].strip().lower() == EVENT_STREAM for part in accepted.split(","))
 
 
-def stream(request: Request, desk: Desk, caller: Token, follower: Follower) -> Response:
-    """The answer; it ends when the caller's token does not count any more."""
+def stream(request: Request, desk: Desk, caller: Principal, stored: StoredJob, follower: Follower) -> Response:
+    """The answer; it ends when the caller's token does not count any more, or may not see the job."""
     streams: Streams = request.app.state.streams
-    secret = request.headers["authorization"].partition(" ")[2].strip()
+    secret = desk.door.secret(request.headers)
+    assert secret is not None, "the gate has let it through"
 
     def allowed() -> bool:
         try:
-            return desk.access.authenticate(secret) == caller
+            return desk.door.authenticator.authenticate(secret) == caller and sees(caller, stored.namespace)
         except FathomError:
             return False
 

@@ -17,8 +17,8 @@ class NotJson(Exception):
     """What is wrong with the body, in words."""
 
 
-def read(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """The value; NotJson says what is wrong."""
+def read(body: bytes, values: int = MAX_VALUES) -> Any:  # noqa: ANN401 - any JSON value
+    """The value, of so many parts at most; NotJson says what is wrong."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -31,7 +31,7 @@ def read(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
         raise NotJson(f"the body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
     except ValueError as error:  # numbers that Python refuses, e.g. of 5000 digits
         raise NotJson(f"the body holds a number that cannot be read: {error}") from None
-    _require_small(value)
+    _require_small(value, values)
     if _HALF.search(text):
         _require_whole(value)
     return value
@@ -57,12 +57,12 @@ def _float(text: str) -> float:
     return value
 
 
-def _require_small(value: Any) -> None:  # noqa: ANN401 - any JSON value
+def _require_small(value: Any, most: int) -> None:  # noqa: ANN401 - any JSON value
     level, depth, count = [value], 0, 0
     while level:
         count += len(level)
-        if count > MAX_VALUES:
-            raise NotJson(f"the body holds more than {MAX_VALUES} values")
+        if count > most:
+            raise NotJson(f"the body holds more than {most} values")
         containers = [one for one in level if isinstance(one, dict | list)]
         depth += bool(containers)
         if depth > MAX_DEPTH:

@@ -1,4 +1,4 @@
-"""`/v1/tokens` and `/v1/me`: who may do what. A secret is in the answer that makes the token, and nowhere else."""
+"""`/v1/tokens`: who may do what. A secret is in the answer that makes the token, and nowhere else."""
 
 from __future__ import annotations
 
@@ -64,30 +64,6 @@ class TokenList(Part):
     items: list[TokenDocument]
     next: str = ""
     """Always empty: there is one page."""
-
-
-class Me(Part):
-    """Who the token is."""
-
-    name: str
-    role: Role
-    team: str | None = None
-    """The only namespace that it sees; absent: all."""
-    expires: AwareDatetime | None = None
-
-
-@router.get(
-    "/me",
-    operation_id="whoAmI",
-    summary="Who the token is",
-    response_model=Me,
-    dependencies=[needs(Role.READER)],
-    responses=problems(),
-)
-async def who_am_i(caller: Caller) -> JSONResponse:
-    """Of whoever asks."""
-    found = _document(caller)
-    return JSONResponse({name: found[name] for name in ("name", "role", "team", "expires") if name in found})
 
 
 @router.get(

@@ -17,11 +17,13 @@ from orchestrator.api.limits import Buckets
 from orchestrator.api.problems import error_response, printable
 from orchestrator.api.threads import quick
 from orchestrator.errors import FathomError
+from orchestrator.launch.delivery import PATH as DELIVERIES
 from orchestrator.store.audit import Audit, Deed
 
 _LOG = logging.getLogger(__name__)
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-_CHANGES_NOTHING = frozenset({"/v1/plans"})
+_CHANGES_NOTHING = frozenset({"/v1/plans", DELIVERIES})
+"""Plans are not kept; what a job's own pods deliver is no deed of a person."""
 _UNKNOWN_RATE, _UNKNOWN_BURST = 1.0, 100
 """Records a second, of all callers without a token that counts; and at once."""
 
@@ -87,7 +89,7 @@ def _changes(scope: Scope) -> bool:
 
 
 def _deed(scope: Scope) -> Deed:
-    token = scope["state"].get("token")
+    caller = scope["state"].get("caller")
     query = scope.get("query_string", b"").decode("latin-1")
     path = printable(scope["path"]) + (f"?{query}" if query else "")
-    return Deed("" if token is None else token.name, scope["method"], path, scope["state"]["request_id"])
+    return Deed("" if caller is None else caller.name, scope["method"], path, scope["state"]["request_id"])

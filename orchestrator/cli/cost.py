@@ -170,7 +170,7 @@ def _read_run(run: Path) -> Ledger | None:
 
 def _read_file(path: Path) -> Ledger:
     from orchestrator.cost.records import Ledger
-    from orchestrator.launch.base import in_short
+    from orchestrator.launch.files import in_short
 
     try:
         if (size := path.stat().st_size) > _MAX_LEDGER_BYTES:

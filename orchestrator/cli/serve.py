@@ -93,7 +93,7 @@ def _capacity(controller: Controller) -> Capacity:
     machine, jobs = controller.slots()
     needs = [(job, need_of(job.wish.job)) for job in jobs]
     holders = [Holder(job.namespace, job.name, Slots(need.cpus, need.gpus)) for job, need in needs]
-    return Capacity(Slots(machine.cpus, machine.gpus), tuple(holders))
+    return Capacity(None if machine is None else Slots(machine.cpus, machine.gpus), tuple(holders))
 
 
 def _server(app: object) -> Server:

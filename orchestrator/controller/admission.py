@@ -11,27 +11,31 @@ from collections.abc import Iterator
 from model.files import local_path
 from orchestrator.controller.teams import require_leave
 from orchestrator.errors import FathomError, InvalidJob, OverBudget, Problem, UsageError
+from orchestrator.launch.base import Launcher
 from orchestrator.launch.resolve import Resolved, resolve
 from orchestrator.plan.prices import PriceBook
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
 
-def check(job: TrainingJob, settings: Settings) -> Resolved:
-    """The job as its first attempt would run now.
+def check(job: TrainingJob, settings: Settings, launcher: Launcher | None = None) -> Resolved:
+    """The job as its first attempt would run now, on this machine unless `launcher` runs it elsewhere.
 
     InvalidJob with all that is wrong; OverBudget if its limit, or its team's money, does not let it start; UsageError
     for a bad file of prices, hardware, efficiencies or budgets.
     """
     book = PriceBook.load(settings.price_file)
-    problems = [*_unreachable(job), *_unpriced(job, book)]
+    remote = launcher is not None and launcher.capacity() is None
+    problems = [*([] if remote else _unreachable(job)), *_unpriced(job, book)]
     resolved, refused = None, list[FathomError]()
     if not problems:
         try:
             resolved = resolve(
                 job, uid="check", attempt=1, incarnation="check", settings=settings, storage_uri=str(settings.home),
-                prices=book,
+                prices=book, read_data=not remote,
             )  # fmt: skip
+            if launcher is not None:
+                launcher.check(job, resolved)
         except InvalidJob as error:
             problems += error.problems
         except OverBudget as error:

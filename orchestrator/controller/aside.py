@@ -16,10 +16,10 @@ KEPT_SECONDS = 300.0
 """After which it is called again: what it has read may be another."""
 
 
-def urls(job: TrainingJob) -> list[str]:
-    """Of other machines that are read when the job is resolved."""
+def urls(job: TrainingJob, *, data: bool = True) -> list[str]:
+    """Of other machines that are read when the job is resolved; without `data` only what its pods do not read."""
     spec = job.spec
-    read = [spec.model.init_from, spec.data.tokenizer, *spec.training.evaluation.tasks]
+    read = [spec.model.init_from, *([spec.data.tokenizer, *spec.training.evaluation.tasks] if data else [])]
     return [uri for uri in read if uri and local_path(uri) is None]
 
 

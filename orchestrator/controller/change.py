@@ -57,9 +57,16 @@ def note_change(changed: Record, before: TrainingJob, history: History) -> None:
 
 
 def resolve_next(
-    record: Record, history: History, settings: Settings, attempt: int, prices: PriceBook | None = None
+    record: Record,
+    history: History,
+    settings: Settings,
+    attempt: int,
+    prices: PriceBook | None = None,
+    *,
+    read_data: bool = True,
 ) -> Resolved:
-    """Decide an attempt with a new incarnation: on what is left of the money, with the recipe of the one before."""
+    """Decide an attempt with a new incarnation: on what is left of the money, with the recipe of the one before.
+    `read_data`: whether the dataset can be read here."""
     previous = record.folder.resolved(attempt - 1)
     return resolve(
         record.job,
@@ -72,6 +79,7 @@ def resolve_next(
         earlier=read_resolved(previous) if previous.exists() else None,
         reserve=Pace.of(history.events).reserve,
         prices=prices,
+        read_data=read_data,
     )
 
 

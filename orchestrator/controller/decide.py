@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.controller.retry import Tally, after_attempt
-from orchestrator.launch.events import Ended, FailureClass
+from orchestrator.launch.events import Ended
+from orchestrator.launch.failure import FailureClass, Verdict
 from orchestrator.spec import Retry
 from orchestrator.status import Phase, Reason
 
@@ -43,6 +44,8 @@ class Newest:
     """What was seen of a driver that does nothing any more."""
     forgiven: bool = False
     """Somebody has granted the job its attempts anew since."""
+    verdict: Verdict | None = None
+    """How it has ended if it left no last word, by what was seen of it."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,8 @@ def _last_word(seen: Situation, newest: Newest) -> WriteEnd:
         return WriteEnd("stopped", FailureClass.OVER_BUDGET, message)
     if reason is not None:
         return WriteEnd("stopped", FailureClass.INTERRUPTED, reason)
+    if newest.verdict is not None:
+        return WriteEnd("failed", newest.verdict.failure, newest.verdict.message)
     return WriteEnd("failed", FailureClass.DRIVER_LOST, "the driver ended without a word")
 
 

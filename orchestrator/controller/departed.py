@@ -14,8 +14,7 @@ from pydantic import Field, ValidationError
 
 from model.config import Frozen
 from orchestrator.errors import UsageError
-from orchestrator.launch.base import in_short
-from orchestrator.launch.files import replace_file
+from orchestrator.launch.files import in_short, replace_file
 
 _FOLDER = "departed"
 _HELD = "held.json"

@@ -74,6 +74,7 @@ class Follower:
     ) -> None:
         """`patience`: seconds for another launch that has the team's money in its hands."""
         self._settings, self._launcher, self.say, self._patience = settings, launcher, say, patience
+        self._remote = launcher.capacity() is None
         self._locks = ExitStack()
         record = Record.take(settings.home / stored.folder, stored.uid, stored.wish.job)
         self.folder = record.folder
@@ -93,7 +94,7 @@ class Follower:
         self.sight = self._launcher.look(self.folder, self.last) if self.last else None
         counted = self.history.held[-1].end if self.sight and self.sight.alive and self.history.held else None
         self._clock = ForwardClock(time.time, time.monotonic, counted)
-        self.purse = Purse(record, self._settings, self.history, self.say)
+        self.purse = Purse(record, self._settings, self.history, self.say, remote=self._remote)
         self.resolved: Resolved | None = self.history.resolved(self.last) if self.last else None
         self.plan = expect(record, self.resolved, self._settings) if self.resolved is not None else None
         self._draft: Resolved | None = None
@@ -103,6 +104,7 @@ class Follower:
         self._expect_steps()
         self._forget()
         if self.sight is not None and self.sight.alive:
+            self._take_over(self.sight)
             self._adopt(self.sight)
 
     def close(self) -> None:
@@ -183,30 +185,52 @@ class Follower:
         self.purse.follow_limit()
 
     def _observe_attempt(self) -> None:
-        was_alive = self.alive
+        was_alive, was_paid = self.alive, self.sight is not None and self.sight.paid
         self.sight = self._launcher.look(self.folder, self.last)  # before the events: its last word is among them then
+        self._take_over(self.sight)
         for event in self._read():
             if self._watch is not None:
                 self._watch.add(event)
-        if self.alive or (was_alive and self._clock.now() - self.history.held[-1].end < LATE_SECONDS):
-            self.history.extend(self._clock.now())
-        elif was_alive:
-            self.history.close_held()  # this process slept: nobody pays for what was over meanwhile
+        self._count(self.sight, was_paid=was_paid)
         if self.alive:
             self._observe_life(self.sight)
         elif was_alive and (ended := self.history.end_of(self.last)) is not None:
             self._tell_end(ended)
 
+    def _count(self, sight: Sight, *, was_paid: bool) -> None:
+        """Held time: by this clock, unless others have said from when to when."""
+        if self._remote and sight.began is not None:
+            self.history.begin(self.last, sight.began)
+        if sight.paid or (was_paid and self._clock.now() - self.history.held[-1].end < LATE_SECONDS):
+            self.history.extend(self._clock.now())
+        elif was_paid:
+            self.history.close_held()  # this process slept: nobody pays for what was over meanwhile
+        if not sight.paid and sight.let_go is not None:
+            self.history.let_go(self.last, sight.let_go)
+
+    def _take_over(self, sight: Sight) -> None:
+        """The incarnation by which the attempt's events are known, once it is."""
+        name, resolved = sight.incarnation, self.resolved
+        if name is None or resolved is None or name == resolved.incarnation:
+            return
+        self.resolved = resolved.model_copy(update={"incarnation": name})
+        local.prepare(self.folder, self.resolved)
+        self.history.renamed(self.resolved)
+        if self._watch is not None:
+            self._begin_watch(self.resolved)
+
     def _observe_life(self, sight: Sight) -> None:
         assert self.resolved is not None
         assert self._watch is not None
-        self._watch.look(time.monotonic())
+        if sight.up:
+            self._watch.look(time.monotonic())
         if not self._hangs and self._watch.driver_hangs():
             seen = self._launcher.describe(self.folder, self.last)
             self._hangs = f"the driver did not answer: no event for {self._watch.silent:.0f} s; {seen}"
-        now = self._clock.now()
-        self.history.extend(now)  # what is spent, and from when what is left lasts, are of one moment
-        self._look = self.purse.look(self.resolved, now, self._clock.ahead)
+        if sight.paid:
+            now = self._clock.now()
+            self.history.extend(now)  # what is spent, and from when what is left lasts, are of one moment
+            self._look = self.purse.look(self.resolved, now, self._clock.ahead)
         if sight.ordered is not None and self._asked is None:
             left = GRACE_SECONDS if sight.deadline is None else sight.deadline - time.time()
             self._asked = time.monotonic() - GRACE_SECONDS + min(GRACE_SECONDS, max(0.0, left))
@@ -229,7 +253,11 @@ class Follower:
         assert self.resolved is not None
         now = self._clock.now()
         self.history.hold(self.last, min(now, sight.began or now), now)
-        self._watch, self._watched = Watch.of(self.resolved), True
+        self._watched = True
+        self._begin_watch(self.resolved)
+
+    def _begin_watch(self, resolved: Resolved) -> None:
+        self._watch = Watch.of(resolved)
         for event in self.history.events:
             self._watch.add(event)
 
@@ -274,6 +302,7 @@ class Follower:
             grace_over=late or self.hurry or wish.force,
             hangs=self._hangs,
             forgiven=self.last <= wish.granted_after,
+            verdict=self.sight.verdict,
         )
 
     def _tally(self, granted_after: int) -> Tally:
@@ -319,18 +348,22 @@ class Follower:
     def _ask(self, blank: Situation, attempt: int) -> Situation:
         try:
             self._draft = self._resolve(attempt)
+            if self._draft is not None:
+                self._launcher.check(self.record.job, self._draft)
         except OverBudget as error:
             return replace(blank, money=Money(suffices=False, why=str(error)))
         except InvalidJob as error:
-            if any(uri in str(error) for uri in urls(self.record.job)):  # whoever submitted it could read that
+            if any(uri in str(error) for uri in self._urls()):  # whoever submitted it could read that
                 why = f"it is tried again in {KEPT_SECONDS:.0f} s at most: {error}"
                 return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
             return replace(blank, problems=str(error))
         except FathomError as error:
             return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
         if self._draft is None:
-            why = f"it waits for what it reads from another machine: {', '.join(urls(self.record.job))}"
+            why = f"it waits for what it reads from another machine: {', '.join(self._urls())}"
             return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
+        if (told := self._launcher.obstacle(self.record.job)) is not None:
+            return replace(blank, leaves=(Leave(False, told.reason, told.message),))
         try:
             reserve(self.record, self._settings, patience=self._patience)
         except FathomError as error:
@@ -343,21 +376,27 @@ class Follower:
         record, prices = self.record, self.purse.prices_now()
 
         def resolved() -> Resolved:
-            return resolve_next(record, self.history, self._settings, attempt, prices)
+            return resolve_next(record, self.history, self._settings, attempt, prices, read_data=not self._remote)
 
-        if not urls(record.job):
+        if not self._urls():
             return resolved()
         compute = record.job.spec.compute
         paid = None if prices is None else prices.history(compute.accelerator, compute.price_class)
         return self._aside.get((attempt, record.job, paid), resolved)
 
+    def _urls(self) -> list[str]:
+        """Of other machines that are read here."""
+        return urls(self.record.job, data=not self._remote)
+
     def problems(self) -> str:
         """Why the job could never run as it is written; the plan is made by the way. What it reads from other machines
         was read just now by whoever submitted it, and is read again before it starts."""
-        if urls(self.record.job):
+        if self._urls():
             return ""
         try:
             draft = self._resolve(self.last + 1)
+            if draft is not None:
+                self._launcher.check(self.record.job, draft)
         except InvalidJob as error:
             return str(error)
         except FathomError:
@@ -374,7 +413,7 @@ class Follower:
         draft, self._draft, self._answers = self._draft, None, None
         assert draft is not None
         assert draft.attempt == action.attempt, "it was asked for just now"
-        assert draft.workers * draft.gpus_per_worker == len(gpus), (draft.workers, gpus)
+        assert self._remote or draft.workers * draft.gpus_per_worker == len(gpus), (draft.workers, gpus)
         draft = draft.model_copy(update={"gpus": gpus})
         if action.attempt > 1:
             self.say(f"starting attempt {action.attempt}")
@@ -392,7 +431,7 @@ class Follower:
         self.sight = Sight(alive=False, begun=False)
         self._launcher.start(self.folder, action.attempt)
         self.observation.ended = None
-        self.sight = Sight(alive=True, began=now)
+        self.sight = Sight(alive=True, holding=False, up=False) if self._remote else Sight(alive=True, began=now)
         self._adopt(self.sight)
 
     def order(self, action: Order) -> None:
@@ -418,7 +457,7 @@ class Follower:
         for whoever reads the record later."""
         resolved = read_resolved(self.folder.resolved(self.last))
         message, now, last = action.message, time.time(), self.history.last_word(self.last)
-        if action.failure is FailureClass.DRIVER_LOST:
+        if action.failure is FailureClass.DRIVER_LOST and (self.sight is None or self.sight.verdict is None):
             message = f"{message}; see {self.folder.log(self.last)}"
             if not self._watched:
                 message = "the driver was gone without a word, and its launcher too: found so when the run was resumed"

@@ -16,7 +16,7 @@ from orchestrator.cost.meter import Rate, Spent, total
 from orchestrator.cost.tariff import Tariff
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import UsageError
-from orchestrator.launch.base import RunFolder, in_short
+from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
     BudgetNote,
     CheckpointCommitted,
@@ -28,11 +28,13 @@ from orchestrator.launch.events import (
     Progress,
     Started,
 )
-from orchestrator.launch.files import replace_file
+from orchestrator.launch.files import in_short, replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 
 _NO_DRIVERS = (Evaluated, BudgetNote)
 """Events that come from no driver, and say nothing of its life."""
+_NOTES = "launcher"
+"""Incarnation of words on money: they have numbers of their own, since a driver in a cluster counts its own events."""
 
 
 class History:
@@ -142,6 +144,18 @@ class History:
         self.held = [one for one in self.held if one.attempt != attempt]
         self.held.append(Held(attempt, now, now))
 
+    def begin(self, attempt: int, began: float) -> None:
+        """It holds machines since then, by the word of those who gave them; until now that was a guess."""
+        last = self.held[-1]
+        if last.attempt == attempt and last.start != began:
+            self.held[-1] = Held(attempt, began, max(last.end, began))
+
+    def let_go(self, attempt: int, at: float) -> None:
+        """It held machines until then, by the same word."""
+        last = self.held[-1]
+        if last.attempt == attempt and last.end != at:
+            self.held[-1] = Held(attempt, last.start, max(last.start, at))
+
     def extend(self, now: float) -> None:
         """The last attempt holds its devices still."""
         last = self.held[-1]
@@ -160,6 +174,10 @@ class History:
         if attempt not in self._resolved:
             self._resolved[attempt] = read_resolved(self._folder.resolved(attempt))
         return self._resolved[attempt]
+
+    def renamed(self, resolved: Resolved) -> None:
+        """An attempt has another incarnation than was decided."""
+        self._resolved[resolved.attempt] = resolved
 
     def rate(self, attempt: int) -> Rate:
         """What an hour of an attempt cost when it was started."""
@@ -227,7 +245,7 @@ class History:
             "budget",
             job=self._record.uid,
             attempt=resolved.attempt,
-            incarnation=resolved.incarnation,
+            incarnation=_NOTES,
             about=about,
             message=message,
             spent=format(spent.quantize(Decimal(1).scaleb(-6), ROUND_DOWN), "f"),

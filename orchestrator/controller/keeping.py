@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from orchestrator.controller.follower import Follower
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.report import budget_condition, job_status, plan_of
-from orchestrator.controller.standing import RESTS, differ, farewell, status_of, tracked
+from orchestrator.controller.standing import RESTS, differ, farewell, is_news, status_of, tracked
 from orchestrator.controller.sync import is_settled
 from orchestrator.controller.webhooks import Notifier
 from orchestrator.cost.ledger import Ledger, Row
@@ -116,7 +116,7 @@ class Keeper:
 
     def _status(self, job: StoredJob, follower: Follower, ledger: Ledger | None) -> JobStatus:
         """As it is now."""
-        kept = self._kept.get(job.uid)
+        kept, sight = self._kept.get(job.uid), follower.sight
         before = kept.status if kept is not None and kept.status is not None else job.status
         return status_of(
             follower.standing,
@@ -128,6 +128,8 @@ class Keeper:
             generation=job.generation,
             machines=in_words(follower.gpus),
             untracked=untracked(follower.folder, self._settings),
+            admitted=None if sight is None else sight.admitted,
+            running=None if sight is None else sight.running,
         )
 
     def _news(self, job: StoredJob, follower: Follower, known: JobStatus) -> bool:
@@ -137,9 +139,10 @@ class Keeper:
         stopping = condition is not None and condition.reason is Reason.STOPPING
         if job.generation != known.observed_generation or (follower.ordered is not None) != stopping:
             return True
-        if follower.alive:
-            running = known.phase.value == "Running"
-            return seen.running != running or known.attempt_count != follower.last
+        if follower.alive and follower.sight is not None:
+            running, sight = known.phase.value == "Running", follower.sight
+            news = seen.running != running or known.attempt_count != follower.last
+            return news or is_news(known, sight.admitted, sight.running)
         return differ(known, known.model_copy(update={"phase": phase}))
 
     def _save(self, follower: Follower, status: JobStatus, ledger: Ledger | None) -> None:
@@ -257,4 +260,5 @@ def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings
         linked(follower.folder, settings),
         limit,
         follower.plan,
+        paid=follower.sight is None or follower.sight.paid,
     )

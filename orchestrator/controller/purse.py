@@ -51,7 +51,11 @@ class _Reckoning:
 class Purse:
     """Of one run, one attempt after the other."""
 
-    def __init__(self, record: Record, settings: Settings, history: History, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, record: Record, settings: Settings, history: History, say: Callable[[str], None], *, remote: bool = False
+    ) -> None:
+        """`remote`: the driver does not know since when its attempt is paid for; its deadline is told to it."""
+        self._remote = remote
         self.record = record
         """With the budget that is in force now."""
         self._history, self._say = history, say
@@ -192,7 +196,8 @@ class Purse:
         """What the job knows of its deadline."""
         if self._given is None or self._given[0] != resolved.incarnation:
             told = local.given_deadline(self.record.folder, resolved.incarnation)
-            known = Deadlines(told.stop, told.end, told.limit) if told else resolved.deadlines(began)
+            reckoned = None if self._remote else resolved.deadlines(began)
+            known = Deadlines(told.stop, told.end, told.limit) if told else reckoned
             self._given = (resolved.incarnation, known)
         return self._given[1]
 

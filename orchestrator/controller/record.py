@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.cost.timeline import Held
 from orchestrator.errors import Conflict, NotFound, UsageError
-from orchestrator.launch.base import RunFolder, in_short
-from orchestrator.launch.files import replace_file
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.files import in_short, replace_file
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus
 

@@ -120,11 +120,14 @@ def job_status(
     run: Reference | None,
     limit: Decimal | None = None,
     forecast: Forecast | None = None,
+    *,
+    paid: bool = True,
 ) -> JobStatus:
     """The job's status by DESIGN: what was chosen, how far it is, what it cost. `held`: the current attempt is last;
-    `limit`: of the budget, if there is one; `forecast`: made before the run."""
+    `limit`: of the budget, if there is one; `forecast`: made before the run; `paid`: whether a living attempt holds
+    machines."""
     rate, totals = ledger.rate, ledger.totals
-    living, plan = seen.ended is None, plan_of(resolved, forecast)
+    living, plan = seen.ended is None and paid, plan_of(resolved, forecast)
     return JobStatus(
         phase=_phase(seen),
         conditions=[*_conditions(seen, events, held), budget_condition(seen, totals.cost, limit, held)],

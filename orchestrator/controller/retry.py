@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from orchestrator.launch.events import Ended, FailureClass
+from orchestrator.launch.events import Ended
+from orchestrator.launch.failure import FailureClass
 from orchestrator.spec import Retry
 
 Decision = Literal["succeed", "stop", "retry", "fail"]
@@ -39,7 +40,10 @@ class Tally:
     """How the last one failed, and the one before it."""
 
     def add(self, ended: Ended, *, progressed: bool) -> Tally:
-        """With one more attempt; `progressed`: it committed a checkpoint."""
+        """With one more attempt; `progressed`: it committed a checkpoint. One whose machines somebody else was given
+        counts as none: it says nothing of the job."""
+        if ended.failure_class is FailureClass.PREEMPTED:
+            return replace(self, without_progress=0) if progressed else self
         without = 0 if progressed else self.without_progress + 1
         return Tally(self.attempts + 1, without, ended.failure_class, self.last)
 

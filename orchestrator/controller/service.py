@@ -130,8 +130,8 @@ class Controller:
         """Something was wished: look now."""
         self._woken.set()
 
-    def slots(self) -> tuple[Capacity, tuple[StoredJob, ...]]:
-        """What there is to share out, and the jobs that hold some."""
+    def slots(self) -> tuple[Capacity | None, tuple[StoredJob, ...]]:
+        """What there is to share out, None: nothing here; and the jobs that hold some."""
         return self._launcher.capacity(), self._holders
 
     # ------------------------------------------------------------------ the loop
@@ -300,16 +300,18 @@ class Controller:
         others = [job for job in jobs if job.uid not in mine and job.status.phase in LIVE]
         holding = [case for case in cases if case.follower.holds]
         self._holders = (*(case.stored for case in holding), *others)
+        starting = [case for case in cases if any(isinstance(action, Start) for action in case.actions)]
+        if (capacity := self._launcher.capacity()) is None:  # queues and schedulers of others have the last word
+            return {case.stored.uid: Place() for case in starting}
         used = [Holding(need_of(case.stored.wish.job).cpus, case.follower.gpus) for case in holding]
         used += [Holding(need_of(job.wish.job).cpus) for job in others]
         now = datetime.now(UTC)
         waiting = [
             Waiting(job.uid, need_of(job.wish.job), (now - job.created_at).total_seconds())
-            for case in sorted(cases, key=_lacks_other_things)
-            if any(isinstance(action, Start) for action in case.actions)
+            for case in sorted(starting, key=_lacks_other_things)
             for job in (case.stored,)
         ]
-        cpus, gpus = self._launcher.capacity().cpus, self._launcher.gpus()
+        cpus, gpus = capacity.cpus, self._launcher.gpus()
         if not any(one.need.gpus for one in waiting):
             return places(cpus, gpus, used, waiting)
         return self._lending.share(mine, lambda strange: places(cpus, gpus, [*used, *strange], waiting), lent)
@@ -361,7 +363,7 @@ class Controller:
                 return self._accept(case)
             case Start():
                 machine, need = self._launcher.capacity(), need_of(case.stored.wish.job)
-                if note := oversubscribed(need, machine):
+                if machine is not None and (note := oversubscribed(need, machine)):
                     self._saying(case.stored)(note)
                 follower.start(action, place.gpus)
             case Order():
@@ -379,8 +381,9 @@ class Controller:
         return action
 
     def _accept(self, case: _Case) -> Accept | Reject:
-        need = need_of(case.stored.wish.job)
-        problem = refusal(need, self._launcher.capacity()) or case.follower.problems()
+        need, machine = need_of(case.stored.wish.job), self._launcher.capacity()
+        problem = "" if machine is None else refusal(need, machine)
+        problem = problem or case.follower.problems()
         return Reject(problem) if problem else Accept()
 
     def _remove(self, case: _Case) -> None:

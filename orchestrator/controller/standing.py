@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal, Protocol, Self
 
 from orchestrator.controller.decide import Accept, Action, Queue, Reject, Settle, Start
+from orchestrator.launch.base import Told
 from orchestrator.status import REASONS, Condition, ConditionType, JobStatus, MlflowRun, Phase, Reason
 
 _LONGEST = 1000
@@ -17,6 +18,9 @@ _OF_PHASE = {
     Phase.FAILED: Reason.FAILED,
     Phase.CANCELLED: Reason.CANCELLED,
 }
+_CLUSTER_SAYS = (REASONS[ConditionType.ADMITTED] | REASONS[ConditionType.RUNNING]) - {
+    Reason.MAKING_PROGRESS, Reason.STALLED, Reason.STOPPING, Reason.CONTROLLER_ERROR,
+}  # fmt: skip
 RESTS = frozenset(_OF_PHASE)
 """Phases in which nothing is to be done."""
 LIVE = (Phase.STARTING, Phase.RUNNING)
@@ -79,17 +83,24 @@ def status_of(
     generation: int,
     machines: str = "",
     untracked: str = "",
+    admitted: Told | None = None,
+    running: Told | None = None,
 ) -> JobStatus:
     """`base`: what the events say (`report.job_status`); `before`: the status of before, whose times of transition stay
     where nothing has changed; `machines`: what it has of them, in words; `untracked`: why MLflow lacks something of the
-    run."""
-    if alive:  # one that has said its last word and is not gone yet is still running: what comes then, is not decided
+    run; `admitted` and `running`: what a cluster says of a living attempt."""
+    if alive and admitted is not None and not admitted.yes:
+        phase = Phase.QUEUED  # its attempt waits, or has lost its machines
+    elif alive:  # one that has said its last word and is not gone yet is still running: what comes then, is not decided
         phase = base.phase if base.phase in LIVE else Phase.RUNNING
     else:
         phase = Phase.QUEUED if standing.phase in LIVE else standing.phase  # between two attempts
     found = {one.type: one for one in base.conditions}
     for one in _conditions(standing, phase, base, now, alive=alive, ordered=ordered, machines=machines):
         found[one.type] = one
+    if alive:
+        for one in _of_cluster(base, now, admitted, running, ordered=ordered):
+            found[one.type] = one
     if (tracking := _tracking(base.mlflow is not None, untracked, now)) is not None:
         found[tracking.type] = tracking
     if phase is Phase.PENDING:
@@ -212,6 +223,33 @@ def _conditions(
         limit = standing.reason is Reason.LIMIT_REACHED and phase is Phase.SUSPENDED
         reason = Reason.LIMIT_REACHED if limit else Reason.NOT_ENDED
         yield said(ConditionType.COMPLETE, "False", reason, standing.message if limit else "")
+
+
+def _of_cluster(
+    base: JobStatus, now: datetime, admitted: Told | None, running: Told | None, *, ordered: str | None
+) -> Iterable[Condition]:
+    """What a cluster says of a living attempt; whether its workers run, they know best."""
+
+    def said(kind: ConditionType, told: Told) -> Condition:
+        status: Literal["True", "False"] = "True" if told.yes else "False"
+        message = told.message[:_LONGEST]
+        return Condition(type=kind, status=status, reason=told.reason, message=message, last_transition_time=now)
+
+    if admitted is not None:
+        yield said(ConditionType.ADMITTED, admitted)
+    own = base.condition(ConditionType.RUNNING)
+    lost = admitted is not None and not admitted.yes
+    if running is not None and ordered is None and (lost or own is None or own.status != "True"):
+        yield said(ConditionType.RUNNING, running)
+
+
+def is_news(known: JobStatus, admitted: Told | None, running: Told | None) -> bool:
+    """Whether a cluster says something else than was written last, beside the words."""
+    for kind, told in ((ConditionType.ADMITTED, admitted), (ConditionType.RUNNING, running)):
+        own = known.condition(kind)
+        if told is not None and own is not None and own.reason in _CLUSTER_SAYS and own.reason is not told.reason:
+            return True
+    return False
 
 
 class _Said(Protocol):

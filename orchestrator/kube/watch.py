@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.errors import FathomError, Unavailable
+from orchestrator.errors import FathomError, NotFound, Unavailable
 from orchestrator.kube.cache import Cache
 from orchestrator.kube.client import Kube
 from orchestrator.kube.problems import Gone, said_in_watch, wait_asked
@@ -67,6 +67,8 @@ class Informer:
         """Whether the cache held a whole list once."""
         self.problem = ""
         """Why it does not follow the server now, e.g. that this kind is not installed; empty: it does."""
+        self.missing = False
+        """Whether the server does not know this kind."""
         self._kube, self._target, self._rhythm = kube, target, rhythm
         self._selector = [("labelSelector", labels)] if labels else []
         self._handlers: list[Callable[[str], None]] = []
@@ -106,6 +108,12 @@ class Informer:
         """Seconds since the server last said something of this kind."""
         return time.monotonic() - self._alive
 
+    @property
+    def reached(self) -> int:
+        """The cache holds all that the server had at this resourceVersion, or later; 0: nobody knows."""
+        version = self._version
+        return int(version) if version.isdecimal() else 0
+
     # ------------------------------------------------------------------ the loop
     def _keep(self) -> None:
         failures = 0
@@ -136,6 +144,7 @@ class Informer:
             return 0
         if isinstance(error, Gone):
             self._version = ""
+        self.missing = isinstance(error, NotFound)
         known = isinstance(error, FathomError)
         if str(error) != self.problem:  # the same again is not said again
             _LOG.warning("%s: %s", self._target.plural, error, exc_info=None if known else error)
@@ -170,9 +179,10 @@ class Informer:
         self._refuse_old(version)
         if self._stop.is_set():
             return
-        for key in self.cache.replace(found):
-            self._tell(key)
+        changed = self.cache.replace(found)
         self._reached(version)
+        for key in changed:
+            self._tell(key)
         self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.8, 1.0)
         self.synced.set()
 
@@ -215,7 +225,7 @@ class Informer:
         try:
             self._stream = stream
             self._opened = self._alive = time.monotonic()
-            self.problem = ""
+            self.problem, self.missing = "", False
             if self._stop.is_set():  # it looked for a stream before there was this one
                 return
             for line in stream.lines():

@@ -7,7 +7,7 @@ name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
 from orchestrator.errors import Conflict, InvalidJob, NotFound, Unavailable
@@ -61,6 +61,49 @@ class Writer:
 
         return self._again(send)
 
+    def create(self, target: Target, body: Json) -> Json:
+        """A new object; -> as the server has it. Conflict if another has that name.
+
+        The annotations of `body` are such that no other ever had them: by them it is known again where it was made and
+        the answer was lost.
+        """
+        marks = body["metadata"]["annotations"]
+        unsure = _Unsure()
+
+        def send(limits: Timeouts) -> Json:
+            try:
+                with unsure:
+                    return self._kube.create(target, body, query=self._query, timeouts=limits)
+            except Conflict:
+                found = self._there(target, limits) if unsure.unsure else None
+                if found is not None and _holds(found["metadata"].get("annotations") or {}, marks):
+                    return found
+                raise
+
+        return self._again(send)
+
+    def change(self, target: Target, found: Json, patch: Json) -> Json:
+        """`found` with a merge patch, of anything but its status; -> the object then.
+
+        Conflict if it is no longer as it was read: read it again and decide anew. It is none where an answer was lost
+        and all that the patch wants is there now.
+        """
+        read = found["metadata"]
+        body = patch | {"metadata": patch.get("metadata", {}) | {"resourceVersion": read["resourceVersion"]}}
+        unsure = _Unsure()
+
+        def send(limits: Timeouts) -> Json:
+            try:
+                with unsure:
+                    return self._kube.patch(target, body, "merge", query=self._query, timeouts=limits)
+            except Conflict:
+                now = self._there(target, limits) if unsure.unsure else None
+                if now is not None and now["metadata"]["uid"] == read["uid"] and _holds(now, patch):
+                    return now
+                raise
+
+        return self._again(send)
+
     def apply(self, target: Target, body: Json, *, force: bool = False) -> Json:
         """Server-side apply: our fields are as in `body` afterwards, those of others stay; made if it is not there.
 
@@ -96,6 +139,24 @@ class Writer:
             lambda limits: self._kube.patch(target.status, body, "merge", query=self._query, timeouts=limits)
         )
 
+    def annotate(self, target: Target, uid: str, annotations: Mapping[str, str | None]) -> bool:
+        """These annotations on the object of this uid, None: not there; all others stay. -> False if it is gone, or
+        another has its name now."""
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+
+        def send(limits: Timeouts) -> bool:
+            try:
+                self._kube.patch(target, body, "merge", query=self._query, timeouts=limits)
+            except NotFound:
+                return False
+            except (Conflict, InvalidJob):  # how servers say that this is another object
+                if self._is_there(target, uid, limits):
+                    raise
+                return False
+            return True
+
+        return self._again(send)
+
     def delete(self, target: Target, uid: str, *, propagation: Propagation = "Background") -> bool:
         """The object of this uid; -> False if it is gone already, or another has its name now. Both are fine."""
         options = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
@@ -106,7 +167,7 @@ class Writer:
             except NotFound:
                 return False
             except Conflict:
-                if self._uid(target, limits) == uid:
+                if self._is_there(target, uid, limits):
                     raise
                 return False
             return True
@@ -124,12 +185,39 @@ class Writer:
 
         return again(within, self._holder, self._patience, self._wait)
 
-    def _uid(self, target: Target, limits: Timeouts) -> str | None:
+    def _is_there(self, target: Target, uid: str, limits: Timeouts) -> bool:
+        found = self._there(target, limits)
+        return found is not None and bool(found["metadata"]["uid"] == uid)
+
+    def _there(self, target: Target, limits: Timeouts) -> Json | None:
         try:
-            uid: str = self._kube.get(target, timeouts=limits)["metadata"]["uid"]
+            return self._kube.get(target, timeouts=limits)
         except NotFound:
             return None
-        return uid
+
+
+class _Unsure:
+    """Whether an earlier attempt got no answer, so that the server may have done it."""
+
+    def __init__(self) -> None:
+        self.unsure = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.unsure = self.unsure or isinstance(error, Unavailable)
+
+
+def _holds(found: Json, patch: Json) -> bool:
+    """Whether a merge patch would change nothing."""
+    for key, value in patch.items():
+        there = found.get(key)
+        if isinstance(value, dict):
+            if not isinstance(there, dict | None) or not _holds(there or {}, value):
+                return False
+        elif there != value:
+            return False
+    return True
 
 
 def _require_ours(target: Target, found: Json, owner: str, content: str) -> None:

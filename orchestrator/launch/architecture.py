@@ -17,7 +17,7 @@ from model.fit import fit, module_count
 from model.headers import Headers, read_headers
 from model.released import read_released
 from orchestrator.errors import InvalidJob, Problem, UsageError
-from orchestrator.launch.choices import Choices, absolute, refusal
+from orchestrator.launch.choices import CLAIM, Choices, absolute, refusal
 from orchestrator.launch.weights import find_weights
 from orchestrator.plan.overridden import FRIENDLY, preset_as_overridden, replaced
 from orchestrator.spec import TrainingJob
@@ -93,6 +93,12 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 
 def _weights_folder(uri: str) -> str:
     """The folder itself, or that of a run's final weights."""
+    if uri.startswith(CLAIM):
+        raise refusal(
+            "model.initFrom",
+            f"is {uri}, which only the job's pods can read, and the architecture must be known before they start: copy "
+            "the weights to an object store (s3://...)",
+        )
     try:
         found = find_weights(uri)
     except (ValueError, OSError, ImportError, UsageError) as error:
@@ -151,8 +157,9 @@ def _require_agreement(asked: ModelConfig, stored: ModelConfig, name: str, uri: 
         )
 
 
-def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: str) -> None:
-    """The weights' tokenizer must be the dataset's: the same tokens by the same numbers."""
+def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: str, folder: str) -> None:
+    """The weights' tokenizer must be the dataset's: the same tokens by the same numbers. `source` is what the job calls
+    the dataset, `folder` where it lies."""
     where = f"{initial.uri}/{TOKENIZER}"
     prepare = f"`fathom data prepare SOURCE OUT --tokenizer {where}`"
     try:
@@ -165,17 +172,17 @@ def require_same_tokenizer(initial: Initial, manifest: DatasetManifest, source: 
         ) from None
     except (OSError, ValueError, ImportError) as error:
         raise refusal("model.initFrom", f"cannot read {where}: {error}") from None
-    if hashlib.sha256(raw).hexdigest() == manifest.tokenizer.sha256 or _same(raw, absolute(source)):
+    if hashlib.sha256(raw).hexdigest() == manifest.tokenizer.sha256 or _same(raw, folder):
         return
     raise refusal(
         "data.source", f"{source} was made with another tokenizer than the weights of model.initFrom: run {prepare}"
     )
 
 
-def _same(raw: bytes, source: str) -> bool:
+def _same(raw: bytes, folder: str) -> bool:
     """Whether two files, which may be written differently, hold the same tokens and ways to find them."""
     try:
-        other = json.loads(read_file(f"{source.rstrip('/')}/{TOKENIZER}", MAX_TOKENIZER_BYTES))
+        other = json.loads(read_file(f"{folder.rstrip('/')}/{TOKENIZER}", MAX_TOKENIZER_BYTES))
         own = json.loads(raw)
     except (OSError, ValueError, RecursionError):
         return False

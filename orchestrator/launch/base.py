@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import ValidationError
+from orchestrator.launch.failure import Verdict
+from orchestrator.status import Reason
+
+if TYPE_CHECKING:
+    from orchestrator.launch.resolve import Resolved
+    from orchestrator.spec import TrainingJob
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,19 @@ class RunFolder:
         """Everything that the driver and its workers print."""
         return self.root / "logs" / f"attempt-{attempt}.log"
 
+    def delivered(self, attempt: int) -> Path:
+        """In a cluster: which incarnation writes that log, and where it begins there."""
+        return self.root / "logs" / f"delivered-{attempt}.json"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a cluster says to one of the questions that conditions answer."""
+
+    yes: bool
+    reason: Reason
+    message: str = ""
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -138,11 +156,33 @@ class Sight:
     left: bool = False
     """The driver is gone, and something that it started is not."""
     began: float | None = None
-    """Unix time at which the driver was started, where that is known."""
+    """Unix time at which the driver was started, or in a cluster at which its first pod had a node, where that is
+    known."""
     ordered: str | None = None
     """Why it was told to stop."""
     deadline: float | None = None
     """Unix time by which it must have ended since it was told so."""
+    verdict: Verdict | None = None
+    """How it has ended if it left no last word, by what was seen of it."""
+
+    # In a cluster only:
+    holding: bool | None = None
+    """Whether it has machines, which are paid for; None: as long as it is alive."""
+    let_go: float | None = None
+    """Unix time at which it let go of the last machine, where that is known."""
+    incarnation: str | None = None
+    """The Ray cluster that it became; None: the one that was written down."""
+    up: bool = True
+    """Whether its driver has all that it needs to begin: what comes late from now on, is late."""
+    admitted: Told | None = None
+    """Whether it may have machines."""
+    running: Told | None = None
+    """What is in the way of its workers, as long as they say nothing themselves."""
+
+    @property
+    def paid(self) -> bool:
+        """Whether time passes that costs money."""
+        return self.alive if self.holding is None else self.holding
 
 
 class Launcher(Protocol):
@@ -177,8 +217,17 @@ class Launcher(Protocol):
         """Let go what is left of runs that an earlier process was removing when it ended."""
         ...
 
-    def capacity(self) -> Capacity:
-        """What there is to share out."""
+    def capacity(self) -> Capacity | None:
+        """What there is to share out. None: that is somebody else's task, as a cluster's; attempts run on other
+        machines then, and `look` tells when they hold these."""
+        ...
+
+    def check(self, job: TrainingJob, resolved: Resolved) -> None:
+        """InvalidJob if attempts like that can never run here."""
+        ...
+
+    def obstacle(self, job: TrainingJob) -> Told | None:
+        """What keeps any attempt of the job from being started now."""
         ...
 
     def gpus(self) -> tuple[str, ...]:
@@ -188,13 +237,3 @@ class Launcher(Protocol):
     def describe(self, folder: RunFolder, attempt: int) -> str:
         """What the processes of a driver that hangs are doing, in a few words."""
         ...
-
-
-def in_short(error: Exception) -> str:
-    """One line of an error that says why a file cannot be read."""
-    if isinstance(error, ValidationError):
-        first, *others = error.errors(include_url=False)
-        path = ".".join(str(part) for part in first["loc"])
-        more = f" (and {len(others)} more)" if others else ""
-        return f"{path}: {first['msg']}{more}" if path else f"{first['msg']}{more}"
-    return " ".join(str(error).split())

@@ -55,9 +55,17 @@ def choose_mixture(job: TrainingJob, manifest: DatasetManifest) -> tuple[SourceW
     return tuple(SourceWeight(source=name, weight=weights[name]) for name in names)
 
 
-def choose_tasks(job: TrainingJob) -> tuple[str, ...]:
-    """Files of evaluation tasks, each read now: what is wrong with one shows before anything starts."""
+def choose_tasks(job: TrainingJob, *, pending: bool = False) -> tuple[str, ...]:
+    """Files of evaluation tasks, each read now, unless only the pods can: what is wrong with one shows before anything
+    starts."""
     files = tuple(absolute(task) for task in job.spec.training.evaluation.tasks)
+    if not pending:
+        read_tasks(files)
+    return files
+
+
+def read_tasks(files: tuple[str, ...]) -> None:
+    """InvalidJob for what is wrong with one."""
     try:
         from model.tasks.task import load_tasks  # needs jinja2, which a controller's image may lack
 
@@ -66,4 +74,3 @@ def choose_tasks(job: TrainingJob) -> tuple[str, ...]:
         pass  # the workers will read them
     except (ValueError, OSError) as error:
         raise refusal("training.evaluation.tasks", str(error)) from None
-    return files

@@ -11,6 +11,8 @@ from model.config import Frozen
 from orchestrator.errors import InvalidJob, Problem
 
 T = TypeVar("T", int, float, str)
+CLAIM = "pvc://"
+"""Before a volume claim and a path in it: a folder of a job's pods."""
 
 
 class Choice(Frozen):

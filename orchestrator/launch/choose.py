@@ -6,18 +6,17 @@ Invariant: whatever is chosen is noted with its reason; what cannot run is refus
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 
 from model.config import ModelConfig
-from model.dataset import MAX_TOKENIZER_BYTES, DatasetManifest, read_manifest
-from model.files import read_file
+from model.dataset import DatasetManifest
 from model.ramp import BatchSchedule
 from model.recipe import Anomalies, Balance, Checkpointing, MultiToken, Optimizer, PrecisionName, Recipe, Schedule
 from orchestrator.launch.architecture import choose_architecture, require_same_tokenizer
 from orchestrator.launch.batches import choose_batches, choose_mixture, choose_tasks
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
+from orchestrator.launch.dataset import MAX_EVAL_TOKENS, check_lengths, choose_eval_tokens, read_dataset
 from orchestrator.launch.extension import extended
 from orchestrator.launch.layout import choose_layout
 from orchestrator.plan import defaults
@@ -31,7 +30,6 @@ LEARNING_RATES: dict[str, float] = {"v2-lite-16b": 4.2e-4, "v3-671b": 2.2e-4}
 _WIDTH, _RATE = 7168, 2.2e-4
 """DeepSeek-V3. Scaled by the root of the width this gives 4.1e-4 for V2-Lite (2048), which used 4.2e-4."""
 
-_MAX_EVAL_TOKENS = 1 << 17
 _CONSTANT_SHARE = 0.67
 """10T of 14.8T tokens in DeepSeek-V3."""
 _BIAS_STOP_SHARE = 0.97
@@ -45,33 +43,38 @@ _DECIDED_ANEW = (
 # What is trained
 
 
-def choose_recipe(job: TrainingJob, storage: str, settings: Settings, choose: Choices) -> Recipe:
-    """All of the model's side."""
+def choose_recipe(
+    job: TrainingJob, storage: str, settings: Settings, choose: Choices, *, pending: bool = False
+) -> Recipe:
+    """All of the model's side. `pending`: nothing of the dataset is read, `launch.pending` adds what it decides."""
     architecture = choose_architecture(job, choose)
     initial, config = architecture.initial, architecture.config
     job, config = extended(job, config, _highest_rate(job, config), choose)
     spec = job.spec
-    manifest = _manifest(job, absolute(spec.data.source), config)
-    if initial is not None:
-        require_same_tokenizer(initial, manifest, spec.data.source)
+    data = absolute(spec.data.source)
+    manifest = None if pending else read_dataset(job, data, config)
+    if initial is not None and manifest is not None:
+        require_same_tokenizer(initial, manifest, spec.data.source, data)
     sequence = choose(
         "spec.data.sequenceLength",
         spec.data.sequence_length,
         lambda: defaults.sequence_length(config.max_position_embeddings),
     )
-    _check_lengths(sequence, config, manifest)
+    _check_length(sequence, config)
+    if manifest is not None:
+        check_lengths(sequence, config, manifest)
     precision = _precision(job, choose)
     layout = choose_layout(job, config, sequence, choose, settings=settings, precision=precision)
     stages = choose_batches(job, layout, sequence, choose)
     steps = BatchSchedule.of(stages).steps_for(math.ceil(spec.training.tokens / sequence))
-    every, tokens = _evaluation(job, steps, manifest.tokens("heldout"), choose)
+    every, tokens = _evaluation(job, steps, manifest, choose)
     on_cpu = spec.compute.accelerator == "cpu"
     return Recipe(
         model=config,
-        data=absolute(spec.data.source),
-        mixture=choose_mixture(job, manifest),
+        data=data,
+        mixture=() if manifest is None else choose_mixture(job, manifest),
         isolate_documents=spec.data.isolate_documents,
-        end_of_text=manifest.tokenizer.end_of_text,
+        end_of_text=0 if manifest is None else manifest.tokenizer.end_of_text,
         seed=spec.training.seed,
         sequence_length=sequence,
         steps=steps,
@@ -92,16 +95,20 @@ def choose_recipe(job: TrainingJob, storage: str, settings: Settings, choose: Ch
         checkpoint=_checkpointing(job, storage, choose),
         eval_every_steps=every,
         eval_tokens=tokens,
-        eval_tasks=choose_tasks(job),
+        eval_tasks=choose_tasks(job, pending=pending),
         sample_tokens=spec.training.sample_tokens,
         device="cpu" if on_cpu else "cuda",
         peak_flops=None if on_cpu else accelerator(spec.compute.accelerator, settings.hardware_file).bf16_flops,
     )
 
 
-def continue_recipe(job: TrainingJob, storage: str, begun: Recipe, settings: Settings, choose: Choices) -> Recipe:
-    """The recipe that the run has begun with, on the layout and in the precision that the job asks for now."""
-    _manifest(job, begun.data, begun.model)
+def continue_recipe(
+    job: TrainingJob, storage: str, begun: Recipe, settings: Settings, choose: Choices, *, pending: bool = False
+) -> Recipe:
+    """The recipe that the run has begun with, on the layout and in the precision that the job asks for now. `pending`:
+    the dataset is not read."""
+    if not pending:
+        read_dataset(job, begun.data, begun.model)
     precision = _precision(job, choose)
     layout = choose_layout(
         job, begun.model, begun.sequence_length, choose, settings=settings, precision=precision, begun=begun
@@ -116,63 +123,14 @@ def kept_choices(chosen: Iterable[Choice]) -> list[Choice]:
     return [choice for choice in chosen if not choice.path.startswith(_DECIDED_ANEW)]
 
 
-def _manifest(job: TrainingJob, folder: str, config: ModelConfig) -> DatasetManifest:
-    """The manifest of the dataset in `folder`, fitting to the model."""
-    source = job.spec.data.source
-    try:
-        manifest = read_manifest(folder)
-    except FileNotFoundError:
-        raise refusal(
-            "data.source", f"no prepared dataset at {source}: run `fathom data prepare SOURCE {source}`"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise refusal("data.source", str(error)) from None
-    _check_tokenizer(job, manifest)
-    vocabulary = manifest.tokenizer.vocab_size
-    if vocabulary > config.vocab_size:
-        raise refusal(
-            "model.overrides.vocabSize",
-            f"the model has {config.vocab_size} entries, the tokenizer of {source} has {vocabulary}: "
-            f"use --set model.overrides.vocabSize={vocabulary}",
-        )
-    return manifest
-
-
-def _check_tokenizer(job: TrainingJob, manifest: DatasetManifest) -> None:
-    """A tokenizer that the job names must be the dataset's."""
-    wanted, source = job.spec.data.tokenizer, job.spec.data.source
-    if wanted is None:
-        return
-    try:
-        found = hashlib.sha256(read_file(absolute(wanted), MAX_TOKENIZER_BYTES)).hexdigest()
-    except (OSError, ValueError, ImportError) as error:
-        raise refusal("data.tokenizer", f"cannot read {wanted}: {error}") from None
-    if found != manifest.tokenizer.sha256:
-        raise refusal(
-            "data.tokenizer",
-            f"{wanted} has SHA-256 {found[:12]}..., {source} was made with {manifest.tokenizer.sha256[:12]}...: run "
-            f"`fathom data prepare SOURCE OUT --tokenizer {wanted}`, or leave it out",
-        )
-
-
-def _check_lengths(sequence: int, config: ModelConfig, manifest: DatasetManifest) -> None:
-    """One training sequence must fit into the model and into both sides of the data."""
+def _check_length(sequence: int, config: ModelConfig) -> None:
+    """One training sequence must fit into the model."""
     if sequence > config.max_position_embeddings:
         raise refusal(
             "data.sequenceLength",
             f"{sequence} exceeds the model's longest, {config.max_position_embeddings}: shorten it, or "
             f"raise model.overrides.maxPositions",
         )
-    needed = sequence + 1 + config.num_nextn_predict_layers
-    sides = [(f"training data of {source.name}", source.train.tokens) for source in manifest.sources]
-    sides.append(("held-out data", max(source.heldout.tokens for source in manifest.sources)))
-    for side, tokens in sides:
-        if needed > tokens:
-            raise refusal(
-                "data.sequenceLength",
-                f"{sequence} needs {needed} tokens (the next and those of multi-token prediction included), "
-                f"the {side} has {tokens}: shorten it, or prepare more text",
-            )
 
 
 def _precision(job: TrainingJob, choose: Choices) -> PrecisionName:
@@ -229,12 +187,11 @@ def _highest_rate(job: TrainingJob, config: ModelConfig) -> tuple[float, str]:
     return float(f"{scaled:.2g}"), f"{_RATE} x sqrt({_WIDTH} / hiddenSize {config.hidden_size})"
 
 
-def _evaluation(job: TrainingJob, steps: int, heldout: int, choose: Choices) -> tuple[int, int]:
-    """Steps between evaluations, and held-out tokens of each."""
+def _evaluation(job: TrainingJob, steps: int, manifest: DatasetManifest | None, choose: Choices) -> tuple[int, int]:
+    """Steps between evaluations, and held-out tokens of each: the most that they may be, where no dataset is read."""
     wanted, path = job.spec.training.evaluation, "spec.training.evaluation"
     every = choose(f"{path}.everySteps", wanted.every_steps, lambda: (max(1, steps // 10), f"a tenth of {steps} steps"))
-    reason = f"all {heldout}, at most {_MAX_EVAL_TOKENS}"
-    return every, choose(f"{path}.tokens", wanted.tokens, lambda: (min(heldout, _MAX_EVAL_TOKENS), reason))
+    return every, (wanted.tokens or MAX_EVAL_TOKENS) if manifest is None else choose_eval_tokens(job, manifest, choose)
 
 
 def _optimizer(job: TrainingJob) -> Optimizer:

@@ -47,6 +47,15 @@ def amend_control(
     return answer
 
 
+def ordered(path: Path) -> tuple[str | None, float | None]:
+    """Why the job was told to stop, and until when (unix seconds); None where it was not."""
+    try:
+        answer = read_control(path)
+    except (ValueError, OSError):
+        return None, None
+    return (answer.reason, answer.deadline) if isinstance(answer, CheckpointAndStop) else (None, None)
+
+
 def hard_deadline(number: int, incarnation: str, until: Deadlines) -> HardDeadline:
     """The form in which a reckoning of the budget travels."""
     return HardDeadline(number=number, incarnation=incarnation, stop=until.stop, end=until.end, limit=until.limit)

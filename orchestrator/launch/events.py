@@ -12,8 +12,9 @@ import math
 import os
 import secrets
 import time as clock
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +23,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_vali
 from pydantic.alias_generators import to_camel
 
 from model.config import Frozen
-from orchestrator.launch.base import in_short
+from orchestrator.launch.failure import FailureClass as FailureClass
+from orchestrator.launch.files import in_short
 from orchestrator.schema import Money
 
 _MAX_MESSAGE = 4000
@@ -177,23 +179,6 @@ class BudgetNote(_Event):
     message: str = Field(max_length=_MAX_MESSAGE)
 
 
-class FailureClass(StrEnum):
-    """Why an attempt did not succeed; decides about the next one."""
-
-    USER_ERROR = "user-error"
-    OUT_OF_MEMORY = "out-of-memory"
-    NOT_FINITE = "not-finite"
-    STALLED = "stalled"
-    WORKER_LOST = "worker-lost"
-    DRIVER_LOST = "driver-lost"
-    PREEMPTED = "preempted"
-    OVER_BUDGET = "over-budget"
-    INTERRUPTED = "interrupted"
-    FENCED = "fenced"
-    """A newer attempt or incarnation has begun."""
-    UNKNOWN = "unknown"
-
-
 class Ended(_Event):
     """The attempt is over; this, in the job's storage, is the truth of how."""
 
@@ -346,15 +331,10 @@ class EventLog:
         keys = {"kind": kind, "job": job, "attempt": attempt, "incarnation": incarnation}
         content = fields | keys | {"time": clock.time() if time is None else time}
         _EVENT.validate_python(content | {"seq": 1})  # before the file is touched
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # released when the descriptor is closed, also by a crash
+        with appending(self.path) as descriptor:
             self._catch_up()
             event = _EVENT.validate_python(content | {"seq": self._last.get((job, attempt, incarnation), 0) + 1})
-            _write_line(descriptor, event.model_dump_json(by_alias=True).encode())
-        finally:
-            os.close(descriptor)
+            write_lines(descriptor, [event])
         return event
 
     def read(self, offset: int = 0) -> tuple[list[Event], int]:
@@ -386,11 +366,33 @@ def read(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     return EventLog(path).read(offset)
 
 
-def _write_line(descriptor: int, line: bytes) -> None:
-    """Append one line as a whole or not at all; ends a line that a crashed writer left torn."""
+@contextmanager
+def appending(path: Path) -> Iterator[int]:
+    """A file of lines, for `write_lines`, while nobody else appends; made if there is none.
+
+    A last line that a crashed writer left torn has its end then, so that whoever reads now knows of all lines: it may
+    have been whole but for that.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # released when the descriptor is closed, also by a crash
+        size = os.fstat(descriptor).st_size
+        if size > 0 and os.pread(descriptor, 1, size - 1) != b"\n":
+            write_whole(descriptor, b"\n")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_lines(descriptor: int, events: Iterable[Event]) -> None:
+    """Append them, all or none."""
+    write_whole(descriptor, b"".join(event.model_dump_json(by_alias=True).encode() + b"\n" for event in events))
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """Append as a whole or not at all; OSError if the disk is full."""
     size = os.fstat(descriptor).st_size
-    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-    data = (b"\n" if torn else b"") + line + b"\n"
     try:
         written = os.write(descriptor, data)
         if written != len(data):

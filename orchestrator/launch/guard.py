@@ -15,10 +15,11 @@ from orchestrator.launch.base import RunFolder
 from orchestrator.launch.ending import Ending
 from orchestrator.launch.events import FailureClass, scan
 from orchestrator.launch.evidence import describe
+from orchestrator.launch.failure import Verdict
 from orchestrator.launch.processes import session
 from orchestrator.launch.reporter import FileReporter
 from orchestrator.launch.resolve import Resolved
-from orchestrator.launch.watch import Verdict, Watch
+from orchestrator.launch.watch import Watch
 
 LOOK_SECONDS = 1.0
 DUMP_SECONDS = 5.0

@@ -21,8 +21,9 @@ import psutil
 
 from orchestrator.cost.budget import Deadlines
 from orchestrator.errors import Conflict
-from orchestrator.launch.base import Capacity, RunFolder, Sight
+from orchestrator.launch.base import Capacity, RunFolder, Sight, Told
 from orchestrator.launch.control import amend_control
+from orchestrator.launch.control import ordered as ordered_by
 from orchestrator.launch.devices import own, visible_gpus
 from orchestrator.launch.events import CheckpointAndStop, HardDeadline, read_control, scan
 from orchestrator.launch.evidence import describe
@@ -33,6 +34,7 @@ from orchestrator.launch.removing import Remover
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.slots import usable_cores
 from orchestrator.settings import Settings
+from orchestrator.spec import TrainingJob
 
 PATIENCE_SECONDS = 1.0
 """Whoever only looks at a lock holds it for a moment: that much patience before it counts as taken."""
@@ -234,12 +236,12 @@ class LocalLauncher:
         if is_locked(folder.lock):
             if holder is not None and not self._is_drivers(folder, holder):
                 return Sight(alive=False, left=True)  # something else has the driver's lock
-            ordered, deadline = _ordered(folder)
+            ordered, deadline = ordered_by(folder.control)
             return Sight(True, began=holder["started"] if holder else None, ordered=ordered, deadline=deadline)
         self._seen.pop(folder.root, None)
         if not _begun(folder, attempt, _holder(folder.lock)):
             return Sight(alive=False, begun=False)
-        ordered, deadline = _ordered(folder)
+        ordered, deadline = ordered_by(folder.control)
         return Sight(False, left=bool(_left(folder)), ordered=ordered, deadline=deadline)
 
     def _is_drivers(self, folder: RunFolder, holder: dict[str, float]) -> bool:
@@ -280,17 +282,15 @@ class LocalLauncher:
     def gpus(self) -> tuple[str, ...]:
         return self._gpus
 
+    def check(self, job: TrainingJob, resolved: Resolved) -> None:
+        """What runs here was found out when it was resolved."""
+
+    def obstacle(self, job: TrainingJob) -> Told | None:
+        return None
+
     def describe(self, folder: RunFolder, attempt: int) -> str:
         driver = _driver(_holder(folder.lock))
         return describe(folder, read_resolved(folder.resolved(attempt)), driver.session if driver else list)
-
-
-def _ordered(folder: RunFolder) -> tuple[str | None, float | None]:
-    try:
-        answer = read_control(folder.control)
-    except (ValueError, OSError):
-        return None, None
-    return (answer.reason, answer.deadline) if isinstance(answer, CheckpointAndStop) else (None, None)
 
 
 def _begun(folder: RunFolder, attempt: int, holder: dict[str, float] | None) -> bool:

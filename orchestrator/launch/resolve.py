@@ -18,9 +18,10 @@ from orchestrator.cost.budget import Deadlines, Reserve, deadlines, lasts, to_ho
 from orchestrator.cost.meter import Rate
 from orchestrator.cost.tariff import Tariff, tariff_from
 from orchestrator.errors import OverBudget, UsageError
-from orchestrator.launch.base import in_short
 from orchestrator.launch.choices import Choice, Choices, absolute, refusal
 from orchestrator.launch.choose import choose_recipe, continue_recipe, kept_choices
+from orchestrator.launch.dataset import in_claims
+from orchestrator.launch.files import in_short
 from orchestrator.plan.prices import PriceBook, valid_at
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
@@ -72,6 +73,8 @@ class Resolved(Frozen):
     storage_uri: str
     """Where events, logs, ledger and checkpoints of the job lie."""
     chosen: tuple[Choice, ...]
+    data_pending: bool = False
+    """Nobody has read the dataset yet: the driver completes the recipe in its pod (`launch.pending`)."""
 
     @property
     def gpus_held(self) -> tuple[str, ...] | None:
@@ -103,9 +106,11 @@ def resolve(
     earlier: Resolved | None = None,
     reserve: Reserve | None = None,
     prices: PriceBook | None = None,
+    read_data: bool = True,
 ) -> Resolved:
     """Decide one attempt of `job`; `spent` is what earlier attempts cost, `storage_uri` the run's own folder, `reserve`
-    what is known of how long this job takes to stop, `prices` those to use (absent: read now).
+    what is known of how long this job takes to stop, `prices` those to use (absent: read now). Without `read_data`, and
+    where the job reads from a volume claim, what depends on the dataset is left open (`Resolved.data_pending`).
 
     All that the mathematics depends on stays as the `earlier` attempt had it. InvalidJob for what cannot run,
     OverBudget where nothing is left, UsageError for a bad file of prices, hardware or efficiencies.
@@ -117,10 +122,11 @@ def resolve(
     left = _left(job, Decimal(spent))
     deadline = None if left is None else _seconds(job, left, tariff, now.timestamp(), reserve)
     storage = _storage(job, storage_uri, earlier, choose)
+    pending = not read_data or in_claims(job) or (earlier is not None and earlier.data_pending)
     if earlier is None:
-        recipe = choose_recipe(job, storage, settings, choose)
+        recipe = choose_recipe(job, storage, settings, choose, pending=pending)
     else:
-        recipe = continue_recipe(job, storage, earlier.recipe, settings, choose)
+        recipe = continue_recipe(job, storage, earlier.recipe, settings, choose, pending=pending)
     memory = spec.compute.memory_per_worker
     return Resolved(
         job=JobRef(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid),
@@ -148,6 +154,7 @@ def resolve(
         ),
         storage_uri=storage,
         chosen=(*(kept_choices(earlier.chosen) if earlier is not None else ()), *choose.made),
+        data_pending=pending,
     )
 
 

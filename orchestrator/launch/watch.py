@@ -15,11 +15,11 @@ from orchestrator.launch.events import (
     Anomaly,
     CheckpointCommitted,
     Event,
-    FailureClass,
     Progress,
     Started,
     WorkersLost,
 )
+from orchestrator.launch.failure import FailureClass, Verdict
 from orchestrator.launch.resolve import Resolved
 
 DRIVER = 2
@@ -27,14 +27,6 @@ DRIVER = 2
 DRIVER_SECONDS = 60.0
 _LOOK_SECONDS = 10.0
 """The most that one look counts for."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why the attempt must end."""
-
-    failure: FailureClass
-    message: str
 
 
 @dataclass

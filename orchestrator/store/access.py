@@ -59,6 +59,27 @@ class Token:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
 
+    def why_not(self, role: Role, namespace: str | None) -> str:
+        """Why it does not allow in a namespace, or (None) in all of them, what the role does; empty: it does."""
+        if why := self.why_never(role):
+            return why
+        return "" if self.team in (None, namespace) else f"your token is of team {self.team}"
+
+    def why_never(self, role: Role) -> str:
+        """The same of every namespace."""
+        if self.role.allows(role):
+            return ""
+        return f"this takes a token of role {role}, that of {self.name} is of role {self.role}"
+
+    def about(self) -> dict[str, str]:
+        """For whoever holds it."""
+        return {
+            "name": self.name,
+            "role": self.role.value,
+            **({} if self.team is None else {"team": self.team}),
+            **({} if self.expires_at is None else {"expires": timestamp(self.expires_at)}),
+        }
+
 
 class Access:
     """The tokens of a home."""

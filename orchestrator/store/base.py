@@ -1,7 +1,7 @@
 """What a job store is: documents of jobs, what is wished of each, and the status that the controller writes.
 
 Used by the API (wishes), the controller (status) and the command line. Invariants: the wish and the status are written
-by different parties and never overwrite each other; `generation` counts changes of the wish, `version` all changes;
+by different parties and never overwrite each other; `generation` grows with changes of the wish, `version` with all;
 every method is one transaction, so that a crash leaves all of it or nothing.
 """
 
@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase, Reason
+
+MAX_LIMIT = 1000
+"""Jobs of one page at most."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class Wish:
     resumed: int = 0
     """How often somebody resumed it: one that failed before its first attempt changes by this alone."""
 
+    def require_lasting(self, after: Wish) -> None:
+        """What may never be taken back is our own affair: no user of the API can ask for it."""
+        assert after.job.metadata == self.job.metadata, "a job keeps its name"
+        assert self.cancelled_at is None or after.cancelled_at is not None, "a cancellation is never taken back"
+        assert self.deleted_at is None or after.deleted_at is not None, "a deletion is never taken back"
+        assert after.force or not self.force, "who was in a hurry stays so"
+        assert after.keep_files or not self.keep_files, "files that shall be kept are kept"
+        assert after.granted_after >= self.granted_after, "what was granted stays granted"
+        assert after.resumed >= self.resumed, "what was resumed was resumed"
+
 
 @dataclass(frozen=True)
 class StoredJob:
@@ -44,9 +57,9 @@ class StoredJob:
     wish: Wish
     status: JobStatus
     generation: int
-    """Changes of the wish, from 1."""
+    """Grows with each change of the wish, from 1."""
     version: int
-    """Changes of anything, from 1."""
+    """Grows with each change of anything."""
     created_at: datetime
     created_by: str
     """Name of the token that submitted it."""

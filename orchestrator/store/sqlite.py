@@ -21,14 +21,12 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Reason
-from orchestrator.store.base import DocumentPage, Page, Query, StoredJob, TextPage, Wish
+from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
 from orchestrator.store.document import Document, assembled, text, timestamp
 from orchestrator.store.tables import jobs
 
-MAX_LIMIT = 1000
-"""Jobs of one page at most."""
 _LOG = logging.getLogger(__name__)
 _NONE: Mapping[str, tuple[int, Wish]] = MappingProxyType({})
 
@@ -143,7 +141,7 @@ class SqliteStore:
             wish = edit(before.wish)
             if wish == before.wish:
                 return before
-            _require_lasting(before.wish, wish)
+            before.wish.require_lasting(wish)
             after = StoredJob(
                 uid=before.uid,
                 wish=wish,
@@ -319,11 +317,3 @@ def _document(row: RowMapping) -> Document:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _require_lasting(before: Wish, after: Wish) -> None:
-    """What may never be taken back is our own affair: no user can ask for it."""
-    assert after.job.metadata == before.job.metadata, "a job keeps its name"
-    assert before.cancelled_at is None or after.cancelled_at is not None, "a cancellation is never taken back"
-    assert before.deleted_at is None or after.deleted_at is not None, "a deletion is never taken back"
-    assert after.force or not before.force, "who was in a hurry stays so"

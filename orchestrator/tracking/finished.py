@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from model.config import ModelConfig
 from orchestrator.errors import NotFound, UsageError
-from orchestrator.launch.base import in_short
+from orchestrator.launch.files import in_short
 from orchestrator.plan.observed import Observed, metric_of, step_seconds
 from orchestrator.tracking import names
 from orchestrator.tracking.client import complaint, connect, find_runs

@@ -16,6 +16,7 @@ from orchestrator.controller.service import Controller
 from orchestrator.controller.standing import RESTS
 from orchestrator.launch import local
 from orchestrator.launch.base import Capacity, RunFolder, Sight
+from orchestrator.launch.control import ordered
 from orchestrator.launch.events import CheckpointAndStop, Ended, EventLog, read, read_control
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
@@ -102,9 +103,9 @@ class Launcher:
         story = self.lives.get(folder.root)
         if story is not None and next(story, None) is None:
             self.lives.pop(folder.root, None)  # it may have been killed by its own story
-        ordered, deadline = local._ordered(folder)
+        why, deadline = ordered(folder.control)
         known = begun.exists() or any(event.attempt == attempt for event in read(folder.events)[0])
-        return Sight(folder.root in self.lives, known, ordered=ordered, deadline=deadline)
+        return Sight(folder.root in self.lives, known, ordered=why, deadline=deadline)
 
     def start(self, folder: RunFolder, attempt: int) -> None:
         assert folder.root not in self.lives, "one driver of a run at most"
@@ -137,6 +138,10 @@ class Launcher:
 
     def gpus(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.machine.gpus)))
+
+    def check(self, job: TrainingJob, resolved: Resolved) -> None: ...
+
+    def obstacle(self, job: TrainingJob) -> None: ...
 
     def describe(self, folder: RunFolder, attempt: int) -> str:
         return "no worker process lives; no rank left its stacks"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase
+from orchestrator.store.base import Wish
 
 
 def small_document(name: str = "mini", namespace: str = "default", **spec: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -25,3 +27,9 @@ def small_job(name: str = "mini", namespace: str = "default", **spec: Any) -> Tr
 
 def in_phase(phase: Phase, observed: int = 1) -> JobStatus:
     return JobStatus(phase=phase, observed_generation=observed)
+
+
+def suspended(wish: Wish) -> Wish:
+    """The same, but that it shall wait."""
+    spec = wish.job.spec.model_copy(update={"suspend": True})
+    return replace(wish, job=wish.job.model_copy(update={"spec": spec}))

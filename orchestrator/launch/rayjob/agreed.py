@@ -15,6 +15,8 @@ from typing import Final
 CONFIGURATION: Final = "/etc/fathom"
 """Folder of what an attempt is given, read-only."""
 RESOLVED: Final = "resolved.json"
+JOB_DOCUMENT: Final = "job.json"
+"""The TrainingJob as it was submitted: what a driver reads that completes a recipe by the dataset."""
 SIGNING_KEY: Final = "signing.key"
 AUTHORITY: Final = "ca.crt"
 

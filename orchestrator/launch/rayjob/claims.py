@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import Problem
+from orchestrator.launch.choices import CLAIM
 from orchestrator.launch.rayjob import agreed
 from orchestrator.launch.resolve import Resolved
 from orchestrator.spec import TrainingJob
 
-SCHEME = "pvc://"
 MOST_CLAIMS = 8
 _CLAIM = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 _IN_THE_POD = ("file", "local", "memory")
@@ -30,11 +30,11 @@ class Claims:
 
     def folder(self, field: str, uri: str) -> str:
         """Where `uri` lies for a pod: a URL of another kind, and a path, stay as they are."""
-        if not uri.startswith(SCHEME):
+        if not uri.startswith(CLAIM):
             return uri
-        claim, _, path = uri.removeprefix(SCHEME).partition("/")
+        claim, _, path = uri.removeprefix(CLAIM).partition("/")
         if not _CLAIM.fullmatch(claim):
-            self._wrong(field, f"{uri!r} names no volume claim: write {SCHEME}CLAIM/PATH")
+            self._wrong(field, f"{uri!r} names no volume claim: write {CLAIM}CLAIM/PATH")
         elif wrong := _leaves(path):
             self._wrong(field, f"{uri!r} {wrong}: write the plain path within the claim")
         else:
@@ -51,7 +51,7 @@ class Claims:
         if scheme.lower() in _IN_THE_POD and not self._is_mounted(path):
             self._wrong(
                 field,
-                f"{uri!r} lies within a pod and is gone with it: give a folder of a volume claim ({SCHEME}CLAIM/PATH) "
+                f"{uri!r} lies within a pod and is gone with it: give a folder of a volume claim ({CLAIM}CLAIM/PATH) "
                 "or the URL of an object store (s3://...)",
             )
         return folder
@@ -63,6 +63,11 @@ class Claims:
         problem = Problem(f"spec.{field}", message)
         if problem not in self.problems:
             self.problems.append(problem)
+
+
+def mounted(uri: str) -> str:
+    """Where `uri` lies for a pod that mounts its claim; it was rendered, so that nothing is wrong with it."""
+    return Claims(set(), []).folder("", uri)
 
 
 def _leaves(path: str) -> str | None:
@@ -80,7 +85,9 @@ def for_pods(job: TrainingJob, resolved: Resolved) -> tuple[Resolved, tuple[str,
     """-> the configuration as pods have to read it, claims to mount (sorted), what is wrong."""
     claim = job.spec.storage.claim
     claims = Claims({claim} if claim is not None else set(), [])
-    recipe = resolved.recipe
+    recipe, tokenizer = resolved.recipe, job.spec.data.tokenizer
+    if tokenizer is not None:
+        claims.folder("data.tokenizer", tokenizer)  # mounted for the driver, which reads it where the job says
     changed: dict[str, Any] = {"data": claims.folder("data.source", recipe.data)}
     if recipe.init_from is not None:
         changed["init_from"] = claims.folder("model.initFrom", recipe.init_from)

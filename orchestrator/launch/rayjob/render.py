@@ -8,6 +8,7 @@ of a user is part of a command, all of it is in the mounted configuration.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def _supporting(
     secret = {"apiVersion": "v1", "data": {agreed.SIGNING_KEY: key}, "immutable": True, "kind": "Secret"}
     configuration = {
         "apiVersion": "v1",
-        "data": _configuration(resolved, settings),
+        "data": _configuration(job, resolved, settings),
         "immutable": True,
         "kind": "ConfigMap",
         "metadata": dict(metadata),
@@ -167,8 +168,9 @@ def _supporting(
     return [*found, secret | {"metadata": dict(metadata), "type": "Opaque"}, configuration]
 
 
-def _configuration(resolved: Resolved, settings: ClusterSettings) -> dict[str, str]:
-    data = {agreed.RESOLVED: resolved.model_dump_json(indent=1)}
+def _configuration(job: TrainingJob, resolved: Resolved, settings: ClusterSettings) -> dict[str, str]:
+    document = json.dumps(job.document(), indent=1, sort_keys=True)
+    data = {agreed.JOB_DOCUMENT: document, agreed.RESOLVED: resolved.model_dump_json(indent=1)}
     if settings.controller.certificate_authority is not None:
         data[agreed.AUTHORITY] = settings.controller.certificate_authority
     size = sum(len(name) + len(text.encode()) for name, text in data.items())

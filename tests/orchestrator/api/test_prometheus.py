@@ -178,6 +178,6 @@ def test_readiness_names_the_part_that_does_not_work(
 def test_a_tally_is_exact(runs: Runs) -> None:
     for number in range(10):
         _job(runs, f"a{number}", "default", Phase.FAILED, "0.100001")
-    [team] = tally(runs.store.database)
+    [team] = tally(runs.store)
     assert (team.phases, team.money["USD"].spent) == ({Phase.FAILED: 10}, Decimal("1.000010"))
-    assert tally(runs.store.database, "none") == []
+    assert tally(runs.store, "none") == []

@@ -9,7 +9,8 @@ from support.recipes import tiny_recipe
 from support.runs import event, resolved
 
 from orchestrator.launch.events import Event, FailureClass
-from orchestrator.launch.watch import Verdict, Watch
+from orchestrator.launch.failure import Verdict
+from orchestrator.launch.watch import Watch
 
 
 class Story:

@@ -1,44 +1,18 @@
+"""What only the store in a file does; `test_job_store` has what both do."""
+
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-from support.store import in_phase, small_job
+from support.store import in_phase, small_job, suspended
 
-from orchestrator.errors import Conflict, NotFound, UsageError
-from orchestrator.spec import TrainingJob
-from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
-from orchestrator.store.base import JobStore, Query, Wish
-from orchestrator.store.document import document
+from orchestrator.status import Phase
+from orchestrator.store.base import Query
 from orchestrator.store.sqlite import SqliteStore
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-def suspended(wish: Wish) -> Wish:
-    spec = wish.job.spec.model_copy(update={"suspend": True})
-    return replace(wish, job=wish.job.model_copy(update={"spec": spec}))
-
-
-def names(store: SqliteStore, **query: object) -> list[str]:
-    return [job.name for job in store.list(Query(**query)).jobs]  # type: ignore[arg-type]
-
-
-def test_it_is_a_job_store(store: SqliteStore) -> None:
-    kept: JobStore = store
-    assert kept.open_jobs() == ()
-
-
-def test_a_job_comes_back_as_it_was_given(store: SqliteStore) -> None:
-    job = small_job(budget={"limit": "5.00"}, tracking={"tags": {"why": "ünïcode \U0001f30a"}})
-    made = store.create(job, by="ann")
-    assert store.get("default", "mini") == made == store.by_uid(made.uid)
-    assert made.wish == Wish(job)
-    assert (made.status, made.generation, made.version, made.created_by) == (JobStatus(), 1, 1, "ann")
-    assert datetime.now(UTC) - made.created_at < timedelta(minutes=1)
 
 
 def test_a_second_store_on_the_file_sees_it(store: SqliteStore) -> None:
@@ -46,85 +20,11 @@ def test_a_second_store_on_the_file_sees_it(store: SqliteStore) -> None:
     assert SqliteStore(store.database.path).get("default", "mini") == made
 
 
-def test_a_status_in_the_job_is_not_kept(store: SqliteStore) -> None:
-    job = small_job().model_copy(update={"status": in_phase(Phase.RUNNING)})
-    made = store.create(job, by="ann")
-    assert made.wish.job.status is None
-    assert made.status.phase is Phase.PENDING
-
-
-def test_names_are_unique_in_their_namespace_only(store: SqliteStore) -> None:
-    store.create(small_job(), by="ann")
-    store.create(small_job(namespace="other"), by="ann")
-    with pytest.raises(Conflict, match=r"default/mini exists already \(Pending"):
-        store.create(small_job(), by="bob")
-
-
 def test_folders_are_unique_in_the_store_and_on_the_disk(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "fathom.db", clock=lambda: NOON)
     (tmp_path / "mini-20260301-120000-2").mkdir()
     folders = [store.create(small_job(namespace=team), by="ann").folder for team in ("a", "b", "c")]
     assert folders == ["mini-20260301-120000", "mini-20260301-120000-3", "mini-20260301-120000-4"]
-
-
-def test_what_is_not_there(store: SqliteStore) -> None:
-    with pytest.raises(NotFound, match="no job default/mini"):
-        store.get("default", "mini")
-    with pytest.raises(NotFound):
-        store.change("default", "mini", lambda wish: wish)
-    assert store.by_uid("none") is None
-    assert store.set_status("none", JobStatus()) is False
-    store.remove("none")
-
-
-def test_a_changed_wish_counts_and_leaves_the_status(store: SqliteStore) -> None:
-    made = store.create(small_job(), by="ann")
-    store.set_status(made.uid, in_phase(Phase.RUNNING))
-    changed = store.change("default", "mini", suspended, generation=1)
-    assert (changed.generation, changed.version, changed.status.phase) == (2, 3, Phase.RUNNING)
-    assert store.get("default", "mini") == changed
-    assert changed.wish.job.spec.suspend
-
-
-def test_all_of_a_wish_is_kept(store: SqliteStore) -> None:
-    store.create(small_job(), by="ann")
-    wish = Wish(small_job(), cancelled_at=NOON, deleted_at=NOON, keep_files=True, granted_after=3, resumed=2)
-    store.change("default", "mini", lambda _: wish)
-    assert store.get("default", "mini").wish == wish
-
-
-def test_the_same_wish_is_no_change(store: SqliteStore) -> None:
-    made = store.create(small_job(), by="ann")
-    assert store.change("default", "mini", lambda wish: wish) == made
-    assert store.change("default", "mini", lambda wish: Wish(small_job())) == made
-
-
-def test_a_wish_of_another_generation_is_refused(store: SqliteStore) -> None:
-    store.create(small_job(), by="ann")
-    store.change("default", "mini", suspended)
-    with pytest.raises(Conflict, match="generation 2, you have 1"):
-        store.change("default", "mini", lambda _: Wish(small_job()), generation=1)
-    assert store.get("default", "mini").wish.job.spec.suspend
-
-
-def test_what_an_edit_raises_changes_nothing(store: SqliteStore) -> None:
-    made = store.create(small_job(), by="ann")
-
-    def refuse(_: Wish) -> Wish:
-        raise UsageError("no")
-
-    with pytest.raises(UsageError, match="no"):
-        store.change("default", "mini", refuse)
-    assert store.get("default", "mini") == made
-
-
-def test_a_wish_for_another_job_of_that_name_is_refused(store: SqliteStore) -> None:
-    first = store.create(small_job(), by="ann")
-    assert store.change("default", "mini", suspended, uid=first.uid).generation == 2
-    store.remove(first.uid)
-    store.create(small_job(), by="bob")
-    with pytest.raises(Conflict, match="another job than the one you read"):
-        store.change("default", "mini", suspended, uid=first.uid)
 
 
 def test_open_jobs_are_read_again_when_they_changed(store: SqliteStore) -> None:
@@ -140,136 +40,23 @@ def test_open_jobs_are_read_again_when_they_changed(store: SqliteStore) -> None:
     assert store.open_jobs() == ()
 
 
-@pytest.mark.parametrize("lasting", ["cancelled_at", "deleted_at"])
-def test_nothing_takes_an_end_back(store: SqliteStore, lasting: str) -> None:
-    store.create(small_job(), by="ann")
-    store.change("default", "mini", lambda wish: replace(wish, **{lasting: NOON}))
-    with pytest.raises(AssertionError, match="never taken back"):
-        store.change("default", "mini", lambda wish: replace(wish, **{lasting: None}))
-    with pytest.raises(AssertionError, match="keeps its name"):
-        store.change("default", "mini", lambda wish: replace(wish, job=small_job("other")))
-
-
-def test_a_status_is_written_once(store: SqliteStore) -> None:
-    made = store.create(small_job(), by="ann")
-    for _ in range(3):
-        assert store.set_status(made.uid, in_phase(Phase.RUNNING))
-    now = store.get("default", "mini")
-    assert (now.status, now.version, now.generation) == (in_phase(Phase.RUNNING), 2, 1)
-
-
-def test_a_forgotten_job_is_gone_and_its_name_free(store: SqliteStore) -> None:
-    made = store.create(small_job(), by="ann")
-    store.remove(made.uid)
-    assert store.by_uid(made.uid) is None
-    assert store.create(small_job(), by="ann").uid != made.uid
-
-
-def test_open_jobs_are_those_with_something_to_do(store: SqliteStore) -> None:
-    uids = {name: store.create(small_job(name), by="ann").uid for name in ("new", "runs", "done", "patched", "gone")}
-    store.set_status(uids["runs"], in_phase(Phase.SUSPENDED))
-    for name in ("done", "patched", "gone"):
-        store.set_status(uids[name], in_phase(Phase.SUCCEEDED))
-    assert [job.name for job in store.open_jobs()] == ["new", "runs"]
-    store.change("default", "patched", suspended)
-    store.change("default", "gone", lambda wish: replace(wish, deleted_at=NOON))
-    store.set_status(uids["gone"], in_phase(Phase.SUCCEEDED, observed=2))
-    assert [job.name for job in store.open_jobs()] == ["new", "runs", "patched", "gone"]
-    store.set_status(uids["patched"], in_phase(Phase.SUCCEEDED, observed=2))
-    assert [job.name for job in store.open_jobs()] == ["new", "runs", "gone"]
-
-
-def test_lists_are_filtered(store: SqliteStore) -> None:
-    for name, team in (("one", "a"), ("two", "a"), ("on-b", "b")):
-        store.create(small_job(name, team), by="ann")
-    store.set_status(store.get("a", "two").uid, in_phase(Phase.RUNNING))
-    assert names(store) == ["on-b", "two", "one"]
-    assert names(store, namespace="a") == ["two", "one"]
-    assert names(store, namespace="none") == []
-    assert names(store, phases=frozenset({Phase.RUNNING, Phase.FAILED})) == ["two"]
-    assert names(store, name_contains="on") == ["on-b", "one"]
-    assert names(store, name_contains="%") == names(store, name_contains="_") == []
-    assert names(store, namespace="a", phases=frozenset({Phase.PENDING}), name_contains="o") == ["one"]
-
-
-def test_pages_are_stable_while_jobs_come_and_go(store: SqliteStore) -> None:
-    for number in range(7):
-        store.create(small_job(f"j{number}"), by="ann")
-    first = store.list(Query(limit=3))
-    store.create(small_job("newer"), by="ann")
-    store.remove(store.get("default", "j4").uid)  # the row that the cursor stands on
-    store.remove(store.get("default", "j2").uid)
-    second = store.list(Query(limit=3, after=first.next))
-    assert [job.name for job in (*first.jobs, *second.jobs)] == ["j6", "j5", "j4", "j3", "j1", "j0"]
-    assert second.next == ""
-
-
-def test_a_full_last_page_has_nothing_after_it(store: SqliteStore) -> None:
-    for number in range(4):
-        store.create(small_job(f"j{number}"), by="ann")
-    first = store.list(Query(limit=2))
-    assert first.next
-    assert store.list(Query(limit=2, after=first.next)).next == ""
-
-
-@pytest.mark.parametrize(
-    "cursor", ["x", "!!", "MA", "LTE", "MQ==", "MDE", "é", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5", "\ud800", " MQ", "0" * 5000]
-)
-def test_wrong_cursors_are_refused(store: SqliteStore, cursor: str) -> None:
-    with pytest.raises(UsageError, match="none of ours"):
-        store.list(Query(after=cursor))
-
-
-@pytest.mark.parametrize("limit", [0, -1, 1001, 2**70])
-def test_wrong_limits_are_refused(store: SqliteStore, limit: int) -> None:
-    with pytest.raises(UsageError, match=f"limit is {limit}"):
-        store.documents(Query(limit=limit))
-
-
-def test_documents_are_the_jobs_as_answers(store: SqliteStore) -> None:
-    store.create(small_job("one", budget={"limit": "1.00"}, tracking={"tags": {"a": 'ü",\\"spec\\":'}}), by='"ann,')
-    made = store.create(small_job("two"), by="ann")
-    store.set_status(made.uid, in_phase(Phase.RUNNING))
-    store.change("default", "two", lambda wish: replace(wish, cancelled_at=NOON))
-    page = store.documents(Query())
-    assert page.documents == tuple(document(job) for job in store.list(Query()).jobs)
-    texts = store.texts(Query())
-    assert [json.loads(text) for text in texts.texts] == list(page.documents)
-    two = page.documents[0]
-    assert two == store.document("default", "two")
-    assert two["metadata"] == {
-        "name": "two",
-        "namespace": "default",
-        "uid": made.uid,
-        "generation": 2,
-        "version": 3,
-        "createdAt": two["metadata"]["createdAt"],
-        "createdBy": "ann",
-        "folder": made.folder,
-        "cancelledAt": "2026-03-01T12:00:00.000000Z",
-    }
-    assert two["status"]["phase"] == "Running"
-    read_again = TrainingJob.model_validate({**two, "metadata": {"name": "two"}, "status": None})
-    assert read_again == made.wish.job
-
-
 def test_jobs_are_counted(store: SqliteStore) -> None:
     for name, team in (("one", "a"), ("two", "a"), ("three", "b")):
         store.create(small_job(name, team), by="ann")
     assert store.counts() == {("a", "Pending"): 2, ("b", "Pending"): 1}
 
 
-def test_jobs_whose_status_says_something(store: SqliteStore) -> None:
-    def says(reason: Reason, message: str = "") -> JobStatus:
-        condition = Condition(
-            type=ConditionType.TRACKING, status="False", reason=reason, message=message, last_transition_time=NOON
-        )
-        return JobStatus(phase=Phase.SUCCEEDED, observed_generation=1, conditions=[condition])
+def test_changes_are_counted_one_by_one(store: SqliteStore) -> None:
+    made = store.create(small_job(), by="ann")
+    assert (made.generation, made.version) == (1, 1)
+    for _ in range(3):
+        assert store.set_status(made.uid, in_phase(Phase.RUNNING))
+    store.change("default", "mini", lambda wish: replace(suspended(wish), cancelled_at=NOON, deleted_at=NOON))
+    now = store.get("default", "mini")
+    assert (now.generation, now.version) == (2, 3)
+    assert now.wish.deleted_at == NOON
 
-    away, there, quoting = (store.create(small_job(name), by="ann") for name in ("away", "there", "quoting"))
-    store.set_status(away.uid, says(Reason.SERVER_UNREACHABLE))
-    store.set_status(there.uid, says(Reason.LOGGED))
-    store.set_status(quoting.uid, says(Reason.LOGGED, '"reason":"ServerUnreachable"'))
-    assert [one.uid for one in store.saying(Reason.SERVER_UNREACHABLE)] == [away.uid]
-    assert [one.name for one in store.saying(Reason.LOGGED)] == ["there", "quoting"]
-    assert store.saying(Reason.STALLED) == ()
+
+def test_one_document_is_that_of_the_list(store: SqliteStore) -> None:
+    store.create(small_job(budget={"limit": "1.00"}), by="ann")
+    assert (store.document("default", "mini"),) == store.documents(Query()).documents

@@ -27,6 +27,7 @@ from support.rendering import (
 from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed, render
 from orchestrator.launch.rayjob.hooks import head_hook, worker_hook
 from orchestrator.launch.resolve import Resolved
+from orchestrator.spec import TrainingJob
 
 GPU: dict[str, Any] = {"accelerator": "H100", "gpus": 16, "gpusPerNode": 8}
 QUEUE = {"name": "team-a", "priorityClass": "normal"}
@@ -270,7 +271,8 @@ def test_without_a_queue_nothing_is_kueues() -> None:
 def test_the_configuration_is_a_file_that_reads_back() -> None:
     of = job(tracking={"tags": {"quote": 'it\'s "$(id)" `id`; \\ \n'}})
     data = find(rendered(of), "ConfigMap")["data"]
-    assert list(data) == ["resolved.json"]
+    assert list(data) == ["job.json", "resolved.json"]
+    assert TrainingJob.model_validate_json(data["job.json"]) == of
     assert Resolved.model_validate_json(data["resolved.json"]) == resolved(of)
     assert find(rendered(of), "ConfigMap")["immutable"] is True
 

@@ -156,8 +156,8 @@ def _nothing_of_the_user_is_executed(made: Rendered) -> None:
     entry, _, head, _, worker = commands(made.objects)
     seconds = int(environment(templates(made)["head"])["FATHOM_STOP_SECONDS"])
     assert (entry, head, worker) == (agreed.ENTRYPOINT, head_hook(seconds), worker_hook(seconds))
-    data = find(made, "ConfigMap")["data"].pop("resolved.json")
-    assert MARK in data
+    data = find(made, "ConfigMap")["data"]
+    assert all(MARK in data.pop(name) for name in ("job.json", "resolved.json"))
     assert MARK not in json.dumps(made.objects)
 
 

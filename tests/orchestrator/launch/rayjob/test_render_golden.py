@@ -1,6 +1,6 @@
 """What attempts look like as objects of a cluster, word for word: the files under tests/golden are what is meant.
 
-But for the resolved configuration, whose form is not this package's, and the hash, which is of that, too.
+But for the job and the resolved configuration, whose form is not this package's, and the hash, which is of those, too.
 
 After an intended change, look at the difference and write the files anew:
 `PYTHONPATH=.:tests python tests/orchestrator/launch/rayjob/test_render_golden.py`.
@@ -15,7 +15,7 @@ import yaml
 from support.rendered_cases import CASES
 from support.rendering import Object
 
-from orchestrator.launch.rayjob.agreed import CONTENT_HASH, RESOLVED
+from orchestrator.launch.rayjob.agreed import CONTENT_HASH, JOB_DOCUMENT, RESOLVED
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 AGAIN = f"PYTHONPATH=.:tests python {Path(__file__).relative_to(Path(__file__).parents[4])}"
@@ -41,7 +41,7 @@ def objects(name: str) -> list[Object]:
     for one in found:
         one["metadata"]["labels"][CONTENT_HASH] = "0" * len(made.content_hash)
         if one["kind"] == "ConfigMap":
-            one["data"][RESOLVED] = "(the resolved configuration)"
+            one["data"] |= {JOB_DOCUMENT: "(the job)", RESOLVED: "(the resolved configuration)"}
     return found
 
 

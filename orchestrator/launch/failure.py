@@ -1,0 +1,31 @@
+"""How an attempt that did not succeed has ended. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FailureClass(StrEnum):
+    """Why an attempt did not succeed; decides about the next one."""
+
+    USER_ERROR = "user-error"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_FINITE = "not-finite"
+    STALLED = "stalled"
+    WORKER_LOST = "worker-lost"
+    DRIVER_LOST = "driver-lost"
+    PREEMPTED = "preempted"
+    OVER_BUDGET = "over-budget"
+    INTERRUPTED = "interrupted"
+    FENCED = "fenced"
+    """A newer attempt or incarnation has begun."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why an attempt must end, or has ended, by the word of whoever watched it."""
+
+    failure: FailureClass
+    message: str
