@@ -264,8 +264,9 @@ FAILURES: dict[FailureClass, Text] = {
     ),
     FailureClass.OUT_OF_MEMORY: Text(
         "a worker needed more memory than its device or machine has",
-        "take a smaller `spec.parallelism.microBatch`, `spec.parallelism.recompute` full or a higher "
-        "`spec.parallelism.zeroStage`; `fathom plan` shows the memory before you pay",
+        "take a smaller `spec.parallelism.microBatch`, `spec.parallelism.recompute` full, a higher "
+        "`spec.parallelism.zeroStage` or a larger `spec.compute.memoryPerWorker`; `fathom plan` shows the memory "
+        "before you pay",
     ),
     FailureClass.NOT_FINITE: Text(
         "the loss was not finite any more, and going back did not help",
@@ -286,8 +287,9 @@ FAILURES: dict[FailureClass, Text] = {
         "read the end of {logs}; `fathom doctor` checks this machine; then {resume}",
     ),
     FailureClass.PREEMPTED: Text(
-        "its machines were taken away",
-        "go on with {resume}, or buy machines that stay: `spec.compute.priceClass` on-demand",
+        "its machines were given to somebody else",
+        "nothing: it goes on by itself, and this counts as no attempt; or buy machines that stay: "
+        "`spec.compute.priceClass` on-demand",
     ),
     FailureClass.OVER_BUDGET: Text(
         "the budget did not allow more",
