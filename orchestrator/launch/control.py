@@ -1,10 +1,12 @@
 """The answer to a running job (`control.json`): changed in turns, and read so that nothing old or wrong counts.
 
-The launcher orders the stop and gives newer deadlines, the driver's own signal handler orders the stop, too.
+The launcher orders the stop and gives newer deadlines, the driver's own signal handler orders the stop, too; in a
+cluster the driver writes into its own file what the controller's says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.cost.budget import Deadlines
@@ -30,6 +32,43 @@ def amend_control(
     Several processes may do so at once: they take turns. What is no answer is replaced. OSError if it cannot be
     written. Never call it in a signal handler: what that interrupted may have the turn.
     """
+
+    def change(before: Answer) -> Answer:
+        deadline = before.hard_deadline
+        if until is not None:
+            known = deadline.number if deadline is not None and deadline.incarnation == incarnation else 0
+            deadline = hard_deadline(known + 1, incarnation, until)
+        return _answer(order or before, deadline)
+
+    return _changed(path, change)
+
+
+def take_over(path: Path, heard: Answer, before: Answer) -> Answer:
+    """Put what another control file says now, and said otherwise `before`, into this one; -> the new answer.
+
+    An order to stop stays, whoever gave it; of two the later one counts, as if all had written into this file. Errors
+    as above.
+    """
+
+    def change(known: Answer) -> Answer:
+        deadline, offered = known.hard_deadline, heard.hard_deadline
+        old = deadline is not None and offered is not None and deadline.incarnation == offered.incarnation
+        if offered is not None and not (old and deadline is not None and offered.number <= deadline.number):
+            deadline = offered
+        return _answer(heard if _order(heard) not in (None, _order(before)) else known, deadline)
+
+    return _changed(path, change)
+
+
+def _order(answer: Answer) -> tuple[float, str] | None:
+    return (answer.deadline, answer.reason) if isinstance(answer, CheckpointAndStop) else None
+
+
+def _answer(order: Answer, deadline: HardDeadline | None) -> Answer:
+    return order.model_copy(update={"hard_deadline": deadline, "nonsense": ""})
+
+
+def _changed(path: Path, change: Callable[[Answer], Answer]) -> Answer:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock"), patience=PATIENCE_SECONDS, pause=_PAUSE) as mine:
         if not mine:
@@ -38,11 +77,7 @@ def amend_control(
             before = read_control(path)
         except ValueError:
             before = Continue()
-        deadline = before.hard_deadline
-        if until is not None:
-            known = deadline.number if deadline is not None and deadline.incarnation == incarnation else 0
-            deadline = hard_deadline(known + 1, incarnation, until)
-        answer = (order or before).model_copy(update={"hard_deadline": deadline, "nonsense": ""})
+        answer = change(before)
         write_control(path, answer)
     return answer
 

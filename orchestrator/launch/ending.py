@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import traceback
+from collections.abc import Callable
 
 from orchestrator.launch import processes
 from orchestrator.launch.base import RunFolder
@@ -20,14 +21,24 @@ from orchestrator.launch.resolve import Resolved
 class Ending:
     """The end of one attempt."""
 
-    def __init__(self, folder: RunFolder, resolved: Resolved) -> None:
-        self._folder, self._resolved = folder, resolved
+    def __init__(
+        self,
+        folder: RunFolder,
+        resolved: Resolved,
+        *,
+        first: Callable[[], None] = lambda: None,
+        last: Callable[[FailureClass | None], None] = lambda _: None,
+    ) -> None:
+        """`first` begins an end by force: it ends what might hold the event file's lock and is not of this session.
+        `last` takes the last word, once it is written, to where it is waited for."""
+        self._folder, self._resolved, self._first, self._last = folder, resolved, first, last
         self._claim = threading.Lock()
 
     def write(self, outcome: str, failure: FailureClass | None, message: str) -> None:
         """How it ended; waits for the end of this process if another thread is about to say so."""
         self._claim.acquire()  # and never released
         self._write(outcome, failure, message)
+        self._last(failure)
 
     def at_once(self, outcome: str, failure: FailureClass, message: str) -> None:
         """Ends everything now, saved or not, this process too; nothing if the end is being written already."""
@@ -37,7 +48,9 @@ class Ending:
         if leads:
             processes.kill_session(own, spare=own)
         try:
+            self._first()
             self._write(outcome, failure, message)
+            self._last(failure)
         except Exception:  # noqa: BLE001 - whatever it is: this process must end; the launcher writes the end then
             traceback.print_exc()
         if not leads and os.getpgrp() == own:  # started by hand: the session is that of a person's shell

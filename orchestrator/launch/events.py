@@ -281,20 +281,23 @@ class Scan:
     """Complete lines that are no event of this version (torn by a crash, or from a newer writer)."""
 
 
-def scan(path: Path, offset: int = 0) -> Scan:
+def scan(path: Path, offset: int = 0, most: int = -1) -> Scan:
     """Read events from byte `offset`; a last line without its newline waits for the next call.
 
-    A missing file is an empty one. A file shorter than `offset` was replaced: it is read from its beginning.
+    A missing file is an empty one. A file shorter than `offset` was replaced: it is read from its beginning. `most`
+    bounds the bytes of one call; -1: all. A line that is longer than that is no event.
     """
     try:
         with path.open("rb") as stream:
             if offset > stream.seek(0, os.SEEK_END):
                 offset = 0
             stream.seek(offset)
-            data = stream.read()
+            data = stream.read(most)
     except FileNotFoundError:
         return Scan([], 0, 0)
     complete = data[: data.rfind(b"\n") + 1]
+    if not complete and len(data) == most:
+        return Scan([], offset + most, 0)  # its end, which is none either, is counted
     events, skipped = [], 0
     for line in complete.split(b"\n")[:-1]:
         try:

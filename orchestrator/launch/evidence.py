@@ -46,13 +46,13 @@ def workers_state(processes: Iterable[psutil.Process]) -> str:
     return f"{said}; {stopped} others are stopped" if stopped else said
 
 
-def stacks(folder: RunFolder, resolved: Resolved) -> str:
-    """Which ranks have left their stacks, and where."""
+def stacks(folder: RunFolder, resolved: Resolved, where: str | None = None) -> str:
+    """Which ranks have left their stacks, and where: in the run's folder, unless people find them elsewhere."""
     paths = {rank: folder.stacks(resolved.attempt, resolved.incarnation, rank) for rank in range(resolved.workers)}
     left = [rank for rank, path in paths.items() if path.exists() and path.stat().st_size]
     if not left:
         return "no rank left its stacks"
-    said = f"stacks in {paths[left[0]].parent} of rank {_some(left)}"
+    said = f"stacks in {where or paths[left[0]].parent} of rank {_some(left)}"
     silent = [rank for rank in paths if rank not in left]
     return f"{said}, none of rank {_some(silent)}" if silent else said
 

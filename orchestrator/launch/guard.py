@@ -38,10 +38,13 @@ class Guard:
         reporter: FileReporter,
         ending: Ending,
         *,
+        evidence: Callable[[], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._folder, self._resolved, self._reporter, self._ending = folder, resolved, reporter, ending
+        """`evidence` says what is left of a stall to see; by default what this machine's processes are doing."""
+        self._evidence = evidence or (lambda: describe(folder, resolved, lambda: session(os.getsid(0))))
+        self._folder, self._reporter, self._ending = folder, reporter, ending
         self._clock, self._wait = clock, wait
         self._watch, self._offset = Watch.of(resolved), 0
 
@@ -83,7 +86,7 @@ class Guard:
         verdict = self._verdict()
         if verdict is None:
             return False  # just late
-        message = f"{verdict.message}; {describe(self._folder, self._resolved, lambda: session(os.getsid(0)))}"
+        message = f"{verdict.message}; {self._evidence()}"
         print(message, flush=True)
         said = self._reporter.failure()  # a worker that failed may not come to its end: what it said is the reason
         self._ending.at_once("failed", *(said or (verdict.failure, message)))

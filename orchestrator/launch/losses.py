@@ -5,20 +5,29 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from ray.train.v2.api.callback import UserCallback
-
-from orchestrator.launch.reporter import FileReporter
 
 _SAME_SECONDS = 5.0
 """Ray may tell one loss at several looks, 2 s apart; a new start of workers takes longer."""
 _SHOWN = 300
 
 
+class TellsLosses(Protocol):
+    """Who is told."""
+
+    def workers_lost(self, message: str) -> None:
+        """An event."""
+
+    def has_failed(self) -> bool:
+        """Whether a worker has said itself why nobody goes on."""
+
+
 class TellLosses(UserCallback):  # type: ignore[misc]  # Ray has no types
     """Turns the loss of workers into an event. Never raises: Ray would end the run for that."""
 
-    def __init__(self, reporter: FileReporter, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, reporter: TellsLosses, clock: Callable[[], float] = time.monotonic) -> None:
         self._reporter, self._clock = reporter, clock
         self._told: tuple[str, float] | None = None
 

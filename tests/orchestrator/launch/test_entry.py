@@ -5,8 +5,8 @@ import pytest
 from support.runs import resolved
 
 from orchestrator.launch import control
+from orchestrator.launch.attempt import Terminated, how_it_ended
 from orchestrator.launch.base import RunFolder
-from orchestrator.launch.entry import Terminated, how_it_ended
 from orchestrator.launch.events import CheckpointAndStop, FailureClass, read_control, write_control
 from orchestrator.launch.locks import locked
 from orchestrator.launch.reporter import FileReporter
