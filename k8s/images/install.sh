@@ -3,10 +3,10 @@
 #
 #   k8s/images/install.sh EXTRA TARGET [PYTHON]
 #
-# EXTRA is that of an image: controller, tracking or train (several with commas: train,gpu). The image files run this, and
-# so do the tests that make root folders: what is tested is what ships. Only finished packages (wheels) are taken, so no
-# compiler is needed; Fathom itself is made from the folder that this script lies in. Where packages come from is pip's
-# own configuration.
+# EXTRA is that of an image: controller, tracking or train (several with commas: train,s3). The image files run this, and
+# whoever makes a root folder for tests runs it, too: what is tested is what ships. Only finished packages (wheels) are
+# taken, so no compiler is needed; Fathom itself is made from the folder that this script lies in. Where packages come
+# from is pip's own configuration.
 #
 # To use it: PYTHONPATH=TARGET PATH=TARGET/bin:$PATH, with the Python that installed it.
 set -eu

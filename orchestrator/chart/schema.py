@@ -1,7 +1,7 @@
 """values.schema.json: what Helm holds values against before anything is rendered. Pure.
 
-Pydantic's own schema, flattened: no references, so that an error names the value's path and nothing of ours, and an
-absent value is one that is not there (Helm takes values that are null away). Invariant: what the models accept, this
+Pydantic's own schema, flattened: no references and no choices, so that an error names the value's path and nothing of
+ours. Invariant: what the models accept, this
 accepts; what it accepts is refused by the models only for what takes more than one field to see.
 """
 
@@ -40,7 +40,9 @@ def _remove(node: Schema, names: list[str]) -> None:
 
 def _flat(node: Schema, definitions: Schema, path: str) -> Schema:
     """One node; `path` is only for error messages."""
+    absent = False
     while "$ref" in node or "anyOf" in node:
+        absent = absent or {"type": "null"} in node.get("anyOf", ())
         beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
         if "$ref" in node:
             node = definitions[node["$ref"].removeprefix("#/$defs/")] | beside
@@ -66,7 +68,13 @@ def _flat(node: Schema, definitions: Schema, path: str) -> Schema:
         kept["items"] = _flat(kept["items"], definitions, f"{path}[]")
     if "description" in kept:
         kept["description"] = " ".join(kept["description"].split())
-    return kept
+    return _or_null(kept) if absent else kept
+
+
+def _or_null(node: Schema) -> Schema:
+    kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+    choices = {"enum": [*node["enum"], None]} if "enum" in node else {}
+    return node | {"type": [*kinds, "null"]} | choices
 
 
 def _only(options: list[Schema], path: str) -> Schema:

@@ -113,8 +113,9 @@ def _row(path: str, node: Schema) -> str:
 
 def _kind(node: Schema) -> str:
     if "enum" in node:
-        return " \\| ".join(f"`{value}`" for value in node["enum"])
-    kind = node["type"] if isinstance(node["type"], str) else " or ".join(node["type"])
+        return " \\| ".join(f"`{value}`" for value in node["enum"] if value is not None)
+    kinds = [node["type"]] if isinstance(node["type"], str) else node["type"]
+    kind = " or ".join(one for one in kinds if one != "null")
     if "minimum" in node:
         return f"{kind} {node['minimum']} to {node.get('maximum', '')}".strip()
     if kind == "array":

@@ -158,10 +158,10 @@ spec:
 {{- define "fathom.rules" -}}
 - apiGroups: [fathom.dev]
   resources: [trainingjobs]
-  verbs: [get, list, watch, create, update, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [fathom.dev]
   resources: [trainingjobs/status]
-  verbs: [get, update, patch]
+  verbs: [patch]
 # what belongs to a job may hold it back until it is gone itself
 - apiGroups: [fathom.dev]
   resources: [trainingjobs/finalizers]
