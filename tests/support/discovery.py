@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx2
 
+from support.kube_objects import until
+
 Object = dict[str, Any]
 
 
@@ -37,6 +39,8 @@ class Kinds:
         versions += [f"apis/{one['preferredVersion']['groupVersion']}" for one in groups]
         found: list[Object] = []
         for version in versions:
+            if self._client.get(f"/{version}").status_code == 404:  # its definition goes at this moment
+                continue
             for kind in self._get(f"/{version}")["resources"]:
                 if "list" in kind["verbs"] and "/" not in kind["name"]:
                     items = self._get(f"/{version}/{kind['name']}")["items"]
@@ -52,7 +56,12 @@ class Kinds:
         return self._known[version, kind]
 
     def _get(self, path: str) -> Object:
-        answer = self._client.get(path)
+        answer: httpx2.Response = until(lambda: self._unless_busy(path))
         assert answer.status_code == 200, answer.text
         found: Object = answer.json()
         return found
+
+    def _unless_busy(self, path: str) -> httpx2.Response | None:
+        """A kind that was just defined is not served at once."""
+        answer = self._client.get(path)
+        return None if answer.status_code == 429 else answer
