@@ -43,9 +43,11 @@ lint: $(STAMP) ## Check style, types and import rules
 format: $(STAMP) ## Put the code into its usual form
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: $(STAMP) ## Write docs/job.md, docs/reasons.md and k8s/crds from the models
+docs: $(STAMP) ## Write docs/job.md, docs/reasons.md, k8s/crds and values of the chart from the models
 	@for name in job reasons; do $(BIN)/python -m orchestrator.reference $$name > docs/$$name.md; done
 	@$(BIN)/python -m orchestrator.crd > k8s/crds/trainingjobs.fathom.dev.yaml
+	@for name in values.yaml values.schema.json README.md templates/crd.yaml; do \
+	  $(BIN)/python -m orchestrator.chart $$name > helm/fathom/$$name; done
 
 trust: $(STAMP) ## Write the tables of docs/engine.md from real runs, killed and compared (half an hour)
 	@$(BIN)/python -W ignore benchmarks/trust.py

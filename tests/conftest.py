@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from support.api import Service
     from support.apiserver import ApiServer
+    from support.helm import Helm
     from support.kube_jobs import KubeJobs
 
     from orchestrator.store.sqlite import SqliteStore
@@ -59,6 +60,17 @@ def trainingjobs(api_server: ApiServer) -> dict[str, Any]:
     return api_server.install(definition())
 
 
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """The program, without a cluster."""
+    from support.helm import NOT_RUN, Helm, find_helm
+
+    program = find_helm()
+    if program is None:
+        pytest.skip(NOT_RUN)
+    return Helm(program, tmp_path_factory.mktemp("helm"))
+
+
 @pytest.fixture
 def kube_jobs(api_server: ApiServer, trainingjobs: dict[str, Any]) -> KubeJobs:
     """TrainingJobs in a namespace of the test's own."""
@@ -69,9 +81,9 @@ def kube_jobs(api_server: ApiServer, trainingjobs: dict[str, Any]) -> KubeJobs:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tests that say nothing of Kubernetes must not look as if they had."""
-    from support import envtest, operators
+    from support import envtest, helm, operators
 
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    for warning in (envtest.not_run(reasons), operators.not_run(reasons)):
+    for warning in (envtest.not_run(reasons), operators.not_run(reasons), helm.not_run(reasons)):
         if warning:
             terminalreporter.section(warning, sep="!", red=True, bold=True)

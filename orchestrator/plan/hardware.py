@@ -51,7 +51,7 @@ class Accelerator:
     date: datetime.date
 
 
-class _Row(Frozen, alias_generator=to_camel):
+class HardwareRow(Frozen, alias_generator=to_camel):
     """One row of the data file."""
 
     name: str = Field(min_length=1, max_length=40)
@@ -99,7 +99,7 @@ def accelerator(name: str, path: Path | None = None) -> Accelerator:
 def read_accelerators(path: Path) -> dict[str, Accelerator]:
     """All rows of a data file by name; UsageError names file and row."""
     found: dict[str, Accelerator] = {}
-    for number, row in enumerate(read_rows(path, "hardware file", "check FATHOM_HARDWARE", _Row), start=1):
+    for number, row in enumerate(read_rows(path, "hardware file", "check FATHOM_HARDWARE", HardwareRow), start=1):
         where = f"hardware file {path}: row {number}: {row.name}"
         if row.name in found:
             raise UsageError(f"{where}: a second row of this name; keep one")

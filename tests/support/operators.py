@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 import yaml
 
+from support.apiserver import ApiServer
+
 Object = dict[str, Any]
 
 NOT_RUN = "needs the resource definitions of KubeRay and Kueue: name their folder in FATHOM_TEST_CRDS"
@@ -35,6 +37,14 @@ def definitions(env: Mapping[str, str] = os.environ) -> list[Object] | None:
     missing = {"rayjobs.ray.io", "rayclusters.ray.io", "workloads.kueue.x-k8s.io"} - names
     assert not missing, f"FATHOM_TEST_CRDS is {named}, which lacks {', '.join(sorted(missing))}"
     return found
+
+
+def installed(server: ApiServer, found: list[Object]) -> None:
+    """All of them served."""
+    for one in found:  # all before any is waited for
+        server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=one)
+    for one in found:
+        server.install(one)
 
 
 def not_run(reasons: Iterable[str]) -> str:
