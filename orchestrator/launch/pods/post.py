@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from pydantic import ValidationError
 
-from orchestrator.launch.base import in_short
+from orchestrator.launch.files import in_short
 from orchestrator.launch.delivery import PATH, Delivery, Receipt
 
 CONNECT_SECONDS, QUIET_SECONDS, ANSWER_SECONDS = 5.0, 10.0, 20.0
