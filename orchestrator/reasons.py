@@ -123,8 +123,8 @@ ADMITTED: dict[R, Text] = {
     ),
     R.KUBERAY_MISSING: Text(
         "waits because nothing in the cluster starts Ray",
-        "ask whoever runs the cluster to install KubeRay's operator, or to see why it does nothing; then the job goes "
-        "on by itself",
+        "ask whoever runs the cluster to install KubeRay's operator, or to see why it does nothing; the job goes on by "
+        "itself then, and {look} shows it",
         64,
     ),
     R.DEACTIVATED: Text(
@@ -170,8 +170,8 @@ RUNNING: dict[R, Text] = {
     ),
     R.PODS_REFUSED: Text(
         "cannot start because the cluster refuses its pods",
-        "show the message to whoever runs the cluster: a rule of the namespace (pod security, a policy) forbids what "
-        "the message names",
+        "show the message, which is in {look}, to whoever runs the cluster: a rule of the namespace (pod security, a "
+        "policy) forbids what it names",
         61,
     ),
     R.CRASH_LOOPING: Text(
@@ -264,8 +264,9 @@ FAILURES: dict[FailureClass, Text] = {
     ),
     FailureClass.OUT_OF_MEMORY: Text(
         "a worker needed more memory than its device or machine has",
-        "take a smaller `spec.parallelism.microBatch`, `spec.parallelism.recompute` full or a higher "
-        "`spec.parallelism.zeroStage`; `fathom plan` shows the memory before you pay",
+        "take a smaller `spec.parallelism.microBatch`, `spec.parallelism.recompute` full, a higher "
+        "`spec.parallelism.zeroStage` or a larger `spec.compute.memoryPerWorker`; `fathom plan` shows the memory "
+        "before you pay",
     ),
     FailureClass.NOT_FINITE: Text(
         "the loss was not finite any more, and going back did not help",
@@ -286,8 +287,9 @@ FAILURES: dict[FailureClass, Text] = {
         "read the end of {logs}; `fathom doctor` checks this machine; then {resume}",
     ),
     FailureClass.PREEMPTED: Text(
-        "its machines were taken away",
-        "go on with {resume}, or buy machines that stay: `spec.compute.priceClass` on-demand",
+        "its machines were given to somebody else",
+        "nothing: it goes on by itself, and this counts as no attempt; or buy machines that stay: "
+        "`spec.compute.priceClass` on-demand",
     ),
     FailureClass.OVER_BUDGET: Text(
         "the budget did not allow more",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-from orchestrator.controller.retry import ONCE, RETRYABLE
+from orchestrator.controller.retry import BLAMELESS, ONCE, RETRYABLE
 from orchestrator.explain import Field, all_fields, walk
 from orchestrator.launch.events import FailureClass
 from orchestrator.reasons import CONDITIONS, FAILURES, Text, Ways
@@ -101,6 +101,8 @@ def _advice(text: Text) -> str:
 def _retried(kind: FailureClass) -> str:
     if kind not in RETRYABLE:
         return "no"
+    if kind in BLAMELESS:
+        return "yes, and not counted"
     return "once" if kind in ONCE else "yes"
 
 

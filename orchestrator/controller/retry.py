@@ -28,6 +28,10 @@ ONCE = frozenset({FailureClass.STALLED, FailureClass.OUT_OF_MEMORY})
 """Of these, one more try: twice in a row with nothing saved in between, they are not chance."""
 
 
+BLAMELESS = frozenset({FailureClass.PREEMPTED})
+"""Of these, failures that say nothing of the job: they count as no attempt."""
+
+
 @dataclass(frozen=True)
 class Tally:
     """What is remembered of the attempts so far."""
@@ -40,9 +44,8 @@ class Tally:
     """How the last one failed, and the one before it."""
 
     def add(self, ended: Ended, *, progressed: bool) -> Tally:
-        """With one more attempt; `progressed`: it committed a checkpoint. One whose machines somebody else was given
-        counts as none: it says nothing of the job."""
-        if ended.failure_class is FailureClass.PREEMPTED:
+        """With one more attempt; `progressed`: it committed a checkpoint."""
+        if ended.failure_class in BLAMELESS:
             return replace(self, without_progress=0) if progressed else self
         without = 0 if progressed else self.without_progress + 1
         return Tally(self.attempts + 1, without, ended.failure_class, self.last)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.controller.retry import ONCE, RETRYABLE, Tally, after_attempt
+from orchestrator.controller.retry import BLAMELESS, ONCE, RETRYABLE, Tally, after_attempt
 from orchestrator.launch.events import Ended, FailureClass
 from orchestrator.spec import Retry
 
@@ -84,4 +84,12 @@ ENDINGS = st.lists(st.tuples(st.sampled_from(list(FailureClass)), st.booleans())
 def test_any_series_of_failures_comes_to_an_end(retry: Retry, endings: list[tuple[FailureClass, bool]]) -> None:
     found = decisions(retry, *endings)
     assert set(found) <= {"retry", "fail"}
-    assert "fail" in found[: retry.max_attempts]
+    counted = [decision for decision, (failure, _) in zip(found, endings, strict=True) if failure not in BLAMELESS]
+    assert len(counted) < retry.max_attempts or "fail" in counted[: retry.max_attempts]
+
+
+def test_an_attempt_whose_machines_others_were_given_counts_as_none() -> None:
+    assert decisions(RETRY, *[(F.PREEMPTED, False)] * 50) == ["retry"] * 50
+    lost, taken, saved = (F.DRIVER_LOST, False), (F.PREEMPTED, False), (F.PREEMPTED, True)
+    assert decisions(RETRY, lost, taken, lost)[-1] == "fail"
+    assert decisions(RETRY, lost, saved, lost)[-1] == "retry"
