@@ -13,8 +13,9 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from orchestrator.errors import FathomError, NotFound, Unavailable
@@ -175,31 +176,31 @@ class Informer:
 
     # ------------------------------------------------------------------ list
     def _list(self) -> None:
-        found, version = self._pages()
+        pages = self._pages()
+        first, version = next(pages)
         self._refuse_old(version)
-        if self._stop.is_set():
-            return
-        changed = self.cache.replace(found)
+        # one page at a time: whole objects of all of them would take more room than all else
+        changed = self.cache.replace(chain(first, chain.from_iterable(page for page, _ in pages)))
         self._reached(version)
         for key in changed:
             self._tell(key)
         self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.8, 1.0)
         self.synced.set()
 
-    def _pages(self) -> tuple[list[Json], str]:
-        found: list[Json] = []
+    def _pages(self) -> Iterator[tuple[list[Json], str]]:
+        """Each with the version of the list. Unavailable if we end meanwhile: what there is of it is no list."""
         query = [("limit", str(self._rhythm.page)), *self._selector]
         more = ""
-        while True:
+        while not self._stop.is_set():
             answer = self._kube.get(self._target, query=[*query, *([("continue", more)] if more else [])])
             metadata, items = answer.get("metadata"), answer.get("items")
             if not isinstance(metadata, dict) or not isinstance(items, list) or not metadata.get("resourceVersion"):
                 raise Unavailable(f"list {self._target}: an answer without items or resourceVersion")
-            found += items
             self._alive = time.monotonic()
-            more = metadata.get("continue") or ""
-            if not more or self._stop.is_set():
-                return found, str(metadata["resourceVersion"])
+            yield items, str(metadata["resourceVersion"])
+            if not (more := metadata.get("continue") or ""):
+                return
+        raise Unavailable(f"list {self._target}: ended")
 
     def _refuse_old(self, version: str) -> None:
         """A list from before what we have seen would bring back what is gone; a server restored from a backup may."""

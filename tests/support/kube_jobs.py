@@ -53,6 +53,10 @@ class KubeJobs:
         query = "?fieldValidation=Strict" + ("&dryRun=All" if dry else "")
         return self.client.put(f"{self._path}/{document['metadata']['name']}{query}", json=document)
 
+    def delete(self, name: str) -> httpx2.Response:
+        """As kubectl does, without waiting."""
+        return self.client.delete(f"{self._path}/{name}")
+
     def set_status(self, name: str, status: Json) -> httpx2.Response:
         """As the controller does."""
         return self.patch(name, {"status": status}, subresource="/status")

@@ -34,7 +34,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
         else:
             from support.kube_store import TEAMS, make_teams, serving
 
-            kube = request.getfixturevalue("teams_kube")
+            request.getfixturevalue("trainingjobs")
+            kube = request.getfixturevalue("kube")
             make_teams(kube)
             yield stack.enter_context(serving(kube, TEAMS))
 
