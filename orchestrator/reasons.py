@@ -123,8 +123,8 @@ ADMITTED: dict[R, Text] = {
     ),
     R.KUBERAY_MISSING: Text(
         "waits because nothing in the cluster starts Ray",
-        "ask whoever runs the cluster to install KubeRay's operator, or to see why it does nothing; then the job goes "
-        "on by itself",
+        "ask whoever runs the cluster to install KubeRay's operator, or to see why it does nothing; the job goes on by "
+        "itself then, and {look} shows it",
         64,
     ),
     R.DEACTIVATED: Text(
@@ -170,8 +170,8 @@ RUNNING: dict[R, Text] = {
     ),
     R.PODS_REFUSED: Text(
         "cannot start because the cluster refuses its pods",
-        "show the message to whoever runs the cluster: a rule of the namespace (pod security, a policy) forbids what "
-        "the message names",
+        "show the message, which is in {look}, to whoever runs the cluster: a rule of the namespace (pod security, a "
+        "policy) forbids what it names",
         61,
     ),
     R.CRASH_LOOPING: Text(

@@ -19,6 +19,7 @@ from orchestrator.cli.change import cancel_command, delete_command, resume_comma
 from orchestrator.cli.checkpoints import checkpoints_app
 from orchestrator.cli.compare import compare_command
 from orchestrator.cli.completion import completion_command, is_completing, quietly
+from orchestrator.cli.controller import controller_command
 from orchestrator.cli.cost import cost_command
 from orchestrator.cli.data import data_app
 from orchestrator.cli.demo import demo_command
@@ -86,6 +87,7 @@ app.command("mlflow", rich_help_panel=_MODELS)(mlflow_command)
 app.add_typer(data_app, name="data", rich_help_panel=_MODELS)
 app.add_typer(checkpoints_app, name="checkpoints", rich_help_panel=_MODELS)
 app.command("serve", rich_help_panel=_SERVICE)(serve_command)
+app.command("controller", rich_help_panel=_SERVICE)(controller_command)
 app.command("explain", rich_help_panel=_SERVICE)(explain_command)
 app.command("doctor", rich_help_panel=_SERVICE)(doctor_command)
 app.command("completion", rich_help_panel=_SERVICE)(completion_command)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -20,6 +20,7 @@ from orchestrator.errors import RunFailed, UsageError
 
 if TYPE_CHECKING:
     from orchestrator.api.capacity import Capacity
+    from orchestrator.api.certificates import Certificates
     from orchestrator.api.server import Server
     from orchestrator.controller.service import Controller
     from orchestrator.store.base import JobStore
@@ -46,9 +47,9 @@ def serve_command(
     from orchestrator.settings import Settings
 
     settings = Settings.load()
-    _allow_files(_MOST_FILES)
-    _make(settings.home)
-    listener = _listen(host, port)
+    allow_files(_MOST_FILES)
+    make_home(settings.home)
+    listener = listen(host, port)
     with listener, hold_lock(settings.home / "service.lock"):
         _serve(listener, host, allowed_host or [])
 
@@ -66,26 +67,26 @@ def _serve(listener: socket.socket, host: str, names: list[str]) -> None:
     settings = Settings.load()
     store = SqliteStore(settings.home / NAME)
     token = Access(store.database).admin_file(settings.home)
-    controller = Controller(store, LocalLauncher(settings, say=_say), settings, _say)
+    controller = Controller(store, LocalLauncher(settings, say=say), settings, say)
     app = make_app(
         store,
         settings,
-        capacity=lambda: _capacity(controller),
+        capacity=lambda: capacity_of(controller),
         wake=controller.wake,
         hosts=frozenset({*LOCAL_HOSTS, host, *names}),
         controller=controller.health,
     )
     url = f"http://{_shown(host)}:{listener.getsockname()[1]}"
-    server = _server(app)
-    with _announced(settings.home / "service.json", url), _turning(controller, server):
-        _say(f"fathom serves {settings.home} at {url}; the admin token is in {token} (the command line finds it)")
+    server = server_of(app)
+    with _announced(settings.home / "service.json", url), turning(controller, server):
+        say(f"fathom serves {settings.home} at {url}; the admin token is in {token} (the command line finds it)")
         if not host.startswith("127.") and host not in ("localhost", "::1"):
-            _say(f"{host} is open to the network, and tokens travel there in plain text: put TLS in front of it")
+            say(f"{host} is open to the network, and tokens travel there in plain text: put TLS in front of it")
         server.run(sockets=[listener])
-    _say(_farewell(store))
+    say(_farewell(store))
 
 
-def _capacity(controller: Controller) -> Capacity:
+def capacity_of(controller: Controller) -> Capacity:
     """As the API tells it."""
     from orchestrator.api.capacity import Capacity, Holder, Slots
     from orchestrator.launch.slots import need_of
@@ -96,7 +97,8 @@ def _capacity(controller: Controller) -> Capacity:
     return Capacity(None if machine is None else Slots(machine.cpus, machine.gpus), tuple(holders))
 
 
-def _server(app: object) -> Server:
+def server_of(app: object, certificates: Certificates | None = None) -> Server:
+    """Of uvicorn; told to stop, it ends its streams. With certificates it answers by https."""
     import uvicorn
 
     from orchestrator.api.server import Server
@@ -108,12 +110,23 @@ def _server(app: object) -> Server:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=5,
+        ssl_context_factory=None if certificates is None else lambda *_: certificates.context,
     )
     return Server(config)
 
 
+class Turns(Protocol):
+    """What goes on beside the server."""
+
+    def run(self) -> None:
+        """Until `stop`."""
+
+    def stop(self) -> None:
+        """From another thread."""
+
+
 @contextmanager
-def _turning(controller: Controller, server: Server) -> Iterator[None]:
+def turning(controller: Turns, server: Server) -> Iterator[None]:
     """The controller in a thread; if that ends by itself, the service does, too."""
     failed: list[BaseException] = []
 
@@ -162,7 +175,7 @@ def _announced(path: Path, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _allow_files(most: int) -> None:
+def allow_files(most: int) -> None:
     """As many as the system lets us: each job that waits or runs keeps a lock open, and 1024, a usual limit, leaves
     none to start a job or to answer with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -172,7 +185,8 @@ def _allow_files(most: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """UsageError if that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=128)
@@ -181,7 +195,8 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen at {host} port {port}: {why}; --port 0 takes a free one") from None
 
 
-def _make(home: Path) -> None:
+def make_home(home: Path) -> None:
+    """UsageError if it cannot be made, or not written."""
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -204,5 +219,6 @@ def _farewell(store: JobStore) -> str:
     return f"the service has ended; {', '.join(live)} {verb} on without it: `fathom serve` finds what runs again"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """In the log."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

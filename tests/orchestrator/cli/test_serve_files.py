@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.cli.serve import _allow_files
+from orchestrator.cli.serve import allow_files
 
 FILES = resource.RLIMIT_NOFILE
 
@@ -20,9 +20,9 @@ def few() -> Iterator[int]:
 
 
 def test_each_job_may_keep_a_lock_open(few: int) -> None:
-    _allow_files(600)
+    allow_files(600)
     assert resource.getrlimit(FILES) == (600, few)
-    _allow_files(550)
+    allow_files(550)
     assert resource.getrlimit(FILES) == (600, few), "never fewer"
-    _allow_files(1 << 60)
+    allow_files(1 << 60)
     assert resource.getrlimit(FILES) == (few, few), "what the system allows"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.apiserver import ApiServer
+from support.kube_proxy import KubeProxy
+from support.kube_stage import KubeStage
+from support.kuberay_player import Player
+from support.operators import NOT_RUN, definitions
+
+from orchestrator.kube.client import Kube
+
+
+@pytest.fixture(scope="module")
+def operated(request: pytest.FixtureRequest) -> ApiServer:
+    """The server of all tests, with the definitions of both operators."""
+    found = definitions()
+    if found is None:
+        pytest.skip(NOT_RUN)
+    api_server: ApiServer = request.getfixturevalue("api_server")
+    for one in found:  # all before any is waited for
+        api_server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=one)
+    for one in found:
+        api_server.install(one)
+    return api_server
+
+
+@pytest.fixture
+def player(operated: ApiServer) -> Iterator[Player]:
+    with Player(operated.client(), operated.namespace()).playing() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(operated: ApiServer, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
+    """Against the real API server."""
+    kube = Kube.from_kubeconfig(operated.kubeconfig())
+    yield KubeStage(tmp_path, kube, player)
+    kube.close()
+
+
+@pytest.fixture
+def proxy(operated: ApiServer) -> Iterator[KubeProxy]:
+    with KubeProxy(operated).serving() as made:
+        yield made
+
+
+@pytest.fixture
+def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
+    """The same, through the proxy."""
+    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path))
+    yield KubeStage(tmp_path / "home", kube, player)
+    kube.close()
