@@ -104,6 +104,10 @@ class Player:
         self.says(name, "Suspended", rayClusterName=None, jobId=None, jobStatus=None, message=None)
 
     # ------------------------------------------------------------------ KubeRay, the scheduler and the kubelet
+    def delete_ray_job(self, name: str) -> None:
+        """As a person does."""
+        self._delete(RAY_JOBS, name)
+
     def says(self, name: str, state: str, **status: Any) -> None:  # noqa: ANN401 - fields of a status
         self._patch(RAY_JOBS, name, {"status": {"jobDeploymentStatus": state} | status}, "/status")
 
