@@ -97,7 +97,7 @@ class Tls(Part):
     """Transport security of the controller. Without it tokens travel in plain text within the cluster."""
 
     secret_name: ObjectName | None = None
-    """A Secret of type kubernetes.io/tls for FULLNAME.NAMESPACE.svc (as cert-manager makes it); absent: plain HTTP.
+    """A Secret of type kubernetes.io/tls for RELEASE-controller.NAMESPACE.svc (of cert-manager, say); absent: plain HTTP.
     It is read anew when it changes. Whose certificate it is pods learn from cluster.controller.certificateAuthority."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def _asked() -> dict[str, set[str]]:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[dict[str, set[str]]]:
+def told(tmp_path: Path) -> dict[str, set[str]]:
     """Names of all metrics of a service that does something, each with its labels."""
     runs = Runs(tmp_path / "home", health=Health())
     try:
@@ -51,7 +50,7 @@ def told(tmp_path: Path) -> Iterator[dict[str, set[str]]]:
     found: dict[str, set[str]] = {}
     for one in (sample for family in families for sample in family.samples):
         found.setdefault(one.name, set()).update(one.labels)
-    yield found
+    return found
 
 
 def test_every_metric_is_one_of_the_service(told: dict[str, set[str]]) -> None:
