@@ -114,7 +114,7 @@ def _losses(namespace: str, name: str) -> dict[int, float]:
         "subjects": [{"kind": "ServiceAccount", "name": "e2e-reader", "namespace": namespace}],
     }
     apply(account, binding)
-    token = kubectl("create", "token", "e2e-reader", "-n", namespace).strip()
+    token = kubectl("create", "token", "e2e-reader", "--audience=fathom", "-n", namespace).strip()
     with forwarded("fathom-controller", 8080, SYSTEM) as url, Client(url, token=token) as client:
         told = [json.loads(json.dumps(event)) for event in client.events(f"{namespace}/{name}")]
     return {event["step"]: event["metrics"]["train/loss"] for event in told if event["kind"] == "progress"}
