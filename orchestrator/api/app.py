@@ -41,6 +41,7 @@ from orchestrator.api.streams import Streams
 from orchestrator.api.trail import Begun, Trail
 from orchestrator.controller.health import Health
 from orchestrator.controller.inbox import Inboxes
+from orchestrator.launch.base import Launcher
 from orchestrator.launch.delivery import PATH as DELIVERIES
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access
@@ -81,6 +82,8 @@ class InCluster:
     door: Door
     """How people, and pods that deliver, say who they are."""
     pods: Pods
+    launcher: Launcher
+    """By which jobs that are submitted are checked."""
     lacking: Callable[[], Sequence[str]]
     """What a service that is ready must have and has not, in words; called from several threads."""
 
@@ -116,6 +119,7 @@ def make_app(
         idempotency=Idempotency(database),
         audit=Audit(database),
         inboxes=Inboxes(),
+        launcher=None if cluster is None else cluster.launcher,
         capacity=capacity,
         wake=wake,
     )

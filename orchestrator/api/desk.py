@@ -12,6 +12,7 @@ from orchestrator.api.capacity import Capacity
 from orchestrator.api.far import Far
 from orchestrator.api.rights import Door, Principal
 from orchestrator.controller.inbox import Inboxes
+from orchestrator.launch.base import Launcher
 from orchestrator.settings import Settings
 from orchestrator.store.access import Access
 from orchestrator.store.audit import Audit
@@ -36,6 +37,8 @@ class Desk:
     audit: Audit
     inboxes: Inboxes
     """Of deliveries."""
+    launcher: Launcher | None
+    """By which jobs that are submitted are checked; None: they run on this machine."""
     capacity: Callable[[], Capacity]
     wake: Callable[[], None]
     """Tells the controller that a wish was changed."""

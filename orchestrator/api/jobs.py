@@ -103,7 +103,7 @@ def create_job(
 
 def _require_possible(job: TrainingJob, desk: Desk) -> None:
     try:
-        check(job, desk.settings)
+        check(job, desk.settings, desk.launcher)
     except UsageError as error:  # a file of the operator's
         raise Unavailable(str(error)) from error
     if unfit := never(job, desk.capacity()):

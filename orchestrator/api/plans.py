@@ -47,7 +47,7 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     price = price_of(job, basis)
     with desk.far.read(job, caller.name):
         forecast, messages = _forecast(job, basis, desk.settings)
-        choices, refusals = _choices(job, desk.settings)
+        choices, refusals = _choices(job, desk)
     capacity = desk.capacity()
     unfit = never(job, capacity)
     moment = datetime.now(UTC) + VALID
@@ -119,10 +119,10 @@ def _forecast(job: TrainingJob, basis: Basis, settings: Settings) -> tuple[Json 
     return plan.model_dump(mode="json"), []
 
 
-def _choices(job: TrainingJob, settings: Settings) -> tuple[tuple[Choice, ...], list[str]]:
+def _choices(job: TrainingJob, desk: Desk) -> tuple[tuple[Choice, ...], list[str]]:
     """What is chosen, or why the job would be refused now."""
     try:
-        return check(job, settings).chosen, []
+        return check(job, desk.settings, desk.launcher).chosen, []
     except (InvalidJob, OverBudget) as error:
         return (), [f"would be refused now: {line}" for line in str(error).splitlines()]
 

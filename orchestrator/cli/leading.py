@@ -112,7 +112,7 @@ class Leading:
             wake=controller.wake,
             hosts=None,
             controller=controller.health,
-            cluster=InCluster(people_door(self._access, place.audience, others), launcher, lacking),
+            cluster=InCluster(people_door(self._access, place.audience, others), launcher, launcher, lacking),
         )
 
 

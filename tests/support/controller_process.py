@@ -16,7 +16,10 @@ import httpx2
 from support.apiserver import ApiServer
 from support.shooting import wait_until
 
-PRICES = '- {accelerator: cpu, priceClass: on-demand, amount: "0.05", currency: USD,\n   unit: cpu-hour, source: t, date: 2026-01-01}\n'
+PRICES = """
+- {accelerator: cpu, priceClass: on-demand, amount: "0.05", currency: USD,
+   unit: cpu-hour, source: test, date: 2026-01-01}
+"""
 
 
 class ControllerProcess:
@@ -34,13 +37,10 @@ class ControllerProcess:
             "KUBECONFIG": str(server.kubeconfig()), "POD_NAME": name, "FATHOM_HOME": str(self.home),
             "FATHOM_PRICES": str(prices), "MLFLOW_TRACKING_URI": "",
         }  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "controller"]
-            + [part for key, value in arguments.items() for part in (f"--{key}", str(value))],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log.open("wb"),
-        )
+        command = [sys.executable, "-m", "orchestrator.cli", "controller"]
+        command += [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
         self.url = f"http://127.0.0.1:{self._port()}"
 
     def _port(self) -> int:

@@ -13,6 +13,7 @@ from orchestrator.errors import Forbidden, Unauthorized, Unavailable
 from orchestrator.kube.access import Person
 from orchestrator.kube.resources import Target
 from orchestrator.launch.delivery import PATH
+from orchestrator.launch.local import LocalLauncher
 from support.api import Service
 
 PEOPLE, PODS = "fathom", "fathom-controller"
@@ -73,7 +74,7 @@ class ClusterService(Service):
             wake=self._wake,
             hosts=None,
             limits=self._limits,
-            cluster=InCluster(door, self, lambda: self.lacking),
+            cluster=InCluster(door, self, LocalLauncher(self.settings), lambda: self.lacking),
         )
 
     def pod_of(self, namespace: str, name: str) -> Json | None:
