@@ -1,7 +1,6 @@
 """The driver of a cluster on a real Ray cluster: a head without CPUs and a node with workers, as two kinds of pods are.
 
-Both are on this machine and share its files; that they need none but the job's storage, and the head's run folder, is
-shown by what the workers are given.
+All of it is on this machine, so that nothing here shows what happens between machines.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from support.ear import Ear, listening
 from support.home import JOB, ROOT
+from support.pods import INCARNATION, HeadPod
 
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
@@ -42,14 +42,15 @@ def ray_address() -> Iterator[str]:
     """Of a cluster whose head counts no CPU."""
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))
     small = {"object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=small | {"num_cpus": 0})
-    try:
-        cluster.add_node(num_cpus=2, object_store_memory=80_000_000)
-        yield cluster.address
-    finally:
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+        cluster = Cluster(initialize_head=True, head_node_args=small | {"num_cpus": 0})
+        try:
+            cluster.add_node(num_cpus=2, object_store_memory=80_000_000)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
 
 
 @pytest.fixture
