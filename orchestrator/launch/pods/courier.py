@@ -60,10 +60,11 @@ class Courier:
         threading.Thread(target=self._run, name="courier", daemon=True).start()
 
     def finish(self, seconds: float) -> bool:
-        """Wait until everything that is in the folder now is delivered; whether it is after so many seconds."""
+        """Deliver all that is in the folder now, and nothing after so many seconds; whether all is delivered."""
         self._final.set()
         self._wake.set()
         self._over.wait(seconds)
+        self._over.set()
         return self._all
 
     def _run(self) -> None:

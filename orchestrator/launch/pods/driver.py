@@ -22,7 +22,7 @@ from orchestrator.launch.events import FailureClass
 from orchestrator.launch.evidence import stacks
 from orchestrator.launch.files import replace_file
 from orchestrator.launch.guard import Guard
-from orchestrator.launch.local import hold_lock, prepare
+from orchestrator.launch.local import prepare
 from orchestrator.launch.machine import LoadMeter
 from orchestrator.launch.pending import complete
 from orchestrator.launch.pods.courier import Courier
@@ -62,8 +62,7 @@ def run_in_pod(configuration: Path) -> int:
     replace_file(folder.job, (configuration / agreed.JOB_DOCUMENT).read_text())
     printing = Printing(folder.log(resolved.attempt))
     printing.start()
-    with hold_lock(folder.lock, resolved.attempt):
-        return _Driver(around, folder, job, resolved, printing, terminated).run()
+    return _Driver(around, folder, job, resolved, printing, terminated).run()
 
 
 def _say_who(run: Path) -> None:
@@ -97,8 +96,8 @@ class _Driver:
         self._printing, self._terminated = printing, terminated
         self._ending = Ending(folder, resolved, first=partial(kill_mailbox, folder), last=self._last)
         outbox = Outbox(folder, resolved, partial(print, flush=True))
-        post = Post(around.controller, around.token_file, around.authority)
-        self._courier = Courier(outbox, post, folder.control, self._fenced)
+        self._post = Post(around.controller, around.token_file, around.authority)
+        self._courier = Courier(outbox, self._post, folder.control, self._fenced)
 
     def run(self) -> int:
         self._courier.start()
@@ -144,7 +143,9 @@ class _Driver:
     def _last(self, failure: FailureClass | None) -> None:
         """The last word is written."""
         most = BROKE_SECONDS if failure is FailureClass.OVER_BUDGET else LAST_SECONDS
-        if not self._courier.finish(min(most, self._around.stop_seconds)):
+        if self._courier.finish(min(most, self._around.stop_seconds)):
+            self._post.close()
+        else:
             print("the controller was not told of the end", file=sys.stderr, flush=True)
         self._printing.show()
         replace_file(self._around.run / Path(agreed.DRIVER_DONE).name, "")

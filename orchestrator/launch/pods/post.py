@@ -51,6 +51,11 @@ class Post:
             with self._client.stream("POST", self._url, content=body, headers=headers) as response:
                 return _receipt(response.status_code, _whole(response))
 
+    def close(self) -> None:
+        """The connection, if there is one."""
+        if self._client is not None:
+            self._client.close()
+
     def _connect(self) -> httpx2.Client:
         return httpx2.Client(
             timeout=httpx2.Timeout(QUIET_SECONDS, connect=CONNECT_SECONDS),
