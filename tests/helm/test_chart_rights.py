@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -34,8 +36,9 @@ IN_JOBS_NAMESPACES: set[Right] = {
     *_rights("ray.io", "rayclusters", "get list watch"),
     *_rights("kueue.x-k8s.io", "workloads", "get list watch"),
     *_rights("", "pods", "get list watch"),
-    # writes.Writer.create_if_absent and delete
-    *_rights("", "configmaps secrets serviceaccounts", "get create delete"),
+    # writes.Writer.create_if_absent and delete; what is left over is found by its configuration
+    *_rights("", "configmaps", "get list create delete"),
+    *_rights("", "secrets serviceaccounts", "get create delete"),
     *_rights("networking.k8s.io", "networkpolicies", "get create delete"),
     # notices.Notices
     *_rights("events.k8s.io", "events", "get create patch"),
@@ -66,6 +69,14 @@ EVERYTHING: set[Right] = {
     *_rights("admissionregistration.k8s.io", "mutatingwebhookconfigurations", ALL_VERBS),
     *IN_THE_CLUSTER,
 }
+
+
+def test_every_kind_that_the_program_knows_is_in_the_table() -> None:
+    """Whoever makes a kind known to the controller gives it its rights, too."""
+    source = (path.read_text() for path in (Path(__file__).parents[2] / "orchestrator").rglob("*.py"))
+    known = {found for text in source for found in re.findall(r'\bTarget\("([^"]*)", "v[^"]*", "([a-z]+)", "', text)}
+    assert {("fathom.dev", "trainingjobs"), ("coordination.k8s.io", "leases")} <= known
+    assert known <= {(group, resource) for group, resource, _ in IN_JOBS_NAMESPACES | IN_THE_CLUSTER | LEASE}
 
 
 class Asked:
