@@ -97,8 +97,8 @@ class Tls(Part):
     """Transport security of the controller. Without it tokens travel in plain text within the cluster."""
 
     secret_name: ObjectName | None = None
-    """A Secret of type kubernetes.io/tls for RELEASE-controller.NAMESPACE.svc (of cert-manager, say); absent: plain HTTP.
-    It is read anew when it changes. Whose certificate it is pods learn from cluster.controller.certificateAuthority."""
+    """A Secret of type kubernetes.io/tls for RELEASE-controller.NAMESPACE.svc (of cert-manager, say); absent: plain
+    HTTP. It is read anew when it changes. Pods know it by cluster.controller.certificateAuthority."""
 
 
 class Amounts(Part):

@@ -175,10 +175,14 @@ spec:
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
   verbs: [get, list, watch]
-# An attempt's own, each by its name. There is no list: nobody's secrets are looked through.
+# An attempt's own, each by its name; by their configuration those that are left over are found. Secrets are not listed:
+# nobody's are looked through.
 - apiGroups: [""]
-  resources: [configmaps, secrets, serviceaccounts]
+  resources: [secrets, serviceaccounts]
   verbs: [get, create, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, create, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, create, delete]
