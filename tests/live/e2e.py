@@ -88,6 +88,7 @@ def _install(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    kubectl("delete", "job", "prepare", "-n", options.namespace, "--ignore-not-found")
     apply(jobs.preparing(options.namespace, options.train_image))
     wait("the dataset is prepared", 900, lambda: _prepared(options.namespace))
 
