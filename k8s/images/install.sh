@@ -3,7 +3,7 @@
 #
 #   k8s/images/install.sh EXTRA TARGET [PYTHON]
 #
-# EXTRA is that of an image: controller, tracking or train (several with commas: train,s3). The image files run this, and
+# EXTRA is that of an image: controller, tracking or train (several with commas: train,pods,s3). The image files run this, and
 # whoever makes a root folder for tests runs it, too: what is tested is what ships. Only finished packages (wheels) are
 # taken, so no compiler is needed; Fathom itself is made from the folder that this script lies in. Where packages come
 # from is pip's own configuration.

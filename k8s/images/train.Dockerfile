@@ -18,7 +18,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE /source/
 COPY model /source/model
 COPY orchestrator /source/orchestrator
 COPY k8s/images/install.sh /source/k8s/images/install.sh
-RUN /source/k8s/images/install.sh train,s3 /opt/fathom
+RUN /source/k8s/images/install.sh train,pods,s3 /opt/fathom
 
 FROM ${CUDA} AS engine
 ARG VERSION
