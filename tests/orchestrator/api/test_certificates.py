@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from support.certificates import write_certificate
+from support.certificates import certificate as made_in
 
 from orchestrator.api.certificates import Certificates
 from orchestrator.errors import UsageError
+
+
+def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    (folder / name).mkdir()
+    return made_in(folder / name, name)
 
 
 @pytest.fixture
