@@ -32,9 +32,9 @@ from orchestrator.store.access import Role
 router = APIRouter(tags=["service"])
 RAY_CLUSTER = "ray.io/cluster"
 """Label of KubeRay's pods."""
-LIMITS = Limits(body_bytes=MOST_BODY_BYTES, rate=5.0, burst=50, values=250_000)
-"""Of one pod: its driver delivers once a second, and more often when it has much to catch up on. 500 events with 200
-metrics each have 210,000 values."""
+LIMITS = Limits(body_bytes=MOST_BODY_BYTES, rate=20.0, burst=300, values=250_000)
+"""Of one pod: its driver delivers once a second, and without a pause when it has much to catch up on (300 are 75 MiB of
+log). 500 events with 200 metrics each have 210,000 values."""
 _ACCOUNT = "system:serviceaccount:"
 _POD_NAME, _POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request, Response
 
 from orchestrator.api.desk import AtDesk, Caller
 from orchestrator.errors import UsageError
-from orchestrator.store.database import Database
 from orchestrator.store.idempotency import Answer, Idempotency
 from orchestrator.store.idempotency import Request as Remembered
+from orchestrator.store.sqlite import SqliteStore
 
 T = TypeVar("T")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -24,13 +25,20 @@ REPLAYED = "Idempotent-Replayed"
 class Once:
     """Of one request; without a key everything is simply done."""
 
-    def __init__(self, idempotency: Idempotency, database: Database, request: Remembered | None) -> None:
+    def __init__(
+        self,
+        idempotency: Idempotency,
+        request: Remembered | None,
+        transaction: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        """`transaction`: which `act` and its remembered answer share."""
         self._idempotency = idempotency
-        self._database = database
         self._request = request
+        self._transaction = transaction
 
     def __call__(self, prepare: Callable[[], T], act: Callable[[T], Response]) -> Response:
-        """What `act` makes of what `prepare` found; `act` and remembering its answer are one transaction.
+        """What `act` makes of what `prepare` found; `act` and remembering its answer are one transaction, unless the
+        jobs are in a cluster: then a process that dies in between has done it, and whoever asks again is told that.
 
         `prepare` may take its time: nobody waits for it. Errors of both are raised, and not remembered.
         """
@@ -40,7 +48,7 @@ class Once:
             return Response(before.body, before.status, {**before.headers, REPLAYED: "true"})
         try:
             found = prepare()
-            with self._database.write():
+            with self._transaction():
                 response = act(found)
                 self._idempotency.keep(self._request, _answer(response))
             return response
@@ -62,8 +70,10 @@ async def _once(
         str | None, Header(description="Any text of your own: the same request with it has the same answer for a day.")
     ] = None,
 ) -> Once:
+    # another server is not waited for with the file of all others in our hands
+    transaction = desk.database.write if isinstance(desk.store, SqliteStore) else nullcontext
     if idempotency_key is None:
-        return Once(desk.idempotency, desk.database, None)
+        return Once(desk.idempotency, None, transaction)
     if not _KEY.fullmatch(idempotency_key) or len(request.headers.getlist("idempotency-key")) > 1:
         raise UsageError("Idempotency-Key must be given once, as 1 to 255 visible ASCII characters")
     said = request.url.query.encode() + b"\0" + await request.body()
@@ -73,7 +83,7 @@ async def _once(
         route=f"{request.method} {request.url.path}",
         digest=hashlib.sha256(said).hexdigest(),
     )
-    return Once(desk.idempotency, desk.database, remembered)
+    return Once(desk.idempotency, remembered, transaction)
 
 
 DoOnce = Annotated[Once, Depends(_once)]

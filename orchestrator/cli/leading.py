@@ -102,8 +102,10 @@ class Leading:
         place = self._place
         others = {PATH: pods_door(self._access, place.cluster.controller.token_audience)}
 
-        def lacking() -> Sequence[str]:
-            return list(_lacking(self._lease.leads, store.synced, launcher.synced, launcher.problem))
+        def lacks() -> Sequence[str]:
+            return list(
+                lacking(leads=self._lease.leads, jobs=store.synced, attempts=launcher.synced, problem=launcher.problem)
+            )
 
         return make_app(
             store,
@@ -112,11 +114,11 @@ class Leading:
             wake=controller.wake,
             hosts=None,
             controller=controller.health,
-            cluster=InCluster(people_door(self._access, place.audience, others), launcher, launcher, lacking),
+            cluster=InCluster(people_door(self._access, place.audience, others), launcher, launcher, lacks),
         )
 
 
-def _lacking(leads: bool, jobs: bool, attempts: bool, problem: str) -> Iterator[str]:
+def lacking(*, leads: bool, jobs: bool, attempts: bool, problem: str) -> Iterator[str]:
     """What keeps a leader from its work, in words. Pure."""
     if not leads:
         yield "the lease is lost: this process ends"

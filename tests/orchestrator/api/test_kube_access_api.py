@@ -48,13 +48,6 @@ class Cluster(ClusterService):
 
 
 @pytest.fixture
-def kube(api_server: ApiServer) -> Iterator[Kube]:
-    made = Kube.from_kubeconfig(api_server.kubeconfig())
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def cluster(api_server: ApiServer, trainingjobs: Any, kube: Kube, tmp_path: Path) -> Iterator[Cluster]:  # noqa: ANN401
     made = Cluster(tmp_path, api_server, kube)
     yield made

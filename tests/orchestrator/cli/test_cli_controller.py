@@ -24,19 +24,16 @@ from orchestrator.launch.rayjob.agreed import ATTEMPT, JOB_UID
 Start = Callable[..., ControllerProcess]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def kinds(api_server: ApiServer, trainingjobs: Any) -> None:  # noqa: ANN401
     """Those of KubeRay and Kueue, too."""
     found = operators.definitions()
     if found is None:
         pytest.skip(operators.NOT_RUN)
+    for definition in found:  # all before any is waited for
+        api_server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
     for definition in found:
         api_server.install(definition)
-
-
-@pytest.fixture
-def namespace(api_server: ApiServer) -> str:
-    return api_server.namespace()
 
 
 @pytest.fixture
