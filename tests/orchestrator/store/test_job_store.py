@@ -221,6 +221,17 @@ def test_wrong_cursors_are_refused(store: JobStore, cursor: str) -> None:
         store.list(Query(after=cursor))
 
 
+def test_a_cursor_is_taken_as_it_was_given_only(store: JobStore) -> None:
+    for number in range(2):
+        store.create(small_job(f"j{number}"), by="ann")
+    given = store.list(Query(limit=1)).next
+    assert names(store, after=given) == ["j0"]
+    assert len(given) <= 40, "what the API takes"
+    for other in (given + "!", "!" + given, given[:-1], given + "="):
+        with pytest.raises(UsageError, match="none of ours"):
+            store.list(Query(after=other))
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1001, 2**70])
 def test_wrong_limits_are_refused(store: JobStore, limit: int) -> None:
     with pytest.raises(UsageError, match=f"limit is {limit}"):

@@ -126,6 +126,19 @@ def test_what_another_holds_up_is_no_job_of_ours(store: KubeStore, people: Peopl
         store.create(small_job(namespace=kube_jobs.namespace), by="ann")
 
 
+def test_what_another_holds_up_was_never_ours(store: KubeStore, people: People, kube_jobs: KubeJobs) -> None:
+    """Deleted before we had seen it: to hold it up now is not allowed any more, and nothing of it runs."""
+    body = small_document()
+    body["metadata"]["finalizers"] = ["example.com/other"]
+    kube_jobs.create(body)
+    until(lambda: store.list(Query()).jobs)
+    people("delete", "tj", "mini", "--wait=false")
+    until(lambda: not store.list(Query()).jobs)
+    assert store.open_jobs() == ()
+    with pytest.raises(NotFound, match="there is no job"):
+        store.get(kube_jobs.namespace, "mini")
+
+
 def test_a_deletion_of_one_that_nobody_has_begun_waits_for_the_controller(
     store: KubeStore, people: People, kube_jobs: KubeJobs
 ) -> None:

@@ -109,9 +109,12 @@ def test_nobody_sees_a_state_from_before_his_own_change(
     now = store.get(team, "mini")
     assert (now.status, now.generation) == (status, 2)
     seen(store, now)
+    shown: list[StoredJob] = []
+    store.on_wish(lambda: shown.append(store.get(team, "mini")))
     late.let_go()
     told(store, kube_jobs)
-    assert store.get(team, "mini") == now, "what came late is older"
+    assert all(job == now for job in shown), "what came late is older"
+    assert store.get(team, "mini") == now
     leaving = store.change(team, "mini", lambda wish: replace(wish, deleted_at=NOON))
     assert store.get(team, "mini") == leaving
 
@@ -142,6 +145,18 @@ def test_a_job_of_ours_that_went_between_two_lists_is_gone(
     late.lose()
     until(lambda: names(store) == [])
     assert store.by_uid(made.uid) is None
+
+
+def test_what_went_while_nobody_watched_is_gone(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str
+) -> None:
+    """The watch cannot go on, and the list that follows does not show it."""
+    told(store, kube_jobs, "went")
+    told(store, kube_jobs, "stays")
+    proxy.plan = lambda call: Say(410, "Expired") if call.watch else "ok"
+    proxy.hang_up()
+    kube_jobs.delete("went")
+    until(lambda: names(store) == ["stays"])
 
 
 def test_a_list_from_before_a_create_does_not_hide_it(
