@@ -126,10 +126,13 @@ class KubeStage:
 
     def starts_when_known(self, attempt: int = 1, step: int = 0) -> None:
         """The driver begins long after the controller has seen its Ray cluster."""
-        name = f"{self.job.name}-a{attempt}-"
-        path = self.folder.resolved(attempt)
-        self.until(lambda: read_resolved(path).incarnation.startswith(name), "its Ray cluster is known")
+        self.until(lambda: self.is_known(attempt), "its Ray cluster is known")
         self.starts(attempt, step)
+
+    def is_known(self, attempt: int) -> bool:
+        """Whether the controller has seen the Ray cluster that the attempt became."""
+        incarnation = read_resolved(self.folder.resolved(attempt)).incarnation
+        return incarnation.startswith(f"{self.job.name}-a{attempt}-")
 
     def starts(self, attempt: int = 1, step: int = 0) -> None:
         self.deliver("started", attempt, step=step, tokens=step, world_size=2)
