@@ -113,6 +113,8 @@ class _Driver:
         except InvalidJob as refused:
             return "failed", FailureClass.USER_ERROR, str(refused)
         prepare(self._folder, resolved)
+        if resolved != self._resolved:  # nobody but this pod knows it
+            reporter.artifact(f"resolved-{resolved.attempt}.json", resolved.model_dump_json(indent=1).encode())
         evidence = partial(stacks, self._folder, resolved, "the log")
         Guard(self._folder, resolved, reporter, self._ending, evidence=evidence).start()
         LoadMeter(reporter, node=self._around.node).start()

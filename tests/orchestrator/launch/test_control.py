@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cost.budget import Deadlines
-from orchestrator.launch.control import amend_control, newest
+from orchestrator.launch.control import amend_control, newest, take_over
 from orchestrator.launch.events import CheckpointAndStop, Continue, HardDeadline, read_control, write_control
 
 ORDER = CheckpointAndStop(deadline=50.0, reason="interrupted")
@@ -112,3 +112,42 @@ def test_launchers_and_driver_lose_nothing_of_each_other(tmp_path: Path) -> None
     for thread in threads:
         thread.join()
     assert read_control(path) == ORDER.model_copy(update={"hard_deadline": until(40)})
+
+
+# Taken over from another file
+
+
+def order(deadline: float, reason: str = "cancelled") -> CheckpointAndStop:
+    return CheckpointAndStop(deadline=deadline, reason=reason)
+
+
+def test_an_order_is_taken_over_once_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    assert take_over(path, order(50.0), Continue()) == order(50.0)
+    assert take_over(path, Continue(), order(50.0)) == order(50.0), "it stays"
+    amend_control(path, order=order(60.0, "terminated"))
+    assert take_over(path, order(50.0), order(50.0)) == order(60.0, "terminated"), "nothing new was said"
+    assert take_over(path, order(40.0, "over-budget"), order(50.0)) == order(40.0, "over-budget")
+    assert read_control(path) == order(40.0, "over-budget")
+
+
+def test_a_deadline_is_taken_over_where_it_is_newer_or_of_another_incarnation(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    for offered, expected in (
+        (until(2), until(2)),
+        (until(1), until(2)),
+        (until(2, 500.0), until(2)),
+        (None, until(2)),
+        (until(3, 60.0), until(3, 60.0)),
+        (until(1, incarnation="i2"), until(1, incarnation="i2")),
+    ):
+        answer = take_over(path, Continue(hard_deadline=offered), Continue())
+        assert answer == read_control(path) == Continue(hard_deadline=expected)
+    with_order = order(50.0).model_copy(update={"hard_deadline": until(2, 70.0, "i2")})
+    assert take_over(path, with_order, Continue()) == with_order
+
+
+def test_what_is_no_answer_is_replaced_by_what_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "control.json"
+    path.write_text("{")
+    assert take_over(path, order(50.0), Continue()) == read_control(path) == order(50.0)

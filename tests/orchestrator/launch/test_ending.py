@@ -112,3 +112,38 @@ def test_the_last_step_of_an_attempt(tmp_path: Path) -> None:
         log.append(**one.model_dump(exclude={"seq", "version"}))
     assert last_step(folder, resolved()) == 5, "a restart goes back: what came before no longer counts"
     assert last_step(folder, resolved(attempt=2)) == 9
+
+
+HOOKED = """
+import sys
+from pathlib import Path
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.ending import Ending
+from orchestrator.launch.events import FailureClass, read
+from orchestrator.launch.resolve import Resolved
+
+folder, plan = RunFolder(Path(sys.argv[1])), Resolved.model_validate_json(sys.argv[2])
+
+def first():
+    print("first", len(read(folder.events)[0]), flush=True)
+
+def last(failure):
+    print("last", len(read(folder.events)[0]), failure, flush=True)
+
+ending = Ending(folder, plan, first=first, last=last)
+if sys.argv[3] == "write":
+    ending.write("succeeded", None, "")
+else:
+    ending.at_once("failed", FailureClass.STALLED, "stuck")
+"""
+
+
+@pytest.mark.parametrize(("how", "expected"), [("write", ["last 1 None"]), ("at once", ["first 0", "last 1 stalled"])])
+def test_the_last_word_is_taken_on_when_it_is_written(tmp_path: Path, how: str, expected: list[str]) -> None:
+    command = [sys.executable, "-c", HOOKED, str(tmp_path / "run"), resolved().model_dump_json(), how]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True, check=False
+    )
+    assert done.stdout.splitlines() == expected, done.stderr
+    assert done.returncode == (0 if how == "write" else 1)

@@ -249,3 +249,23 @@ def test_a_foreign_control_file_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"control\.json holds no answer"):
         read_control(path)
+
+
+@pytest.mark.parametrize("most", [1, 10, 100, 300, 1000, 100_000])
+def test_pieces_of_any_size_hold_the_same_events(tmp_path: Path, most: int) -> None:
+    """But for lines that are longer than a piece."""
+    log = EventLog(tmp_path / "events.jsonl")
+    for number in range(20):
+        log.append("warning", job="u", attempt=1, incarnation="i", message="x" * (17 * number))
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    found: list[int] = []
+    offset = 0
+    while True:
+        piece = scan(log.path, offset, most)
+        found += [event.seq for event in piece.events]
+        if piece.offset == offset:
+            break
+        assert piece.offset - offset <= most
+        offset = piece.offset
+    assert offset == log.path.stat().st_size
+    assert found == [number for number, line in enumerate(lines, 1) if len(line) <= most]

@@ -54,6 +54,7 @@ def test_ranks_that_left_stacks(tmp_path: Path) -> None:
         folder.stacks(1, "i1", rank).write_text(text)
     folder.stacks(1, "older", 2).write_text("x")
     assert stacks(folder, plan) == f"stacks in {tmp_path / 'logs'} of rank 0, none of rank 1, 2"
+    assert stacks(folder, plan, "the log") == "stacks in the log of rank 0, none of rank 1, 2"
     assert describe(folder, plan, list) == f"no worker process lives; {stacks(folder, plan)}"
 
 

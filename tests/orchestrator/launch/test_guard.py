@@ -118,6 +118,16 @@ def test_workers_that_failed_and_do_not_end_have_failed_for_their_own_reason(
     assert "no step after step 1" in capsys.readouterr().out, "the log says why it was ended by force"
 
 
+def test_whoever_has_other_evidence_of_a_stall_gives_it(driver: Driver) -> None:
+    arguments = (driver.folder, driver.plan, driver.reporter, driver.ending)
+    clock = {"clock": lambda: driver.now, "wait": driver._wait}
+    driver.guard = Guard(*arguments, evidence=lambda: "stacks in the log", **clock)
+    driver.start()
+    assert driver.look(200)
+    [(_, failure, message)] = driver.ending.said
+    assert (failure, message.rpartition("; ")[2]) == (FailureClass.STALLED, "stacks in the log")
+
+
 def test_attempts_before_and_after_are_not_its_business(driver: Driver) -> None:
     other: dict[str, Any] = {"job": "u", "attempt": 2, "incarnation": "i2"}
     driver.start()

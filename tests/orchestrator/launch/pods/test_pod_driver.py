@@ -32,7 +32,7 @@ from orchestrator.launch.events import (
     read,
     read_control,
 )
-from orchestrator.launch.resolve import resolve
+from orchestrator.launch.resolve import read_resolved, resolve
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
@@ -83,6 +83,19 @@ def test_a_run_to_the_end(pod: HeadPod) -> None:
     for shown in (pod.ear.log.decode(), pod.said):
         assert shown.count("step 30\n") == 1
     assert pod.done
+
+
+def test_what_the_dataset_decided_is_kept_beside_the_run(pod: HeadPod) -> None:
+    assert pod.go() == 0, pod.said
+    kept = read_resolved(pod.ear.folder.artifacts / "resolved-1.json")
+    assert kept == read_resolved(pod.run.resolved(1))
+    at_hand = resolve(
+        pod.job, uid="u-1", attempt=1, incarnation=INCARNATION, settings=Settings.load({"FATHOM_HOME": "/no"}),
+        storage_uri="unused",
+    )  # fmt: skip
+    assert kept.recipe == at_hand.recipe
+    assert pod.resolved.recipe.eval_tokens != kept.recipe.eval_tokens
+    assert TrainingJob.model_validate_json(pod.run.job.read_text()) == pod.job
 
 
 def test_the_pod_knows_the_process_that_it_has_to_warn(pod: HeadPod) -> None:
