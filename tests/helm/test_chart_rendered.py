@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 from support.chart_cases import AUTHORITY, CASES
 from support.helm import IMAGES, Helm, Object, merged, pod_specs, the
+from support.wire import Reply, wire
 
 from orchestrator.cost.teams import read_teams
 from orchestrator.crd.definition import definition
@@ -259,7 +262,22 @@ def test_the_test_of_the_release_asks_and_makes_nothing(helm: Helm) -> None:
     url, authority = container["command"][-2:]
     assert url == "https://trainer-controller.fathom-system.svc:8443/readyz"
     assert authority == "/etc/fathom/settings/ca.crt"
-    compile(container["command"][2], "helm test", "exec")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "said"), [(200, b"ok\n", 0, "200"), (503, b"standby\n", 1, "503: standby")]
+)
+def test_what_the_test_of_the_release_says(helm: Helm, status: int, body: bytes, code: int, said: str) -> None:
+    [container] = pod_specs(helm.rendered())["fathom-test"]["containers"]
+    python, *arguments = container["command"]
+    assert python == "python3"
+    with wire() as controller:
+        controller.replies(Reply(status, body))
+        arguments[-2] = f"{controller.url}/readyz"
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert [(one.method, one.path) for one in controller.asked] == [("GET", "/readyz")]
 
 
 def test_roles_hold_no_wildcard(case: tuple[dict[str, Any], list[Object]]) -> None:
