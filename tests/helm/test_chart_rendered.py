@@ -17,6 +17,7 @@ from support.wire import Reply, wire
 from orchestrator.cost.teams import read_teams
 from orchestrator.crd.definition import definition
 from orchestrator.launch.rayjob import ClusterSettings
+from orchestrator.launch.rayjob.placement import Toleration
 from orchestrator.plan.hardware import accelerator
 from orchestrator.plan.prices import PriceBook
 
@@ -160,6 +161,14 @@ def test_pods_run_what_was_asked_for_and_write_nowhere_else(case: tuple[dict[str
         assert (spec.get("automountServiceAccountToken") is not False) == controls, "nobody else has a token"
 
 
+def test_a_toleration_means_what_it_means_for_jobs(helm: Helm) -> None:
+    """Without an operator it is for any value; for Kubernetes it would be for none."""
+    for spec in pod_specs(helm.rendered(CASES["machines"])).values():
+        assert spec["tolerations"] == [
+            Toleration.model_validate(one).document() for one in CASES["machines"]["place"]["tolerations"]
+        ]
+
+
 def test_the_controller_is_started_as_it_was_agreed(helm: Helm) -> None:
     objects = helm.rendered(CASES["secured"] | {"watchNamespaces": ["team-a", "team-b"]})
     [container] = pod_specs(objects)["trainer-controller"]["containers"]
@@ -297,7 +306,9 @@ def test_notes_tell_the_next_commands_and_what_stays(helm: Helm) -> None:
     said = helm.done("install", "fathom", "{}", "--namespace", "sys", "--dry-run=client", values=IMAGES)
     notes = said[said.index("NOTES:") :]
     for words in (
-        "kubectl -n sys rollout status deployment/fathom-controller && helm -n sys test fathom",
+        # with several replicas, too, of which one is ready
+        "kubectl -n sys wait --for=jsonpath='{.status.readyReplicas}'=1 --timeout=5m deployment/fathom-controller && ",
+        "&& helm -n sys test fathom",
         "kubectl -n TEAM apply -f k8s/samples/cluster-first.yaml",
         "kubectl -n sys port-forward service/fathom-mlflow 5000",
         "crds.keep",
