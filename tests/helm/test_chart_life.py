@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from support.kube_objects import until
 from support.store import small_document
 
 from orchestrator.crd.definition import definition
+from orchestrator.kube.client import Kube
+from orchestrator.kube.lease import LeaderLease
 
 pytestmark = pytest.mark.kube
 HOME = "fathom-system"
@@ -94,6 +97,13 @@ def _job(server: ApiServer, name: str) -> KubeJobs:
     return jobs
 
 
+def _leader(server: ApiServer) -> LeaderLease:
+    """A replica that leads, as the chart says by which Lease."""
+    lease = LeaderLease(Kube.from_kubeconfig(server.kubeconfig()), HOME, "fathom-controller", "one")
+    assert lease.acquire(threading.Event())
+    return lease
+
+
 def _older(folder: Path) -> Path:
     """A chart of yesterday, whose jobs had no column for money."""
     chart = folder / "yesterday"
@@ -115,6 +125,7 @@ def test_a_release_leaves_what_people_would_miss_and_nothing_else(server: ApiSer
     assert "Spent" not in columns
     assert ("Role", "fathom-system-fathom-controller") in release.objects()
     jobs = _job(server, "early")
+    leader = _leader(server)
 
     release.install({"cluster": {"startSeconds": 600}, "prices": []})
     ours = definition()["spec"]["versions"][0]
@@ -125,6 +136,9 @@ def test_a_release_leaves_what_people_would_miss_and_nothing_else(server: ApiSer
     assert "startSeconds: 600" in objects["ConfigMap", "fathom-settings"]["data"]["cluster.yaml"]
     assert objects["Deployment", "fathom-controller"]["metadata"]["generation"] == 2
     before = jobs.get("early")
+    assert objects["Lease", "fathom-controller"]["spec"]["holderIdentity"] == leader.identity
+    leader.require()
+    leader.release()
 
     release.uninstall()
     assert set(release.objects()) == KEPT
