@@ -168,8 +168,8 @@ class PodDisruptionBudget(Part):
     """With more than one replica: nodes are drained one after the other."""
 
     enabled: bool = True
-    """Whether it is made. One pod at a time may be evicted, and none while no replica leads. It waits for ever if no
-    replica can lead: delete it then."""
+    """Whether it is made. Pods may be evicted while a replica leads, and none while none does. Evictions wait for ever
+    if no replica can lead: delete it then."""
 
 
 class ServiceMonitor(Part):

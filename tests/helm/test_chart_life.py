@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from support.kube_objects import until
 from support.store import small_document
 
 from orchestrator.crd.definition import definition
+from orchestrator.kube.client import Kube
+from orchestrator.kube.lease import LeaderLease
 
 pytestmark = pytest.mark.kube
 HOME = "fathom-system"
@@ -53,10 +57,15 @@ class Release:
         self._helm = Helm(program, home, server.kubeconfig())
         self._server = server
 
-    def install(self, values: dict[str, Any], chart: Path = CHART) -> None:
+    def install(self, values: dict[str, Any], *options: str, chart: Path = CHART) -> None:
         """As the documentation says it, each time."""
-        self._helm.done(
-            *("upgrade", "--install", "fathom", "{}", "--namespace", HOME, "--create-namespace"),
+        done = self.tried(values, *options, chart=chart)
+        assert done.returncode == 0, done.stderr
+
+    def tried(self, values: dict[str, Any], *options: str, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
+        """The same, whatever comes of it."""
+        return self._helm.run(
+            *("upgrade", "--install", "fathom", "{}", "--namespace", HOME, "--create-namespace", *options),
             values=merged(IMAGES, values),
             chart=chart,
         )
@@ -88,6 +97,13 @@ def _job(server: ApiServer, name: str) -> KubeJobs:
     return jobs
 
 
+def _leader(server: ApiServer) -> LeaderLease:
+    """A replica that leads, as the chart says by which Lease."""
+    lease = LeaderLease(Kube.from_kubeconfig(server.kubeconfig()), HOME, "fathom-controller", "one")
+    assert lease.acquire(threading.Event())
+    return lease
+
+
 def _older(folder: Path) -> Path:
     """A chart of yesterday, whose jobs had no column for money."""
     chart = folder / "yesterday"
@@ -104,11 +120,12 @@ def _older(folder: Path) -> Path:
 
 def test_a_release_leaves_what_people_would_miss_and_nothing_else(server: ApiServer, tmp_path: Path) -> None:
     release = Release(server, tmp_path / "helm")
-    release.install({"watchNamespaces": ["default"]}, _older(tmp_path))
+    release.install({"watchNamespaces": ["default"]}, chart=_older(tmp_path))
     columns = [one["name"] for one in release.definition()["spec"]["versions"][0]["additionalPrinterColumns"]]
     assert "Spent" not in columns
     assert ("Role", "fathom-system-fathom-controller") in release.objects()
     jobs = _job(server, "early")
+    leader = _leader(server)
 
     release.install({"cluster": {"startSeconds": 600}, "prices": []})
     ours = definition()["spec"]["versions"][0]
@@ -119,6 +136,9 @@ def test_a_release_leaves_what_people_would_miss_and_nothing_else(server: ApiSer
     assert "startSeconds: 600" in objects["ConfigMap", "fathom-settings"]["data"]["cluster.yaml"]
     assert objects["Deployment", "fathom-controller"]["metadata"]["generation"] == 2
     before = jobs.get("early")
+    assert objects["Lease", "fathom-controller"]["spec"]["holderIdentity"] == leader.identity
+    leader.require()
+    leader.release()
 
     release.uninstall()
     assert set(release.objects()) == KEPT
@@ -141,3 +161,15 @@ def test_with_keep_switched_off_everything_goes(server: ApiServer, tmp_path: Pat
     # claims wait for a controller of Kubernetes that is not here
     assert all(one["metadata"].get("deletionTimestamp") for one in left.values())
     assert {kind for kind, _ in left} <= {"PersistentVolumeClaim", "CustomResourceDefinition"}
+
+
+def test_a_definition_that_was_applied_by_hand_is_taken_over_if_one_says_so(server: ApiServer, tmp_path: Path) -> None:
+    server.install(definition())
+    jobs = _job(server, "mine")
+    release = Release(server, tmp_path / "helm")
+    refused = release.tried({})
+    assert refused.returncode != 0
+    assert "trainingjobs.fathom.dev" in refused.stderr
+    release.install({}, "--take-ownership")
+    assert ("CustomResourceDefinition", "trainingjobs.fathom.dev") in release.objects()
+    assert jobs.get("mine")["metadata"]["generation"] == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 import yaml
 from support.chart_cases import AUTHORITY, CASES
 from support.helm import IMAGES, Helm, Object, merged, pod_specs, the
+from support.wire import Reply, wire
 
 from orchestrator.cost.teams import read_teams
 from orchestrator.crd.definition import definition
 from orchestrator.launch.rayjob import ClusterSettings
+from orchestrator.launch.rayjob.placement import Toleration
 from orchestrator.plan.hardware import accelerator
 from orchestrator.plan.prices import PriceBook
 
@@ -157,6 +161,14 @@ def test_pods_run_what_was_asked_for_and_write_nowhere_else(case: tuple[dict[str
         assert (spec.get("automountServiceAccountToken") is not False) == controls, "nobody else has a token"
 
 
+def test_a_toleration_means_what_it_means_for_jobs(helm: Helm) -> None:
+    """Without an operator it is for any value; for Kubernetes it would be for none."""
+    for spec in pod_specs(helm.rendered(CASES["machines"])).values():
+        assert spec["tolerations"] == [
+            Toleration.model_validate(one).document() for one in CASES["machines"]["place"]["tolerations"]
+        ]
+
+
 def test_the_controller_is_started_as_it_was_agreed(helm: Helm) -> None:
     objects = helm.rendered(CASES["secured"] | {"watchNamespaces": ["team-a", "team-b"]})
     [container] = pod_specs(objects)["trainer-controller"]["containers"]
@@ -259,7 +271,22 @@ def test_the_test_of_the_release_asks_and_makes_nothing(helm: Helm) -> None:
     url, authority = container["command"][-2:]
     assert url == "https://trainer-controller.fathom-system.svc:8443/readyz"
     assert authority == "/etc/fathom/settings/ca.crt"
-    compile(container["command"][2], "helm test", "exec")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "said"), [(200, b"ok\n", 0, "200"), (503, b"standby\n", 1, "503: standby")]
+)
+def test_what_the_test_of_the_release_says(helm: Helm, status: int, body: bytes, code: int, said: str) -> None:
+    [container] = pod_specs(helm.rendered())["fathom-test"]["containers"]
+    python, *arguments = container["command"]
+    assert python == "python3"
+    with wire() as controller:
+        controller.replies(Reply(status, body))
+        arguments[-2] = f"{controller.url}/readyz"
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
+    assert [(one.method, one.path) for one in controller.asked] == [("GET", "/readyz")]
 
 
 def test_roles_hold_no_wildcard(case: tuple[dict[str, Any], list[Object]]) -> None:
@@ -279,7 +306,9 @@ def test_notes_tell_the_next_commands_and_what_stays(helm: Helm) -> None:
     said = helm.done("install", "fathom", "{}", "--namespace", "sys", "--dry-run=client", values=IMAGES)
     notes = said[said.index("NOTES:") :]
     for words in (
-        "kubectl -n sys rollout status deployment/fathom-controller && helm -n sys test fathom",
+        # with several replicas, too, of which one is ready
+        "kubectl -n sys wait --for=jsonpath='{.status.readyReplicas}'=1 --timeout=5m deployment/fathom-controller && ",
+        "&& helm -n sys test fathom",
         "kubectl -n TEAM apply -f k8s/samples/cluster-first.yaml",
         "kubectl -n sys port-forward service/fathom-mlflow 5000",
         "crds.keep",

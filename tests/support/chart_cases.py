@@ -42,7 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "place": {
             "nodeSelector": {"node-role.kubernetes.io/infra": ""},
-            "tolerations": [{"key": "infra", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
+            "tolerations": [
+                {"key": "infra", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},
+                {"key": "nvidia.com/gpu"},
+            ],
         },
         "resources": {"limits": {"cpu": "2", "memory": "2Gi"}},
         "prices": [

@@ -114,7 +114,9 @@ nodeSelector:
 {{- end }}
 {{- with .Values.place.tolerations }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
+  {{- range . }}
+  - {{- toYaml (merge (dict "operator" (.operator | default "Exists")) .) | nindent 4 }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
