@@ -21,7 +21,7 @@ from orchestrator.launch.base import RunFolder
 from orchestrator.launch.devices import in_words
 from orchestrator.launch.files import replace_file
 from orchestrator.settings import Settings
-from orchestrator.status import ConditionType, JobStatus, MlflowRun, Reason
+from orchestrator.status import ConditionType, JobStatus, MlflowRun, Phase, Reason
 from orchestrator.store.base import JobStore, StoredJob
 from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import Reference, reference, target
@@ -123,7 +123,7 @@ class Keeper:
             _by_its_events(follower, ledger, self._settings),
             before,
             datetime.now(UTC),
-            alive=follower.alive,
+            alive=follower.holds,
             ordered=follower.ordered,
             generation=job.generation,
             machines=in_words(follower.gpus),
@@ -139,8 +139,10 @@ class Keeper:
         stopping = condition is not None and condition.reason is Reason.STOPPING
         if job.generation != known.observed_generation or (follower.ordered is not None) != stopping:
             return True
-        if follower.alive and follower.sight is not None:
-            running, sight = known.phase.value == "Running", follower.sight
+        if follower.holds and follower.sight is not None:
+            running, sight = known.phase is Phase.RUNNING, follower.sight
+            if follower.history.has_ended(follower.last):  # and is on its way out, which may take a minute in a cluster
+                return not known.attempts or known.attempts[-1].outcome is None
             news = seen.running != running or known.attempt_count != follower.last
             return news or is_news(known, sight.admitted, sight.running)
         return differ(known, known.model_copy(update={"phase": phase}))
