@@ -7,9 +7,9 @@ Leaves Fathom and its jobs there, to be looked at. Exit 1 if anything is not as 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from live import jobs
 from live.cases import CASES, SYSTEM, Outcome, run
@@ -33,7 +33,9 @@ def main() -> int:
             say(f"{name}: {what}")
             job = jobs.training_job(f"e2e-{name}", options.namespace, options.train_image)
             outcome = run(name, job, disturb, what, watch)
-            outcome.losses = _losses(options.namespace, f"e2e-{name}")
+            told = _events(options.namespace, f"e2e-{name}")
+            outcome.losses = {e["step"]: e["metrics"]["train/loss"] for e in told if e["kind"] == "progress"}
+            outcome.starts = sum(event["kind"] == "started" for event in told)
             outcomes.append(outcome)
             Path(options.report).write_text(page(outcomes, options.about))
     wrong = list(faults(outcomes))
@@ -100,8 +102,8 @@ def _prepared(namespace: str) -> bool:
     return bool(status.get("succeeded"))
 
 
-def _losses(namespace: str, name: str) -> dict[int, float]:
-    """By the events that the training told the controller, over its API with the token of a service account."""
+def _events(namespace: str, name: str) -> list[Any]:
+    """All that the training told the controller, over its API with the token of a service account."""
     from orchestrator.client import Client
 
     account = {
@@ -117,8 +119,7 @@ def _losses(namespace: str, name: str) -> dict[int, float]:
     apply(account, binding)
     token = kubectl("create", "token", "e2e-reader", "--audience=fathom", "-n", namespace).strip()
     with forwarded("fathom-controller", 8080, SYSTEM) as url, Client(url, token=token) as client:
-        told = [json.loads(json.dumps(event)) for event in client.events(f"{namespace}/{name}")]
-    return {event["step"]: event["metrics"]["train/loss"] for event in told if event["kind"] == "progress"}
+        return list(client.events(f"{namespace}/{name}"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 Json = dict[str, Any]
 CLAIM = "storage"
-TOKENS, BATCH, SEQUENCE = 163_840, 2_048, 256
+TOKENS, BATCH, SEQUENCE = 409_600, 2_048, 256
 STEPS = TOKENS // BATCH
 
 

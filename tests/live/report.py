@@ -18,6 +18,8 @@ def faults(outcomes: Sequence[Outcome]) -> Iterator[str]:
     for one in outcomes:
         if one.phase != "Succeeded":
             yield f"{one.name}: {one.phase}"
+        elif one is not calm and one.starts < 2:
+            yield f"{one.name}: the workers began {one.starts} time: nothing was disturbed"
         elif one.losses != calm.losses:
             different = [step for step in calm.losses if one.losses.get(step) != calm.losses[step]]
             yield f"{one.name}: {len(different)} of {len(calm.losses)} losses differ, first at step {different[:1]}"
@@ -41,6 +43,7 @@ def page(outcomes: Sequence[Outcome], about: str) -> str:
             one.phase,
             f"{last!r}",
             str(one.status.get("attemptCount", 0)),
+            str(one.starts),
             " + ".join(f"{ours:.0f}" for _, ours, _ in held),
             " + ".join(f"{seen:.0f}" for _, _, seen in held),
             f"{cost.get('spent')} {cost.get('currency', '')}",
