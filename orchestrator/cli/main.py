@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import sys
-from typing import cast
+from typing import Annotated, cast
 
 import typer
 
@@ -57,6 +58,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut the names of options, and its errors come in boxes
 )
+
+
+@app.callback()
+def _of_all(
+    context: Annotated[
+        str | None,
+        typer.Option(help="Of your kubeconfig: ask the controller of that cluster. FATHOM_CONTEXT is the same."),
+    ] = None,
+) -> None:
+    """Before any command."""
+    if context is not None:
+        from orchestrator.client.find import elsewhere
+
+        chosen = elsewhere(os.environ, context)
+        for name in set(os.environ) - set(chosen):
+            del os.environ[name]
+        os.environ["FATHOM_CONTEXT"] = context
+
+
 _JOBS, _MONEY, _MODELS, _SERVICE = "Jobs", "Plans and money", "Data and models", "The service"
 app.command("apply", rich_help_panel=_JOBS)(apply_command)
 app.command("list", rich_help_panel=_JOBS)(list_command)

@@ -84,15 +84,16 @@ class Client:
         url: str | None = None,
         token: str | None = None,
         *,
+        context: str | None = None,
         timeout: float = 60.0,
         allow_http: bool = False,
         transport: Transport | None = None,
     ) -> None:
         """As that of `AsyncClient`."""
         if transport is None:
-            service = finder(url, token, allow_http)()
+            service = finder(url, token, allow_http, context)()
             transport = Blocking(httpx2.Client(**options(service, timeout)))
-        self._core = AsyncClient(url, token, allow_http=allow_http, transport=transport)
+        self._core = AsyncClient(url, token, context=context, allow_http=allow_http, transport=transport)
 
     @property
     def url(self) -> str:

@@ -14,7 +14,7 @@ from orchestrator.client import calls
 from orchestrator.client.calls import Document, JobSource, Page, job_of
 from orchestrator.client.connection import Connection, read_json
 from orchestrator.client.differences import Preview, differences, merge_patch, require_mutable
-from orchestrator.client.find import Service, find
+from orchestrator.client.find import Service, elsewhere, find
 from orchestrator.client.outcome import reached
 from orchestrator.client.transport import Asyncio, Transport, options
 from orchestrator.client.values import Job, JobName, Me, PlannedJob, Token, split_name
@@ -27,14 +27,14 @@ _PAGE = 100
 _POLL_FIRST, _POLL_LONGEST = 0.5, 5.0
 
 
-def finder(url: str | None, token: str | None, allow_http: bool) -> Callable[[], Service]:
+def finder(url: str | None, token: str | None, allow_http: bool, context: str | None = None) -> Callable[[], Service]:
     """How a client looks for its service, at first and whenever it does not answer. A token of the environment is for
     the address of the environment: where another is given, it needs its own."""
     told = {"FATHOM_URL": url, "FATHOM_TOKEN": token, "FATHOM_ALLOW_HTTP": "1" if allow_http else None}
     given = {name: value for name, value in told.items() if value is not None}
 
     def look() -> Service:
-        env = dict(os.environ)
+        env = dict(os.environ) if context is None else elsewhere(os.environ, context)
         if url is not None and env.get("FATHOM_URL", url) != url:
             env.pop("FATHOM_TOKEN", None)
             env.pop("FATHOM_TOKEN_FILE", None)
@@ -56,12 +56,14 @@ class AsyncClient:
         url: str | None = None,
         token: str | None = None,
         *,
+        context: str | None = None,
         timeout: float = 60.0,
         allow_http: bool = False,
         transport: Transport | None = None,
     ) -> None:
-        """`timeout`: seconds without a byte; `allow_http`: send the token in plain text to another machine."""
-        find = finder(url, token, allow_http)
+        """`context`: of the kubeconfig, whose cluster's controller it is; `timeout`: seconds without a byte;
+        `allow_http`: send the token in plain text to another machine."""
+        find = finder(url, token, allow_http, context)
         service = find()
         self._transport: Transport = transport or Asyncio(httpx2.AsyncClient(**options(service, timeout)))
         self._connection = Connection(find, self._transport, service)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ from orchestrator.errors import Unavailable, UsageError
 from orchestrator.settings import Settings
 
 _START = "start one with `fathom serve`, or set FATHOM_URL and FATHOM_TOKEN for one elsewhere"
+_SERVICE, _AUDIENCE = "fathom-system/http:fathom-controller:8080", "fathom"
+"""Of a controller, as the chart installs it."""
 _SAME_BOOT_SECONDS, _SAME_START_SECONDS = 5, 1
 """Clocks are set meanwhile."""
 
@@ -27,6 +30,12 @@ class Service:
 
     url: str
     token: str = field(repr=False)
+    header: str = "Authorization"
+    """In which the token goes."""
+    others: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers for those who are in between."""
+    tls: SSLContext | None = field(default=None, compare=False, repr=False)
+    """By which the address is verified; None: by the machine's certificates."""
 
     @property
     def local(self) -> bool:
@@ -37,11 +46,42 @@ class Service:
 def find(env: Mapping[str, str] | None = None) -> Service:
     """The service that the environment names, else the one whose home this is. Unavailable: none, or it is gone."""
     values = os.environ if env is None else env
+    if context := values.get("FATHOM_CONTEXT"):
+        return _in_cluster(context, values)
     home = Settings.load(values).home
     if url := values.get("FATHOM_URL"):
         return Service(checked(url, values), _token(values) or _own_token(home, url))
     running = _running(home)
     return Service(checked(running, values), _token(values) or _admin_token(home))
+
+
+def _in_cluster(context: str, env: Mapping[str, str]) -> Service:
+    """The controller of a cluster, through its API server, with what the kubeconfig holds for that. The token for the
+    controller is another: what is good for the whole cluster is not sent to it."""
+    from orchestrator.kube.way import account_token, way_to  # late: most clients know no cluster
+
+    if env.get("FATHOM_URL"):
+        raise UsageError("both FATHOM_URL and a context are given: leave one out")
+    token = _token(env)
+    if token is None and (account := env.get("FATHOM_ACCOUNT")):
+        token = account_token(context, account, env.get("FATHOM_AUDIENCE") or _AUDIENCE)
+    if token is None:
+        raise UsageError(
+            f"there is no token for the controller behind context {context}: set FATHOM_ACCOUNT=NAMESPACE/NAME, a "
+            "service account for which you may create tokens, or FATHOM_TOKEN to what `kubectl create token NAME "
+            f"--audience={_AUDIENCE}` prints"
+        )
+    way = way_to(context, env.get("FATHOM_SERVICE") or _SERVICE)
+    return Service(way.url, token, "X-Fathom-Authorization", way.headers, way.tls)
+
+
+def elsewhere(env: Mapping[str, str], context: str) -> dict[str, str]:
+    """The environment with another context: tokens that it names are for the one that it names."""
+    kept = dict(env)
+    if kept.get("FATHOM_CONTEXT", context) != context:
+        for name in ("FATHOM_TOKEN", "FATHOM_TOKEN_FILE", "FATHOM_ACCOUNT"):
+            kept.pop(name, None)
+    return kept | {"FATHOM_CONTEXT": context}
 
 
 def checked(url: str, env: Mapping[str, str] | None = None) -> str:

@@ -77,11 +77,12 @@ def options(service: Service, timeout: float) -> dict[str, Any]:
         "timeout": httpx2.Timeout(timeout, connect=_CONNECT_SECONDS),
         "follow_redirects": False,
         "trust_env": not service.local,
+        **({} if service.tls is None else {"verify": service.tls}),
     }
 
 
 def _request(service: Service, call: Call[Any]) -> dict[str, Any]:
-    headers = {"Authorization": f"Bearer {service.token}", "Accept": "application/json"}
+    headers = {**service.others, service.header: f"Bearer {service.token}", "Accept": "application/json"}
     content = None
     if call.body is not None:
         content = json.dumps(call.body, allow_nan=False).encode()

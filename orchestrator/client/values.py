@@ -127,7 +127,8 @@ class Me(Given):
     """Who the token is."""
 
     name: str
-    role: Literal["reader", "runner", "admin"]
+    role: Literal["reader", "runner", "admin"] | None = None
+    """None: in a cluster, where each namespace has its own rights."""
     team: str | None = None
     """None: of all teams."""
 

@@ -23,6 +23,9 @@ def service(place: Place) -> Iterator[Finding]:
     home = place.settings.home
     if (token := home / "admin.token").exists() and (open_to := open_to_others("service", token, State.FAIL)):
         yield open_to
+    if context := place.env.get("FATHOM_CONTEXT"):
+        yield Finding("service", State.OK, f"the controller behind context {context} is not looked at from here")
+        return
     try:
         found = find({"FATHOM_HOME": str(home)} | dict(place.env))
     except Unavailable as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -23,7 +23,7 @@ from kubernetes.config.incluster_config import SERVICE_CERT_FILENAME, SERVICE_TO
 
 from orchestrator.errors import Unauthorized, Unavailable, UsageError
 from orchestrator.kube.problems import refusal
-from orchestrator.kube.resources import Json, Target
+from orchestrator.kube.resources import ACCOUNTS, Json, Target
 from orchestrator.kube.stream import Stream
 
 Query = Iterable[tuple[str, str]]
@@ -98,14 +98,7 @@ class Kube:
         timeouts: Timeouts = Timeouts(),
     ) -> Kube:
         """As a kubeconfig says; without a path as kubectl finds it. UsageError if it says nothing usable."""
-        configuration = Configuration()
-        try:
-            load_kube_config(str(path) if path else None, context, configuration)
-        except (ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-            where = str(path) if path else "the default place (KUBECONFIG, ~/.kube/config)"
-            chosen = f", context {context!r}" if context else ""
-            raise UsageError(f"the kubeconfig in {where}{chosen} cannot be used: {error}") from error
-        return cls(configuration, timeouts=timeouts)
+        return cls(read_kubeconfig(path, context), timeouts=timeouts)
 
     def close(self) -> None:
         """Of no use afterwards."""
@@ -119,6 +112,16 @@ class Kube:
     def create(self, target: Target, body: Json, *, query: Query = (), timeouts: Timeouts | None = None) -> Json:
         """Once, under its name; -> as the server has it."""
         return self._ask("POST", "create", target, target.collection, query, body, timeouts=timeouts)
+
+    def mint(self, namespace: str, account: str, audience: str, seconds: int) -> str:
+        """A token of a service account, for this audience (TokenRequest). The server may give it less time."""
+        target = replace(ACCOUNTS.at(namespace, account), subresource="token")
+        body = {"spec": {"audiences": [audience], "expirationSeconds": seconds}}
+        status = self._ask("POST", "create", target, target, (), body).get("status")
+        token = status.get("token") if isinstance(status, dict) else None
+        if not isinstance(token, str) or not token:
+            raise Unavailable(f"create {target}: the answer holds no token: is this an API server?")
+        return token
 
     def replace(self, target: Target, body: Json, *, timeouts: Timeouts | None = None) -> Json:
         """Conflict if it is no longer at the resourceVersion of `body`."""
@@ -209,6 +212,18 @@ class Kube:
             except (ConfigException, OSError) as missing:
                 raise Unauthorized(f"{error} (its token cannot be read: {missing})") from missing
         raise error
+
+
+def read_kubeconfig(path: Path | None = None, context: str | None = None) -> Any:  # noqa: ANN401 - the package's
+    """A Configuration; without a path as kubectl finds it. UsageError if it says nothing usable."""
+    configuration = Configuration()
+    try:
+        load_kube_config(str(path) if path else None, context, configuration)
+    except (ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        where = str(path) if path else "the default place (KUBECONFIG, ~/.kube/config)"
+        chosen = f", context {context!r}" if context else ""
+        raise UsageError(f"the kubeconfig in {where}{chosen} cannot be used: {error}") from error
+    return configuration
 
 
 def _read(response: Any) -> bytes:  # noqa: ANN401 - the package's RESTResponse

@@ -64,6 +64,7 @@ class Target:
 TRAINING_JOBS = Target("fathom.dev", "v1alpha1", "trainingjobs", "TrainingJob")
 EVENTS = Target("events.k8s.io", "v1", "events", "Event")
 LEASES = Target("coordination.k8s.io", "v1", "leases", "Lease")
+ACCOUNTS = Target("", "v1", "serviceaccounts", "ServiceAccount")
 TOKEN_REVIEWS = Target("authentication.k8s.io", "v1", "tokenreviews", "TokenReview")
 ACCESS_REVIEWS = Target("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview")
 

@@ -15,6 +15,7 @@ TABLE = {
     "NotFound": ("not-found", 404, 3),
     "Conflict": ("conflict", 409, 4),
     "StalePlan": ("stale-plan", 409, 4),
+    "Fenced": ("fenced", 409, 4),
     "PreconditionFailed": ("precondition-failed", 412, 4),
     "IdempotencyMismatch": ("idempotency-mismatch", 422, 4),
     "IdempotencyInFlight": ("idempotency-in-flight", 409, 4),

@@ -25,13 +25,15 @@ PRICES = """
 class ControllerProcess:
     """One replica; it looks after one namespace, where its Lease is, too."""
 
-    def __init__(self, server: ApiServer, folder: Path, namespace: str, name: str = "one") -> None:
+    def __init__(
+        self, server: ApiServer, folder: Path, namespace: str, name: str = "one", host: str = "127.0.0.1"
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.home, self._log = folder / "home", folder / f"{name}.log"
         settings, prices = folder / "cluster.json", folder / "prices.yaml"
         settings.write_text(json.dumps({"images": {"train": "registry.example.com/train@sha256:" + "a" * 64}}))
         prices.write_text(PRICES)
-        arguments = {"cluster-settings": settings, "host": "127.0.0.1", "port": 0, "namespace": namespace}
+        arguments = {"cluster-settings": settings, "host": host, "port": 0, "namespace": namespace}
         arguments |= {"lease-namespace": namespace, "lease-name": "lease"}
         environment = os.environ | {
             "KUBECONFIG": str(server.kubeconfig()), "POD_NAME": name, "FATHOM_HOME": str(self.home),
@@ -41,7 +43,8 @@ class ControllerProcess:
         command += [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
-        self.url = f"http://127.0.0.1:{self._port()}"
+        self.port = self._port()
+        self.url = f"http://127.0.0.1:{self.port}"
 
     def _port(self) -> int:
         found: list[str] = []

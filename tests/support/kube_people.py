@@ -59,6 +59,20 @@ class KubePeople:
         body = {"metadata": {"name": name, "labels": labels}, "spec": spec}
         return self._post(f"/api/v1/namespaces/{namespace}/pods", body)
 
+    def service(self, namespace: str, name: str, port: int, address: str, target: int) -> None:
+        """In front of one process; nobody else keeps its addresses."""
+        ports = {"name": "http", "port": port, "targetPort": target}
+        self._post(f"/api/v1/namespaces/{namespace}/services", {"metadata": {"name": name}, "spec": {"ports": [ports]}})
+        subsets = [{"addresses": [{"ip": address}], "ports": [{"name": "http", "port": target}]}]
+        self._post(f"/api/v1/namespaces/{namespace}/endpoints", {"metadata": {"name": name}, "subsets": subsets})
+        slice_ = {
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+            "ports": [{"name": "http", "port": target, "protocol": "TCP"}],
+        }
+        self._post(f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", slice_)
+
     def _post(self, path: str, body: Json) -> Json:
         answer = self._server.client().post(path, json=body)
         assert answer.status_code == 201, answer.text

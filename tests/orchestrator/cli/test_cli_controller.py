@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from support.runs import event
 from support.shooting import wait_until
 from support.store import small_document
 
+from orchestrator.client import Client
+from orchestrator.errors import Forbidden, Unauthorized, UsageError
+from orchestrator.jobfile import make_job
 from orchestrator.kube.lease import EXIT_LOST
 from orchestrator.launch.delivery import PATH, Delivery
 from orchestrator.launch.rayjob.agreed import ATTEMPT, JOB_UID
+from orchestrator.status import Phase
 
 Start = Callable[..., ControllerProcess]
 
@@ -41,8 +46,8 @@ def start(api_server: ApiServer, kinds: None, namespace: str, tmp_path: Path) ->
     """Replicas with one home."""
     made: list[ControllerProcess] = []
 
-    def one(name: str = "one") -> ControllerProcess:
-        made.append(ControllerProcess(api_server, tmp_path, namespace, name))
+    def one(name: str = "one", **options: str) -> ControllerProcess:
+        made.append(ControllerProcess(api_server, tmp_path, namespace, name, **options))
         return made[-1]
 
     yield one
@@ -124,6 +129,44 @@ def test_one_leads_and_the_other_stands_by(api_server: ApiServer, namespace: str
     headers = {"Content-Type": "application/merge-patch+json"}
     assert api_server.client().patch(lease, json=change, headers=headers).status_code == 200
     assert second.process.wait(60) == EXIT_LOST
+
+
+def own_address() -> str:
+    """Of this machine, beside loopback, where the API server leads nobody. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.kube
+def test_people_come_through_the_api_server(
+    api_server: ApiServer, namespace: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, address = KubePeople(api_server), own_address()
+    people.account(namespace, "runner", RUNS)
+    controller = start(host=address)
+    people.service(namespace, "fathom-controller", 8080, address, controller.port)
+    monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig()))
+    monkeypatch.setenv("FATHOM_SERVICE", f"{namespace}/http:fathom-controller:8080")
+    with pytest.raises(UsageError, match="FATHOM_ACCOUNT"):
+        Client(context="test")
+    monkeypatch.setenv("FATHOM_ACCOUNT", f"{namespace}/runner")
+    wait_until(lambda: "leads" in controller.log(), controller.log)
+    with Client(context="test") as client:
+        assert client.me().name == f"system:serviceaccount:{namespace}:runner"
+        made = client.apply(make_job(cluster_job(namespace)["job"]))
+        assert client.get(made).team == namespace
+        assert [job.name for job in client.list(team=namespace)] == ["mini"]
+        client.cancel(made)
+        assert client.wait(made, [Phase.CANCELLED]).phase is Phase.CANCELLED
+        with pytest.raises(Forbidden, match="all namespaces"):
+            list(client.list())
+    monkeypatch.setenv("FATHOM_TOKEN", "nonsense")
+    with Client(context="test") as client, pytest.raises(Unauthorized, match="--audience="):
+        client.me()
 
 
 @pytest.mark.parametrize(
