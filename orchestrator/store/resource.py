@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import Unavailable
 from orchestrator.kube.merge import merge_patch
-from orchestrator.kube.resources import TRAINING_JOBS, Json
+from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus, Reason
 from orchestrator.store.base import StoredJob, Wish
@@ -101,6 +101,16 @@ def is_leaving(found: Json) -> bool:
 def is_claimed(found: Json) -> bool:
     """Whether it cannot go without us."""
     return FINALIZER in (found["metadata"].get("finalizers") or ())
+
+
+def is_begun(found: Json) -> bool:
+    """Whether an attempt was ever made."""
+    return bool((found.get("status") or {}).get("attemptCount"))
+
+
+def target_of(found: Json) -> Target:
+    """Its address."""
+    return TRAINING_JOBS.at(found["metadata"]["namespace"], found["metadata"]["name"])
 
 
 def generation_of(found: Json) -> int:

@@ -291,9 +291,9 @@ def test_writers_beside_each_other_lose_nothing(kube: Kube, kube_jobs: KubeJobs,
         for thread in threads:
             thread.join()
         assert failures == []
-        now = one.get(team, "mini")
+        now = one.change(team, "mini", lambda wish: wish)
         assert (now.wish.resumed, now.status.attempt_count, now.generation) == (30, 29, 31)
-        until(lambda: two.get(team, "mini") == now)
+        until(lambda: one.get(team, "mini") == two.get(team, "mini") == now)
 
 
 # ------------------------------------------------------------------ answers that are lost
@@ -348,8 +348,10 @@ def test_a_name_that_another_took_meanwhile_is_a_conflict(
         store.create(small_job(namespace=team), by="ann")
 
 
-def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, team: str) -> None:
+def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str) -> None:
     made = store.create(small_job(namespace=team), by="ann")
+    kube_jobs.create(small_document("person"))
+    until(lambda: len(names(store)) == 2)
     proxy.leave()
     acts: list[Callable[[], object]] = [
         lambda: store.create(small_job("two", team), by="ann"),
@@ -360,7 +362,34 @@ def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, team:
     for act in acts:
         with pytest.raises(Unavailable):
             act()
-    assert names(store) == ["mini"], "what is known can be read"
+    assert sorted(names(store)) == ["mini", "person"], "what is known can be read"
+    assert [job.name for job in store.open_jobs()] == ["mini"], "what runs is looked after"
+
+
+def test_a_server_that_does_not_answer_is_not_asked_for_each_job(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str
+) -> None:
+    """The controller has a status to write for each of its jobs, and others things to do."""
+    jobs = [store.create(small_job(f"j{number}", team), by="ann") for number in range(4)]
+    begun = len(proxy.calls)
+    proxy.plan = lambda call: "cut before" if call.writes else "ok"
+    for job in jobs:
+        with pytest.raises(Unavailable):
+            store.set_status(job.uid, in_phase(Phase.RUNNING))
+    assert {call.path.split("/")[-2] for call in proxy.calls[begun:] if call.writes} == {"j0"}
+    kube_jobs.create(small_document("person"))
+    until(lambda: len(names(store)) == 5)
+    assert [job.uid for job in store.open_jobs()] == [job.uid for job in jobs]
+    proxy.plan = lambda call: "ok"
+
+    def written() -> bool:
+        try:
+            return store.set_status(jobs[3].uid, in_phase(Phase.RUNNING))
+        except Unavailable:
+            return False
+
+    until(written)
+    until(lambda: len(store.open_jobs()) == 5)
 
 
 def test_who_does_not_lead_writes_nothing(kube: Kube, kube_jobs: KubeJobs, team: str) -> None:
@@ -373,7 +402,7 @@ def test_who_does_not_lead_writes_nothing(kube: Kube, kube_jobs: KubeJobs, team:
         kube_jobs.create(small_document("person"))
         until(lambda: len(names(store)) == 2)
         before = kube_jobs.get("mini"), kube_jobs.get("person")
-        store._writer = Writer(kube, Lost(), patience=Patience(attempts=1))
+        store._writer = store._intake._writer = Writer(kube, Lost(), patience=Patience(attempts=1))
         for act in (
             lambda: store.create(small_job("two", team), by="ann"),
             lambda: store.change(team, "mini", suspended),
