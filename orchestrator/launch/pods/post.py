@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx2
 from pydantic import ValidationError
 
-from orchestrator.launch.files import in_short
 from orchestrator.launch.delivery import PATH, Delivery, Receipt
+from orchestrator.launch.files import in_short
 
 CONNECT_SECONDS, QUIET_SECONDS, ANSWER_SECONDS = 5.0, 10.0, 20.0
 """To connect; without a byte; for a whole answer."""
