@@ -69,7 +69,7 @@ class Informer:
         self.problem = ""
         """Why it does not follow the server now, e.g. that this kind is not installed; empty: it does."""
         self.missing = False
-        """Whether the server does not know this kind."""
+        """Whether the server did not know this kind when it answered last."""
         self._kube, self._target, self._rhythm = kube, target, rhythm
         self._selector = [("labelSelector", labels)] if labels else []
         self._handlers: list[Callable[[str], None]] = []
@@ -145,7 +145,7 @@ class Informer:
             return 0
         if isinstance(error, Gone):
             self._version = ""
-        self.missing = isinstance(error, NotFound)
+        self.missing = self.missing or isinstance(error, NotFound)
         known = isinstance(error, FathomError)
         if str(error) != self.problem:  # the same again is not said again
             _LOG.warning("%s: %s", self._target.plural, error, exc_info=None if known else error)
@@ -179,6 +179,7 @@ class Informer:
         pages = self._pages()
         first, version = next(pages)
         self._refuse_old(version)
+        self.missing = False
         # one page at a time: whole objects of all of them would take more room than all else
         changed = self.cache.replace(chain(first, chain.from_iterable(page for page, _ in pages)))
         self._reached(version)
@@ -226,7 +227,7 @@ class Informer:
         try:
             self._stream = stream
             self._opened = self._alive = time.monotonic()
-            self.problem, self.missing = "", False
+            self.problem = ""
             if self._stop.is_set():  # it looked for a stream before there was this one
                 return
             for line in stream.lines():

@@ -36,7 +36,8 @@ class Player:
     """Of one namespace."""
 
     def __init__(self, client: httpx2.Client, namespace: str) -> None:
-        self._client, self.namespace = client, namespace
+        self.client = client
+        self.namespace = namespace
         self.lingering = 0.0
         """Seconds for which a pod that is deleted goes on."""
         self.made: dict[str, set[str]] = {}
@@ -46,7 +47,7 @@ class Player:
 
     # ------------------------------------------------------------------ what there is
     def all(self, path: str) -> list[Json]:
-        found: list[Json] = self._client.get(path.format(self.namespace)).json()["items"]
+        found: list[Json] = self.client.get(path.format(self.namespace)).json()["items"]
         return found
 
     def ray_jobs(self) -> list[Json]:
@@ -56,12 +57,16 @@ class Player:
         return self.all(PODS)
 
     def ray_job(self, name: str) -> Json:
-        found: Json = self._client.get(f"{RAY_JOBS.format(self.namespace)}/{name}").json()
+        found: Json = self.client.get(f"{RAY_JOBS.format(self.namespace)}/{name}").json()
         return found
 
     def supporting(self) -> list[str]:
         """Names of what belongs to attempts, beside RayJobs."""
         return [one["metadata"]["name"] for path in SUPPORTING for one in self.all(path)]
+
+    def uids(self) -> set[str]:
+        """Of the same, and of RayJobs."""
+        return {one["metadata"]["uid"] for path in (*SUPPORTING, RAY_JOBS) for one in self.all(path)}
 
     # ------------------------------------------------------------------ Kueue
     def queues(self, name: str, reason: str = "WaitingForQuota", message: str = "") -> None:
@@ -153,7 +158,7 @@ class Player:
         """It gets a node, and is ready."""
         target = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
-        answer = self._client.post(f"{PODS.format(self.namespace)}/{pod}/binding", json=body)
+        answer = self.client.post(f"{PODS.format(self.namespace)}/{pod}/binding", json=body)
         assert answer.status_code == 201, answer.text
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time())}
         self.kubelet_says(pod, {"phase": "Running", "conditions": [ready]})
@@ -161,7 +166,7 @@ class Player:
     def kubelet_says(self, pod: str, status: Json) -> None:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         url = f"{PODS.format(self.namespace)}/{pod}/status"
-        answer = self._client.patch(url, json={"status": status}, headers=headers)
+        answer = self.client.patch(url, json={"status": status}, headers=headers)
         assert answer.status_code in (200, 404), answer.text
 
     def kills_for_memory(self, pod: str) -> None:
@@ -207,7 +212,7 @@ class Player:
         name = pod["metadata"]["name"]
         until = self._leaving.setdefault(name, time.monotonic() + self.lingering)
         if time.monotonic() >= until:
-            self._client.request("DELETE", f"{PODS.format(self.namespace)}/{name}", json={"gracePeriodSeconds": 0})
+            self.client.request("DELETE", f"{PODS.format(self.namespace)}/{name}", json={"gracePeriodSeconds": 0})
 
     # ------------------------------------------------------------------ requests
     def _owner(self, found: Json, kind: str, version: str) -> Json:
@@ -222,7 +227,7 @@ class Player:
         self._post(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
 
     def _post(self, path: str, body: Json) -> Json:
-        answer = self._client.post(path.format(self.namespace), json=body)
+        answer = self.client.post(path.format(self.namespace), json=body)
         assert answer.status_code == 201, answer.text
         found: Json = answer.json()
         return found
@@ -230,9 +235,9 @@ class Player:
     def _patch(self, path: str, name: str, change: Json, subresource: str = "") -> None:
         headers = {"Content-Type": "application/merge-patch+json"}
         url = f"{path.format(self.namespace)}/{name}{subresource}"
-        answer = self._client.patch(url, json=change, headers=headers)
+        answer = self.client.patch(url, json=change, headers=headers)
         assert answer.status_code == 200, answer.text
 
     def _delete(self, path: str, name: str) -> None:
-        answer = self._client.delete(f"{path.format(self.namespace)}/{name}")
+        answer = self.client.delete(f"{path.format(self.namespace)}/{name}")
         assert answer.status_code in (200, 202, 404), answer.text

@@ -16,10 +16,10 @@ _BACKOFF = Backoff(first=0.5, longest=60.0)
 class Tending:
     """Of one process. What is asked for under a key twice, before it was begun, is done once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], backoff: Backoff = _BACKOFF) -> None:
         """`say` is called from its thread, once for each thing that is wrong."""
         self._say = say
-        self._queue = WorkQueue(_BACKOFF)
+        self._queue = WorkQueue(backoff)
         self._acts: dict[str, Callable[[], object]] = {}
         self._told: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="tending", daemon=True)

@@ -399,9 +399,11 @@ def test_a_kind_that_is_installed_later(api_server: ApiServer, kube: Kube, names
     informer = Informer(kube, things, rhythm=QUICK)
     informer.start()
     until(lambda: "check namespace and name, and that the kind is installed" in informer.problem)
+    assert informer.missing
     assert not informer.synced.is_set()
     api_server.install(definition)
     assert informer.synced.wait(20)
+    assert not informer.missing
     body = {"apiVersion": "test.fathom.dev/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": namespace}}
     kube.create(things.at(namespace, "a"), body)
     until(lambda: informer.cache.get(f"{namespace}/a"))

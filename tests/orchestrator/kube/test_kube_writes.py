@@ -467,3 +467,27 @@ def test_what_is_remembered_of_events_is_bounded(kube: Kube, namespace: str, mon
         told.notices.tell(Notice(found, "Told", "Tell", f"note {number}"))
     assert len(told.notices._told) == 3
     assert len(told.events(namespace)) == 5
+
+
+@kube_server
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_annotation_goes_and_others_stay(
+    kube: Kube, through: Kube, proxy: KubeProxy, namespace: str, fault: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
+    body = config_map(namespace, "a", by="hand")
+    body["metadata"]["annotations"] = {"gate": "closed", "other": "kept"}
+    target = CONFIG_MAPS.at(namespace, "a")
+    uid = kube.create(target, body)["metadata"]["uid"]
+    proxy.plan = lambda call: fault if call.writes and call.number == 0 else "ok"
+    assert writer(through).annotate(target, uid, {"gate": None, "new": "there"})
+    found = kube.get(target)
+    assert (found["metadata"]["annotations"], found["data"]) == ({"new": "there", "other": "kept"}, {"by": "hand"})
+
+
+@kube_server
+def test_another_of_that_name_is_not_annotated(kube: Kube, namespace: str) -> None:
+    target = CONFIG_MAPS.at(namespace, "a")
+    assert not writer(kube).annotate(target, OTHER, {"gate": None})
+    kube.create(target, config_map(namespace, "a"))
+    assert not writer(kube).annotate(target, OTHER, {"gate": "open"})
+    assert "annotations" not in kube.get(target)["metadata"]

@@ -3,11 +3,16 @@ played."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
+from support import rendering
+from support.kube_proxy import Call, Fault, KubeProxy, Say
 from support.kube_stage import KubeStage
+from support.operators import create
 
+from orchestrator.launch.events import Ended, read
 from orchestrator.launch.resolve import read_resolved
 from orchestrator.status import ConditionType, Reason
 from orchestrator.why import why
@@ -15,6 +20,7 @@ from orchestrator.why import why
 pytestmark = pytest.mark.kube
 
 QUEUE = {"name": "team-queue"}
+EMPTY = json.dumps({"kind": "RayJobList", "metadata": {"resourceVersion": "1"}, "items": []}).encode()
 ADMITTED, RUNNING = ConditionType.ADMITTED, ConditionType.RUNNING
 
 
@@ -227,17 +233,112 @@ def test_what_the_cluster_does_not_have_is_refused(stage: KubeStage) -> None:
 
 
 def test_what_was_left_by_a_controller_that_died_is_cleared(stage: KubeStage) -> None:
+    """Nobody looks at a job again that has succeeded."""
     stage.submit()
     with stage.service():
         stage.until(lambda: stage.names == ["mini-a1"], "made")
         stage.player.runs("mini-a1")
         stage.starts_when_known()
+        stage.launcher._tending.do = lambda key, act: None  # type: ignore[method-assign]  # it dies with all to be done
         stage.ends()
         stage.player.ends("mini-a1", "SUCCEEDED")
+        stage.player.delete_ray_job("mini-a1")
         stage.until_phase("Succeeded")
-        names = stage.player.supporting()
-    stage.player.delete_ray_job("mini-a1")
-    if not names:  # they were cleared in time: one of them again
-        return
+    assert len(stage.player.supporting()) == 4
     with stage.service():
         stage.until(lambda: not stage.player.supporting(), "cleared")
+
+
+def test_without_the_operators_jobs_wait_and_go_on_when_they_appear(between: KubeStage, proxy: KubeProxy) -> None:
+    missing, outage = {"ray.io", "kueue.x-k8s.io"}, list[str]()
+
+    def plan(call: Call) -> Fault:
+        if any(call.path.startswith(f"/apis/{group}/") for group in outage):
+            return Say(503)
+        gone = any(call.path.startswith(f"/apis/{group}/") for group in missing)
+        return Say(404, "NotFound") if gone else "ok"
+
+    proxy.plan = plan
+    between.submit(queue=QUEUE)
+    with between.service():
+        assert "KubeRay" in between.launcher.problem
+        told = between.until_reason(ADMITTED, "KubeRayMissing")
+        assert "install KubeRay" in told.message
+        missing.discard("ray.io")
+        told = between.until_reason(ADMITTED, "QueueMissing")
+        assert "install Kueue" in told.message
+        assert between.launcher.problem == ""
+        assert between.names == [], "it would begin without being let in"
+        outage.append("kueue.x-k8s.io")
+        before = len(proxy.calls)
+        between.until(lambda: any("workloads" in call.path for call in proxy.calls[before:]), "asked again")
+        assert between.launcher.synced, "of what is not there, all is known, though nobody answers"
+        outage.clear()
+        missing.clear()
+        between.until(lambda: between.names == ["mini-a1"], "made")
+
+
+def test_a_watch_that_lags_hides_no_rayjob(between: KubeStage, proxy: KubeProxy) -> None:
+    """Neither from who made it, nor from who comes after."""
+    proxy.lines = lambda line: []
+    between.submit()
+    with between.service():
+        between.until(lambda: between.names == ["mini-a1"], "made")
+        for _ in range(5):
+            between.controller.turn()
+        assert between.status.phase.value == "Starting"
+    proxy.plan = lambda call: (
+        Say(200, body=EMPTY) if call.path.endswith("/rayjobs") and not call.writes and not call.watch else "ok"
+    )
+    between.folder.ray_job(1).unlink()
+    with between.service():
+        for _ in range(5):
+            between.controller.turn()
+        assert between.status.phase.value == "Starting"
+    assert {name: len(uids) for name, uids in between.player.made.items()} == {"mini-a1": 1}
+
+
+def test_what_another_job_has_made_is_not_touched(stage: KubeStage) -> None:
+    """A job of the same name was there before, and is still being deleted."""
+    stranger = rendering.rendered(rendering.job("mini", stage.player.namespace))
+    for one in stranger.objects:
+        assert create(stage.player.client, one, stage.player.namespace).status_code == 201
+    before = stage.player.uids()
+    stage.submit()
+    with stage.service():
+        stage.until(lambda: any("owner" in text for text in stage.said), "told")
+        stage.cancel()
+        for _ in range(20):
+            stage.controller.turn()
+            time.sleep(0.05)
+    assert stage.player.uids() == before
+
+
+def test_pods_are_known_by_cache_or_server(stage: KubeStage) -> None:
+    stage.submit()
+    with stage.service():
+        stage.until(lambda: stage.names == ["mini-a1"], "made")
+        cluster = stage.player.runs("mini-a1")
+        namespace = stage.player.namespace
+        found = stage.launcher.pod_of(namespace, f"{cluster}-head")
+        assert found is not None
+        assert found["metadata"]["labels"]["ray.io/cluster"] == cluster
+        assert stage.launcher.pod_of(namespace, "nobody") is None
+        stage.until(lambda: "2 of 2 workers ready" in stage.launcher.describe(stage.folder, 1), "described")
+
+
+def test_a_driver_that_does_not_listen_loses_its_rayjob(stage: KubeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.controller import follower
+
+    monkeypatch.setattr(follower, "GRACE_SECONDS", 0.5)
+    stage.submit()
+    with stage.service():
+        stage.until(lambda: stage.names == ["mini-a1"], "made")
+        stage.player.runs("mini-a1")
+        stage.starts_when_known()
+        stage.until_phase("Running")
+        stage.cancel()
+        stage.until_phase("Cancelled")
+        assert stage.names == []
+    [ended] = [event for event in read(stage.folder.events)[0] if isinstance(event, Ended)]
+    assert (ended.outcome, ended.message) == ("stopped", "cancelled")
