@@ -6,6 +6,7 @@ All of it is on this machine, so that nothing here shows what happens between ma
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import pytest
 import yaml
 from support.ear import Ear, listening
 from support.home import JOB, ROOT
-from support.pods import INCARNATION, HeadPod
+from support.pods import INCARNATION, PATIENCE, HeadPod
+from support.shooting import wait_until
 
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import (
@@ -23,16 +25,18 @@ from orchestrator.launch.events import (
     CheckpointAndStop,
     CheckpointCommitted,
     Continue,
+    Event,
     FailureClass,
     Progress,
     Started,
+    WorkersLost,
     read,
 )
 from orchestrator.launch.resolve import Resolved, resolve
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 STEPS = 40
 
@@ -90,17 +94,29 @@ def test_a_run_to_the_end(pod: HeadPod) -> None:
     assert list((pod.run.root / "workers").iterdir()) == [], "each process has signed off"
 
 
-def test_a_stop_that_the_answer_orders(pod: HeadPod) -> None:
-    def stop_at_ten(ear: Ear) -> Answer:
-        far = any(isinstance(e, Progress) and e.step >= 10 for e in ear.events)
+def test_a_worker_dies_and_later_the_answer_orders_a_stop(pod: HeadPod) -> None:
+    def stop_after_the_loss(ear: Ear) -> Answer:
+        starts = [number for number, event in enumerate(ear.events) if isinstance(event, Started)]
+        far = len(starts) == 2 and any(isinstance(e, Progress) and e.step >= 10 for e in ear.events[starts[1] :])
         return CheckpointAndStop(deadline=time.time() + 60, reason="cancelled") if far else Continue()
 
-    pod.ear.answers = stop_at_ten
+    pod.ear.answers = stop_after_the_loss
     pod.resolved = pod.resolved.model_copy(update={"recipe": pod.resolved.recipe.model_copy(update={"steps": 10_000})})
-    assert pod.go() == 0, pod.said
+    with pod.driver() as process:
+        wait_until(lambda: process.poll() is not None or has(pod.ear, Progress), lambda: pod.said, PATIENCE)
+        registered = [int(file.name) for file in (pod.run.root / "workers").iterdir()]
+        assert len(registered) == 2, pod.said
+        os.kill(registered[0], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, pod.said
+    assert has(pod.ear, WorkersLost), "told by Ray's controller, through the mailbox"
     ended = pod.ended()
     assert (ended.outcome, ended.failure_class, ended.message) == ("stopped", FailureClass.INTERRUPTED, "cancelled")
     saved = [e.step for e in pod.ear.events if isinstance(e, CheckpointCommitted)]
     assert saved[-1] == ended.step
     assert ended.step is not None
     assert 10 <= ended.step < 10_000
+    assert pod.ear.events == read(pod.run.events)[0]
+
+
+def has(ear: Ear, kind: type[Event]) -> bool:
+    return any(isinstance(event, kind) for event in ear.events)

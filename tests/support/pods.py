@@ -19,7 +19,7 @@ from support.ear import Ear
 from support.home import ROOT
 
 INCARNATION = "tiny-a1-abcde"
-PATIENCE = 300.0
+PATIENCE = 480.0
 
 
 @dataclass

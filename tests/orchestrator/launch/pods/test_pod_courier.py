@@ -14,7 +14,7 @@ from support.runs import resolved
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.control import amend_control
 from orchestrator.launch.events import CheckpointAndStop, Continue, HardDeadline, read, read_control
-from orchestrator.launch.pods.courier import MOST_SECONDS, RHYTHM_SECONDS, Courier
+from orchestrator.launch.pods.courier import FINAL_SECONDS, MOST_SECONDS, RHYTHM_SECONDS, Courier
 from orchestrator.launch.pods.outbox import Outbox
 from orchestrator.launch.pods.post import Post
 from orchestrator.launch.reporter import FileReporter
@@ -104,6 +104,13 @@ def test_a_controller_that_is_away_is_asked_less_and_less_often_and_told_once(po
     assert pod.is_delivered()
     pod.ear.refuse = lambda _: (503, b"")
     assert pod.courier.deliver() == 1.0, "anew"
+
+
+def test_at_the_end_it_tries_more_often(pod: Pod) -> None:
+    pod.work()
+    pod.ear.refuse = lambda _: (503, b"")
+    pod.courier.finish(0)
+    assert [pod.courier.deliver() for _ in range(4)] == [1.0, FINAL_SECONDS, FINAL_SECONDS, FINAL_SECONDS]
 
 
 def test_pauses_are_of_many_lengths(pod: Pod) -> None:

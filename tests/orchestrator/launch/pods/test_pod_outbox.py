@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.runs import resolved
 
@@ -122,6 +123,13 @@ def test_a_controller_that_forgot_gets_it_from_the_folder(stage: Stage) -> None:
     assert [one.name for one in again.artifacts] == ["sample.txt"]
 
 
+def test_a_controller_that_forgets_again_and_again_is_not_hurried(stage: Stage) -> None:
+    stage.steps(1)
+    stage.deliver()
+    stage.reporter.artifact("sample.txt", b"hello")
+    assert not stage.outbox.acknowledged(stage.outbox.pack(), Receipt(answer=Continue()))
+
+
 def test_a_controller_that_has_more_than_it_was_given_is_not_believed(stage: Stage) -> None:
     stage.steps(2)
     stage.print(b"0123")
@@ -199,6 +207,15 @@ def test_a_file_that_is_too_large_stays_and_is_told_once(stage: Stage) -> None:
     assert stage.said == ["large.bin has 1048577 bytes and 1048576 are delivered at most: it stays in the pod"]
 
 
+def test_a_character_between_two_pieces_is_not_cut(stage: Stage) -> None:
+    text = "€" * (MOST_LOG_BYTES // 3 + 10)
+    assert MOST_LOG_BYTES % 3
+    stage.print(text.encode())
+    while not stage.deliver(final=True).empty:
+        pass
+    assert stage.log.decode() == text
+
+
 def test_a_character_is_not_cut(stage: Stage) -> None:
     stage.print("a€".encode()[:-1])
     assert stage.deliver().delivery.log == "a"
@@ -210,10 +227,9 @@ def test_a_character_is_not_cut(stage: Stage) -> None:
     assert len(stage.log) == 5
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=6))
 def test_whatever_is_printed_offsets_are_those_of_the_file(pieces: list[bytes]) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder))
         for piece in pieces:

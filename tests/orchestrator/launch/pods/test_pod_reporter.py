@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from orchestrator.launch.events import read
 from orchestrator.launch.pods import reporter as reporter_module
 from orchestrator.launch.pods.mailbox import MailBox, kill_mailbox
 from orchestrator.launch.pods.reporter import PodReporter
-from orchestrator.launch.pods.stacks import look
+from orchestrator.launch.pods.stacks import follow, look
 from orchestrator.launch.pods.worker import registered
 from orchestrator.launch.reporter import FileReporter
 
@@ -153,6 +154,28 @@ def test_stacks_of_a_worker_reach_log_and_mailbox(tmp_path: Path, capsys: pytest
     for text in sent:
         MailBox(reporter).stacks(1, text)
     assert RunFolder(reporter.root).stacks(1, "i1", 1).read_text() == "Thread 1:\nThread 2:\n"
+
+
+def test_a_thread_follows_what_a_stall_writes(tmp_path: Path) -> None:
+    over, read_out = threading.Event(), threading.Event()
+
+    def wait(_: float) -> None:
+        if over.wait(0.01):
+            threading.Event().wait()  # until the process ends
+
+    class Pod(Handle):
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            read_out.set()
+            return super().__getattr__(name)
+
+    path, handle = tmp_path / "rank-0.txt", Pod()
+    path.write_text("of an earlier start\n")
+    follow(path, lambda text: handle.stacks.remote(0, text), wait=wait)
+    with path.open("a") as file:
+        file.write("Thread 1:\n")
+    assert read_out.wait(30)
+    over.set()
+    assert [(name, arguments) for name, arguments, _ in handle.calls] == [("stacks", (0, "Thread 1:\n"))]
 
 
 def test_a_training_process_is_registered_while_it_trains(tmp_path: Path) -> None:
