@@ -23,6 +23,9 @@ def values_schema() -> Schema:
     flat = _flat(document, document["$defs"], "values")
     for path in DERIVED:
         _remove(flat, path.split("."))
+    url = flat["properties"]["cluster"]["properties"]["controller"]["properties"]["url"]
+    del url["default"]
+    url["description"] += " Absent: at the service of this release."
     flat["properties"]["global"] = {"type": "object", "description": "Of the chart that has this one as a part."}
     return {"$schema": DIALECT, "title": "Values of the chart fathom"} | flat
 

@@ -59,7 +59,7 @@ class ServiceAccount(Part):
     create: bool = True
     """Whether it is made."""
     name: ObjectName | None = None
-    """Its name; absent: that of the release. Required where it is not made."""
+    """Its name; absent: RELEASE-controller. Required where it is not made."""
     annotations: dict[LabelKey, str] = {}
     """E.g. of a cloud that gives service accounts an identity."""
 
@@ -182,7 +182,8 @@ class ServiceMonitor(Part):
     labels: Labels = {}
     """By which your Prometheus chooses its monitors."""
     token_secret: ObjectName | None = None
-    """A Secret of the release's namespace whose key `token` may read metrics: they are not for everybody. Required."""
+    """A Secret of the release's namespace whose key `token` may read metrics, which are not for everybody:
+    of an account that is bound to fathom-viewer in the whole cluster. Required."""
 
 
 class Dashboard(Part):

@@ -38,13 +38,6 @@ app.kubernetes.io/name: {{ include "fathom.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "fathom.keep" -}}
-{{- if . }}
-annotations:
-  helm.sh/resource-policy: keep
-{{- end }}
-{{- end }}
-
 {{- define "fathom.scheme" -}}{{ ternary "https" "http" (not (empty .Values.tls.secretName)) }}{{- end }}
 {{- define "fathom.host" -}}{{ include "fathom.controller" . }}.{{ .Release.Namespace }}.svc{{- end }}
 {{- define "fathom.url" -}}
@@ -132,7 +125,10 @@ metadata:
   labels:
     {{- include "fathom.labels" $root | nindent 4 }}
     app.kubernetes.io/component: {{ index . 3 }}
-  {{- include "fathom.keep" $values.keep | nindent 2 }}
+  {{- if $values.keep }}
+  annotations:
+    helm.sh/resource-policy: keep
+  {{- end }}
 spec:
   accessModes: [{{ $values.accessMode | default "ReadWriteOnce" }}]
   {{- with $values.storageClass }}

@@ -40,6 +40,7 @@ def test_values_without_their_comment_signs_are_values() -> None:
     assert len(absent) > 60
     cluster = yaml.safe_load("\n".join(taken))
     assert cluster.pop("topology") == {"level": None, "required": False}, "is there only if it is asked for"
+    assert cluster["controller"].pop("url") is None, "the chart knows it"
     given = ClusterSettings.model_validate({key: value for key, value in cluster.items() if value is not None})
     assert given == ClusterSettings()
 
