@@ -60,6 +60,7 @@ class Memory:
     incarnation: str | None = None
     """The Ray cluster that the attempt became: it had a node, and the RayJob named it."""
     began: float | None = None
+    """When the first pod that is paid for had a node; unix seconds."""
     evicted: bool = False
     verdict: Verdict | None = None
     trouble: Told | None = None
@@ -67,9 +68,9 @@ class Memory:
     clues: list[tuple[float, Clue]] = field(default_factory=list)
     """With the unix time at which they were seen; one for each pod."""
     ends: dict[str, float] = field(default_factory=dict)
-    """When pods let go of their nodes, by name; unix seconds."""
+    """When pods that are paid for let go of their nodes, by name; unix seconds."""
     _held: set[str] = field(default_factory=set)
-    """Names of pods that had a node when they were seen last."""
+    """Names of those that had a node when they were seen last."""
     _clusters: set[str] = field(default_factory=set)
     """Names of Ray clusters that had one."""
 
@@ -114,15 +115,19 @@ class Memory:
                 self._let_go(name, now)
             return
         if (since := pods.node_since(pod)) is not None:
-            self.began = since if self.began is None else min(self.began, since)
             self._clusters.add(labels_of(pod).get(pods.RAY_CLUSTER, ""))
-            if pods.is_over(pod):
-                self._let_go(name, pods.over_since(pod) or now)
-            else:
-                self._held.add(name)
+            if pods.is_paid(pod):
+                self._hold(name, pod, since, now)
         known = {clue for _, clue in self.clues}
         if (clue := pods.clue_of(pod)) is not None and clue not in known:
             self.clues = [*(one for one in self.clues if one[1].pod != name), (now, clue)][-_MOST:]
+
+    def _hold(self, name: str, pod: Json, since: float, now: float) -> None:
+        self.began = since if self.began is None else min(self.began, since)
+        if pods.is_over(pod):
+            self._let_go(name, pods.over_since(pod) or now)
+        else:
+            self._held.add(name)
 
     def _let_go(self, name: str, at: float) -> None:
         self._held.discard(name)

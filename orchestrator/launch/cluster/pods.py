@@ -51,9 +51,15 @@ def node_since(pod: Json) -> float | None:
     return seconds_of(status_of(pod).get("startTime")) if pod["spec"].get("nodeName") else None
 
 
+def is_paid(pod: Json) -> bool:
+    """Whether it has devices, or the cores that a job on CPUs is priced by: only workers do. A head that waits for a
+    worker without a node costs nothing that anybody else could have."""
+    return part_of(pod) == "worker"
+
+
 def holds(pod: Json) -> bool:
-    """Whether a machine is kept for it."""
-    return node_since(pod) is not None and not is_over(pod)
+    """Whether a machine that is paid for is kept for it."""
+    return is_paid(pod) and node_since(pod) is not None and not is_over(pod)
 
 
 def is_ready(pod: Json) -> bool:
