@@ -291,10 +291,12 @@ def test_a_watch_that_lags_hides_no_rayjob(between: KubeStage, proxy: KubeProxy)
         Say(200, body=EMPTY) if call.path.endswith("/rayjobs") and not call.writes and not call.watch else "ok"
     )
     between.folder.ray_job(1).unlink()
+    before = len(proxy.calls)
     with between.service():
         for _ in range(5):
             between.controller.turn()
         assert between.status.phase.value == "Starting"
+    assert [call for call in proxy.calls[before:] if call.writes] == [], "it was found, not made again"
     assert {name: len(uids) for name, uids in between.player.made.items()} == {"mini-a1": 1}
 
 
@@ -312,6 +314,21 @@ def test_what_another_job_has_made_is_not_touched(stage: KubeStage) -> None:
             stage.controller.turn()
             time.sleep(0.05)
     assert stage.player.uids() == before
+
+
+def test_what_an_earlier_try_was_decided_otherwise_is_made_anew(between: KubeStage, proxy: KubeProxy) -> None:
+    proxy.plan = lambda call: Say(500) if call.method == "POST" and call.path.endswith("/rayjobs") else "ok"
+    between.submit()
+    with between.service():
+        between.until(lambda: any("HTTP 500" in text for text in between.said), "refused")
+        before = between.player.uids()
+        assert len(before) == 4
+        proxy.plan = lambda call: "ok"
+        between.until(lambda: between.names == ["mini-a1"], "made")
+        assert before.isdisjoint(between.player.uids()), "with the next try's incarnation"
+        between.player.runs("mini-a1")
+        between.starts_when_known()
+        between.until_phase("Running")
 
 
 def test_pods_are_known_by_cache_or_server(stage: KubeStage) -> None:
