@@ -67,19 +67,31 @@ def test_an_attempt_that_trains() -> None:
     assert (sight.admitted.yes, sight.admitted.reason) == (True, Reason.NO_QUEUE)
 
 
-def test_money_begins_with_the_first_node_and_ends_with_the_last() -> None:
-    early, late = pod("head", node_at=BEGAN - 5), pod(name="w", node_at=BEGAN + 5)
-    assert seen(ray_job("Initializing"), early, late).began == BEGAN - 5
+def test_money_begins_with_the_first_workers_node_and_ends_with_the_last() -> None:
+    """By the devices: a head that waits for them has none."""
+    head, early, late = (
+        pod("head", node_at=BEGAN - 9),
+        pod(name="v", node_at=BEGAN - 5),
+        pod(name="w", node_at=BEGAN + 5),
+    )
+    assert seen(ray_job("Initializing"), head, early, late).began == BEGAN - 5
+    alone = seen(ray_job("Initializing"), head, unschedulable("0/3 nodes are available"))
+    assert (alone.alive, alone.holding, alone.began) == (True, False, None)
     assert seen(ray_job("Initializing"), unschedulable("0/3 nodes are available")).holding is False
     over = [pod("head", phase="Succeeded", containers=[container("ray-head", **ended(0, at=BEGAN + 70))])]
-    over += [pod(name="w", phase="Failed", containers=[container("ray-worker", **ended(1, at=BEGAN + 60))])]
+    over += [
+        pod(name=name, phase="Failed", containers=[container("ray-worker", **ended(1, at=BEGAN + seconds))])
+        for name, seconds in (("v", 55), ("w", 60))
+    ]
     sight = seen(ray_job("Complete", jobStatus="SUCCEEDED"), *over, now=BEGAN + 500)
-    assert (sight.holding, sight.let_go) == (False, BEGAN + 70)
+    assert (sight.holding, sight.let_go) == (False, BEGAN + 60)
 
 
 def test_pods_that_vanish_let_go_when_that_is_seen() -> None:
-    memory = rooted(HEAD)
-    memory.show(HEAD["metadata"]["name"], None, BEGAN + 90)
+    worker = WORKERS[0]
+    memory = rooted(HEAD, worker)
+    memory.show(worker["metadata"]["name"], None, BEGAN + 90)
+    memory.show(HEAD["metadata"]["name"], None, BEGAN + 95)
     sight = sight_of(Scene(None, memory=memory), BEGAN + 100)
     assert (sight.alive, sight.left, sight.let_go) == (False, False, BEGAN + 90)
 
@@ -115,7 +127,8 @@ def test_a_head_that_is_lost_runs_on_in_kuberays_words() -> None:
 def test_a_driver_may_save_while_its_rayjob_is_suspended() -> None:
     leaving = pod("head", deleted=True)
     taken = workload(condition("Evicted", "True", "Preempted", "Preempted to accommodate a workload (UID: u)"))
-    sight = seen(QUEUED, leaving, memory=rooted(leaving), workload=taken)
+    worker = pod(name="w1", deleted=True)
+    sight = seen(QUEUED, leaving, worker, memory=rooted(leaving, worker), workload=taken)
     assert (sight.alive, sight.holding, sight.left) == (True, True, False)
     assert sight.admitted is not None
     assert sight.running is not None
