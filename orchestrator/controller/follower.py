@@ -131,6 +131,11 @@ class Follower:
         return self.sight is not None and (self.sight.alive or self.sight.left)
 
     @property
+    def uses(self) -> bool:
+        """Whether it has a share of the machines."""
+        return self.sight is not None and (self.sight.paid if self._remote else self.holds)
+
+    @property
     def gpus(self) -> tuple[str, ...] | None:
         """Those of the newest attempt, which are its own while it holds any; None: nobody knows which."""
         return () if self.resolved is None else self.resolved.gpus_held

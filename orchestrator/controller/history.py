@@ -163,8 +163,9 @@ class History:
 
     def close_held(self) -> None:
         """Up to the last word of its driver, if that went on after an earlier launcher had died, or while this one was
-        stopped; but a word from the future holds nothing: it is a clock that was wrong."""
-        if self.held:
+        stopped; but a word from the future holds nothing: it is a clock that was wrong. Of an attempt in a cluster no
+        word of its driver counts: the cluster says what it held."""
+        if self.held and not self._folder.ray_job(self.held[-1].attempt).exists():
             last = self.held[-1]
             word = self.last_word(last.attempt) or last.end
             self.held[-1] = Held(last.attempt, last.start, max(last.end, min(word, time.time())))

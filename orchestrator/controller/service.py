@@ -298,7 +298,7 @@ class Controller:
         """By uid of who would start. `lent` is left at the end of the turn."""
         mine = {case.stored.uid for case in cases}
         others = [job for job in jobs if job.uid not in mine and job.status.phase in LIVE]
-        holding = [case for case in cases if case.follower.holds]
+        holding = [case for case in cases if case.follower.uses]
         self._holders = (*(case.stored for case in holding), *others)
         starting = [case for case in cases if any(isinstance(action, Start) for action in case.actions)]
         if (capacity := self._launcher.capacity()) is None:  # queues and schedulers of others have the last word

@@ -128,6 +128,10 @@ class RunFolder:
         """What a rank that stalled was doing."""
         return self.root / "logs" / f"stacks-attempt-{attempt}-{incarnation}-rank-{rank}.txt"
 
+    def ray_job(self, attempt: int) -> Path:
+        """What a cluster has made of an attempt; not there if it ran on this machine. See `launch.cluster.memory`."""
+        return self.root / f"rayjob-{attempt}.json"
+
     def log(self, attempt: int) -> Path:
         """Everything that the driver and its workers print."""
         return self.root / "logs" / f"attempt-{attempt}.log"

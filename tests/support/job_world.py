@@ -24,7 +24,8 @@ from orchestrator.controller.decide import (
     WriteEnd,
 )
 from orchestrator.controller.retry import Tally
-from orchestrator.launch.events import Ended, FailureClass
+from orchestrator.launch.events import Ended
+from orchestrator.launch.failure import FailureClass, Verdict
 from orchestrator.spec import Retry
 from orchestrator.status import Phase, Reason
 
@@ -48,6 +49,8 @@ class Driver:
     waited: int = 0
     """Looks since it was ordered."""
     ended: Ended | None = None
+    verdict: Verdict | None = None
+    """How it ended, by what a launcher saw."""
 
 
 @dataclass
@@ -113,6 +116,7 @@ class World:
             grace_over=driver.waited > 3,
             hangs=self.suspects,
             forgiven=driver.number <= self.granted_after,
+            verdict=driver.verdict,
         )
 
     def _tally(self) -> Tally:

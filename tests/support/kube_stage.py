@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from orchestrator.controller.record import Record
 from orchestrator.controller.service import Controller
+from orchestrator.cost.timeline import Held
 from orchestrator.kube.again import Anybody, Patience
 from orchestrator.kube.client import Kube
 from orchestrator.kube.watch import Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.cluster import KubeLauncher
-from orchestrator.launch.events import EventLog
+from orchestrator.launch.events import EventLog, read_control
 from orchestrator.launch.rayjob import ClusterSettings
 from orchestrator.launch.resolve import read_resolved
 from orchestrator.settings import Settings
@@ -102,12 +104,35 @@ class KubeStage:
         """Of the RayJobs that there are."""
         return [one["metadata"]["name"] for one in self.player.ray_jobs()]
 
+    @property
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    @property
+    def answer(self) -> Any:  # noqa: ANN401 - either kind
+        """To the driver's next delivery."""
+        return read_control(self.folder.control)
+
+    def held(self) -> list[Held]:
+        """As it was written down."""
+        return Record.open(self.folder.root).held()
+
     # ------------------------------------------------------------------ the driver and people
     def deliver(self, kind: str, attempt: int = 1, **fields: Any) -> None:  # noqa: ANN401 - of an event
         """As the driver's pod does, under the name of its Ray cluster."""
         incarnation = read_resolved(self.folder.resolved(attempt)).incarnation
         keys = {"job": self.job.uid, "attempt": attempt, "incarnation": incarnation, "time": time.time()}
         EventLog(self.folder.events).append(kind, **keys, **fields)
+
+    def starts_when_known(self, attempt: int = 1, step: int = 0) -> None:
+        """The driver begins long after the controller has seen its Ray cluster."""
+        self.until(lambda: self.is_known(attempt), "its Ray cluster is known")
+        self.starts(attempt, step)
+
+    def is_known(self, attempt: int) -> bool:
+        """Whether the controller has seen the Ray cluster that the attempt became."""
+        incarnation = read_resolved(self.folder.resolved(attempt)).incarnation
+        return incarnation.startswith(f"{self.job.name}-a{attempt}-")
 
     def starts(self, attempt: int = 1, step: int = 0) -> None:
         self.deliver("started", attempt, step=step, tokens=step, world_size=2)

@@ -39,6 +39,8 @@ class Player:
         self._client, self.namespace = client, namespace
         self.lingering = 0.0
         """Seconds for which a pod that is deleted goes on."""
+        self.made: dict[str, set[str]] = {}
+        """Uids of all RayJobs that there ever were, by name."""
         self._stop = threading.Event()
         self._leaving: dict[str, float] = {}
 
@@ -78,8 +80,12 @@ class Player:
             "spec": {"active": True, "podSets": [pod_set], "queueName": "q"},
         }
         self._post(WORKLOADS, body)
-        gated = _GATE in (job["metadata"].get("annotations") or {})
-        self.kueue_says(name, "QuotaReserved", "False", "AdmissionGated" if gated else reason, message)
+        why = "AdmissionGated" if self.is_gated(name) else reason
+        self.kueue_says(name, "QuotaReserved", "False", why, message)
+
+    def is_gated(self, name: str) -> bool:
+        """Whether Kueue would not admit it."""
+        return _GATE in (self.ray_job(name)["metadata"].get("annotations") or {})
 
     def kueue_says(self, name: str, kind: str, status: str, reason: str, message: str = "") -> None:
         """A condition of the RayJob's Workload."""
@@ -104,6 +110,10 @@ class Player:
         self.says(name, "Suspended", rayClusterName=None, jobId=None, jobStatus=None, message=None)
 
     # ------------------------------------------------------------------ KubeRay, the scheduler and the kubelet
+    def delete_ray_job(self, name: str) -> None:
+        """As a person does."""
+        self._delete(RAY_JOBS, name)
+
     def says(self, name: str, state: str, **status: Any) -> None:  # noqa: ANN401 - fields of a status
         self._patch(RAY_JOBS, name, {"status": {"jobDeploymentStatus": state} | status}, "/status")
 
@@ -181,13 +191,14 @@ class Player:
 
     def _clean(self) -> None:
         while not self._stop.wait(0.03):
+            for one in self.ray_jobs():
+                self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
+            owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
             owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
-            for path in (RAY_CLUSTERS, WORKLOADS, PODS):
-                for one in self.all(path):
-                    metadata = one["metadata"]
-                    orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
-                    if orphan and not metadata.get("deletionTimestamp"):
-                        self._delete(path, metadata["name"])
+            for path, metadata in owned:  # which were there before their owners were asked for
+                orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
+                if orphan and not metadata.get("deletionTimestamp"):
+                    self._delete(path, metadata["name"])
             for pod in self.pods():
                 if pod["metadata"].get("deletionTimestamp"):
                     self._end(pod)

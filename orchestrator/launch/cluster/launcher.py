@@ -52,7 +52,8 @@ from orchestrator.spec import TrainingJob
 from orchestrator.status import Reason
 
 ASK_SECONDS = 10.0
-"""A RayJob that this process has made and no watch has shown is asked for again after so long."""
+"""A RayJob that this process has made and no watch has shown is asked for again after so long; and one that it has
+deleted, and whose watch has not told of that, is deleted again."""
 EVICTION_SECONDS = 5.0
 """So long Kueue's word on an eviction is waited for; it came before KubeRay's."""
 _DRY_KEY = bytes(32)
@@ -80,6 +81,8 @@ class _Attempt:
     asked_at: float | None = None
     """When the server was asked for it last, by a clock that only runs forward."""
     evicted_at: float | None = None
+    ended_at: float | None = None
+    """When its RayJob was to be deleted; by the same clock."""
     cleared: bool = False
     lock: ExitStack = field(default_factory=ExitStack)
     locked: bool = False
@@ -182,6 +185,8 @@ class KubeLauncher:
                 self._let_go(one)
                 self._clear(one)
         why, until = ordered(folder.control)
+        if why is not None and sight.alive and one.memory.began is None and ray_job is not None:
+            self._end(one, ray_job)  # it has no node yet, and nothing to save
         return replace(sight, ordered=why, deadline=until)
 
     def _seen(self, one: _Attempt, ray_job: Json | None) -> Sight:
@@ -258,11 +263,18 @@ class KubeLauncher:
     def _on_ray_job(self, key: str, group: Group | None) -> None:
         found = self._ray_jobs.get(key)
         if found is not None and is_gated(found) and not leaves(found):
-            self._tending.do(f"admission of RayJob {key}", partial(self._objects.let_in, found))
+            self._tending.do(f"admission of RayJob {key}", partial(self._let_in, key))
         with self._lock:
             one = self._attempts.get(group) if group is not None else None
             if one is not None and found is None and one.key == key:
                 one.made = None
+
+    def _let_in(self, key: str) -> None:
+        """One that a process has made which died before it could do so."""
+        with self._writing:
+            found = self._ray_jobs.get(key)
+        if found is not None:
+            self._objects.let_in(found)
 
     def _on_pod(self, key: str, group: Group | None) -> None:
         with self._lock:
@@ -309,11 +321,8 @@ class KubeLauncher:
             self._write_mark(one, str(made["metadata"]["uid"]))
 
     def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
-        """By the answer to the driver's next delivery. One that has no node yet has nothing to save: it ends now."""
+        """By the answer to the driver's next delivery; `look` ends one that has nothing to save."""
         amend_control(folder.control, order=CheckpointAndStop(deadline=time.time() + grace_seconds, reason=reason))
-        last = folder.last_attempt()
-        if last and self._attempt(folder, last).memory.began is None:
-            self.kill(folder, last)
 
     def kill(self, folder: RunFolder, attempt: int) -> None:
         """Its RayJob is deleted, by which KubeRay ends the driver within seconds; then its pods go."""
@@ -323,8 +332,10 @@ class KubeLauncher:
                 self._end(one, ray_job)
 
     def _end(self, one: _Attempt, ray_job: Json) -> None:
-        if leaves(ray_job):
+        now = time.monotonic()
+        if leaves(ray_job) or (one.ended_at is not None and now - one.ended_at < ASK_SECONDS):
             return
+        one.ended_at = now
         end = partial(self._objects.end, one.job.namespace, one.name, str(ray_job["metadata"]["uid"]))
         self._tending.do(f"end of RayJob {one.key}", end)
 

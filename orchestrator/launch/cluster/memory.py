@@ -40,22 +40,17 @@ class Mark(Frozen):
     message: str = ""
 
 
-def mark_file(folder: RunFolder, attempt: int) -> str:
-    """Its name in the run's folder."""
-    return f"rayjob-{attempt}.json"
-
-
 def read_mark(folder: RunFolder, attempt: int) -> Mark | None:
     """None where no RayJob was ever made, or nobody came to write that down."""
     try:
-        return Mark.model_validate_json((folder.root / mark_file(folder, attempt)).read_text())
+        return Mark.model_validate_json(folder.ray_job(attempt).read_text())
     except (OSError, ValidationError):
         return None
 
 
 def write_mark(folder: RunFolder, attempt: int, mark: Mark) -> None:
     """OSError if it cannot be written."""
-    replace_file(folder.root / mark_file(folder, attempt), mark.model_dump_json(), durable=True)
+    replace_file(folder.ray_job(attempt), mark.model_dump_json(), durable=True)
 
 
 @dataclass

@@ -72,7 +72,7 @@ def sight_of(scene: Scene, now: float) -> Sight:
     seen = Sight(
         alive=False,
         began=scene.memory.began,
-        let_go=None if holding else scene.memory.let_go,
+        let_go=None if holding else _let_go(scene),
         holding=holding,
         incarnation=scene.memory.incarnation,
         up=scene.state == "Running",
@@ -85,6 +85,13 @@ def sight_of(scene: Scene, now: float) -> Sight:
         return _with(seen, left=there or bool(scene.remaining), verdict=verdict)
     admitted = _admitted(scene, scene.ray_job, now)
     return _with(seen, alive=True, admitted=admitted, running=_running(scene, scene.ray_job, now))
+
+
+def _let_go(scene: Scene) -> float | None:
+    """By its pods; by KubeRay where those went while nobody looked."""
+    if scene.memory.let_go is not None or scene.memory.began is None:
+        return scene.memory.let_go
+    return seconds_of(status_of(scene.ray_job).get("endTime")) if scene.final else None
 
 
 def _verdict(scene: Scene, now: float) -> Verdict:

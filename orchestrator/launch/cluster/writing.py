@@ -30,7 +30,7 @@ class Objects:
 
     def make(self, rendered: Rendered) -> Json:
         """All of them; -> the RayJob. Conflict if another job has one of the names."""
-        for body in rendered.supporting:
+        for body in reversed(rendered.supporting):  # the ConfigMap is there first and goes last: see `supported`
             self._supporting(body)
         ray_job = self._ray_job(rendered.ray_job)
         try:
@@ -62,7 +62,7 @@ class Objects:
 
     def clear(self, namespace: str, name: str, owner: str) -> None:
         """What had to be there before the RayJob, of an attempt of which nothing runs any more."""
-        for kind in reversed(SUPPORTING.values()):
+        for kind in SUPPORTING.values():
             target = kind.at(namespace, name)
             try:
                 found = self._kube.get(target)
@@ -72,7 +72,7 @@ class Objects:
                 self._writer.delete(target, found["metadata"]["uid"])
 
     def supported(self, namespaces: tuple[str, ...]) -> Iterator[Json]:
-        """A ConfigMap of each attempt of which something is left."""
+        """The ConfigMap of each attempt of which something is left."""
         for place in [SUPPORTING["ConfigMap"].at(one) for one in namespaces] or [SUPPORTING["ConfigMap"]]:
             more = ""
             while True:

@@ -54,9 +54,9 @@ def test_a_machine_that_does_not_answer_holds_up_its_own_job_only(
     other = stage.store.create(tiny_job(str(dataset(tmp_path / "other")), name="other"), by="test")
     answers, resolve = threading.Event(), follower_module.resolve_next
 
-    def slow(record: Any, *rest: Any) -> Any:  # noqa: ANN401 - as it comes
+    def slow(record: Any, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it comes
         assert record.job.metadata.name != "tiny" or answers.wait(30)
-        return resolve(record, *rest)
+        return resolve(record, *rest, **more)
 
     monkeypatch.setattr(follower_module, "resolve_next", slow)
     stage.stories.append(works)

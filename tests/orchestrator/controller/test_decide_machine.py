@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from support.job_world import Decide, World
 
 from orchestrator.controller.decide import Action, Remove, Settle, Situation, Start, decide
-from orchestrator.launch.events import FailureClass
+from orchestrator.launch.failure import FailureClass, Verdict
 from orchestrator.status import Phase as JobPhase
 from orchestrator.status import Reason
 
@@ -92,6 +92,7 @@ class Machine(RuleBasedStateMachine):
             self.world.end("stopped", FailureClass.INTERRUPTED)
         elif fate != "spared":
             driver.alive, driver.left = False, fate != "shot"
+            driver.verdict = None if failure is None else Verdict(failure, "as it was seen")
 
     @precondition(lambda self: self._lives())
     @rule(hung=st.booleans())

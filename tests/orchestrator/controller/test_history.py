@@ -193,3 +193,22 @@ def test_a_rate_that_cannot_be_read_is_named(record: Record) -> None:
     record.folder.resolved(1).write_text("{}")
     with pytest.raises(UsageError, match=r"resolved-1\.json cannot be read"):
         History(record).paid()
+
+
+def test_of_an_attempt_in_a_cluster_the_cluster_says_what_it_held(record: Record) -> None:
+    record.folder.ray_job(2).write_text("{}")
+    record.save_held([Held(1, 0.0, 10.0), Held(2, 20.0, 20.0)])
+    write(record, progress(500.0, 1, attempt=2))
+    history = History(record)
+    assert history.held[-1] == Held(2, 20.0, 20.0), "its driver's clock counts for nothing"
+    history.begin(2, 30.0)
+    history.extend(45.0)
+    assert history.held == [Held(1, 0.0, 10.0), Held(2, 30.0, 45.0)]
+    history.let_go(2, 44.0)
+    assert history.held[-1] == Held(2, 30.0, 44.0)
+    history.begin(2, 50.0)
+    history.let_go(2, 40.0)
+    assert history.held[-1] == Held(2, 50.0, 50.0), "never before it began"
+    history.begin(1, 5.0)
+    history.let_go(1, 5.0)
+    assert history.held[0] == Held(1, 0.0, 10.0)

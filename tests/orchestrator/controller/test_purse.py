@@ -351,3 +351,22 @@ def test_a_watched_file_is_told_once(tmp_path: Path) -> None:
     assert (eager.changed(), patient.changed()) == (True, False)
     assert (eager.changed(), patient.changed()) == (False, True)
     assert (eager.changed(), patient.changed()) == (False, False)
+
+
+def test_a_driver_that_does_not_know_since_when_it_is_paid_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, monkeypatch)
+    folder = bench.record.folder
+    assert local.given_deadline(folder, bench.resolved.incarnation) is None, "on this machine it knows"
+    purse = Purse(bench.record, bench.settings, bench.history, bench.said.append, remote=True)
+    bench.history.extend(BEGAN + 10)
+    look = purse.look(bench.resolved, BEGAN + 10)
+    told = local.given_deadline(folder, bench.resolved.incarnation)
+    assert told is not None
+    assert look.until is not None
+    assert (told.number, told.limit) == (1, look.until.limit)
+    bench.history.extend(BEGAN + 12)
+    purse.look(bench.resolved, BEGAN + 12)
+    again = local.given_deadline(folder, bench.resolved.incarnation)
+    assert again == told, "once"
