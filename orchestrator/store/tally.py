@@ -1,16 +1,12 @@
-"""How many jobs there are and what they cost, summed over the whole store: cheap enough for each scrape."""
+"""How many jobs there are and what they cost, summed over a whole store: cheap enough for each scrape. Pure."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from sqlalchemy import func, select
-
 from orchestrator.status import Phase
-from orchestrator.store.database import Database
-from orchestrator.store.tables import jobs
 
 
 @dataclass
@@ -33,22 +29,18 @@ class TeamTally:
     """By currency."""
 
 
-def tally(database: Database, team: str | None = None) -> list[TeamTally]:
-    """Of all teams, or of one, by name; a team without jobs is left out."""
-    wanted = select(jobs.c.namespace, jobs.c.phase, func.json_extract(jobs.c.status, "$.cost"))
-    if team is not None:
-        wanted = wanted.where(jobs.c.namespace == team)
+def tally(jobs: Iterable[tuple[str, Phase, Mapping[str, str] | None]]) -> list[TeamTally]:
+    """Of jobs by team, phase and `status.cost`; by name of the team."""
     found: dict[str, TeamTally] = {}
-    with database.read() as connection:
-        for namespace, phase, cost in connection.execute(wanted):
-            one = found.setdefault(namespace, TeamTally(namespace))
-            one.phases[Phase(phase)] = one.phases.get(Phase(phase), 0) + 1
-            if cost is not None:
-                _add(one.money, json.loads(cost))
+    for team, phase, cost in jobs:
+        one = found.setdefault(team, TeamTally(team))
+        one.phases[phase] = one.phases.get(phase, 0) + 1
+        if cost is not None:
+            _add(one.money, cost)
     return [found[name] for name in sorted(found)]
 
 
-def _add(money: dict[str, Money], cost: dict[str, str]) -> None:
+def _add(money: dict[str, Money], cost: Mapping[str, str]) -> None:
     sum_ = money.setdefault(cost["currency"], Money())
     sum_.spent += Decimal(cost["spent"])
     sum_.wasted += Decimal(cost["wasted"])
