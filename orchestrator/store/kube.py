@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ from json import dumps
 from orchestrator.errors import Conflict, FathomError, NotFound, Unavailable, UsageError
 from orchestrator.kube.cache import Cache
 from orchestrator.kube.client import Kube
-from orchestrator.kube.lease import LostLease
 from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
 from orchestrator.kube.watch import Informer, Rhythm
 from orchestrator.kube.writes import Writer
@@ -27,25 +25,24 @@ from orchestrator.status import JobStatus, Reason
 from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor_at
 from orchestrator.store.index import Index, Row, trimmed
+from orchestrator.store.intake import Intake, Pause
 from orchestrator.store.resource import (
-    claim,
     document_of,
     is_claimed,
     is_leaving,
     new_resource,
-    refused,
     release,
     same_status,
     status_body,
     stored_of,
+    target_of,
     wish_patch,
 )
+from orchestrator.store.tally import TeamTally, tally
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 20
 """Of a change that others are quicker than each time."""
-_CLAIM_SECONDS = 0.2
-"""Of one look at the open jobs, for those that are new: the others wait for the next."""
 
 
 class KubeStore:
@@ -76,10 +73,8 @@ class KubeStore:
         self._lock = threading.Lock()
         self._ahead: dict[str, Row] = {}
         """What this process knows and its informer may not know yet, by uid."""
-        self._read: dict[str, StoredJob] = {}
-        """Open jobs by uid, as they were read: the controller looks at all of them again and again."""
-        self._unfit: dict[str, int] = {}
-        """Open jobs that our models refuse, by uid, with the version at which they were told so."""
+        self._pause = Pause()
+        self._intake = Intake(writer, self._pause, self._took, clock)
 
     # ------------------------------------------------------------------ life
     def start(self) -> None:
@@ -130,24 +125,16 @@ class KubeStore:
     def open_jobs(self) -> Sequence[StoredJob]:
         """By the controller only. Jobs that people have made are held up first, so that they do not vanish while
         something of them runs; those for which there was no time yet are left out."""
-        rows, until = self._known().open(), time.monotonic() + _CLAIM_SECONDS
-        read: dict[str, StoredJob] = {}
-        unfit: dict[str, int] = {}
-        for row in rows:
-            known = self._read.get(row.uid)
-            if known is not None and known.version == row.version:
-                read[row.uid] = known
-            elif self._unfit.get(row.uid) == row.version:
-                unfit[row.uid] = row.version
-            elif (job := self._looked_at(row, known, unfit, until)) is not None:
-                read[row.uid] = job
-        self._read, self._unfit = read, unfit
-        return tuple(read.values())
+        return self._intake.look(self._known().open())
 
     def saying(self, reason: Reason) -> Sequence[StoredJob]:
         maybe = f'"reason":"{reason}"'.encode()  # some message might say so, too
         found = _readable(row for row in self._known().all() if maybe in row.text())
         return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
+
+    def tally(self, team: str | None = None) -> Sequence[TeamTally]:
+        rows = self._known().all()
+        return tally((row.namespace, row.phase, row.cost) for row in rows if team in (None, row.namespace))
 
     def _page(self, query: Query) -> tuple[Sequence[Row], str]:
         if not 1 <= query.limit <= MAX_LIMIT:
@@ -199,7 +186,7 @@ class KubeStore:
 
     def _wish(self, found: Json, before: Wish, after: Wish) -> StoredJob:
         """Conflict if it is no longer so. What is wished beside a deletion comes first: that cannot be taken back."""
-        target, uid = _target_of(found), found["metadata"]["uid"]
+        target, uid = target_of(found), found["metadata"]["uid"]
         if patch := wish_patch(found, before, after):
             found = self._took(self._writer.change(target, found, patch))
         if after.deleted_at is None or before.deleted_at is not None:
@@ -217,11 +204,12 @@ class KubeStore:
         for _ in range(_TRIES):
             if found is None:
                 return False
-            body, target = status_body(status, found), _target_of(found)
+            body, target = status_body(status, found), target_of(found)
             if same_status(body, found):  # nothing new: no version, no write
                 return True
             try:
-                self._took(self._writer.set_status(target, found, body))
+                with self._pause:
+                    self._took(self._writer.set_status(target, found, body))
                 return True
             except NotFound:
                 self._index.gone(uid)
@@ -236,7 +224,7 @@ class KubeStore:
         for _ in range(_TRIES):
             if found is None:
                 return
-            target = _target_of(found)
+            target = target_of(found)
             try:
                 if not found["metadata"].get("deletionTimestamp"):
                     self._writer.delete(target, uid)
@@ -252,38 +240,6 @@ class KubeStore:
         else:
             raise Conflict(f"{uid} could not be removed: others changed the job {_TRIES} times meanwhile")
         self._index.gone(uid)
-
-    def _looked_at(self, row: Row, known: StoredJob | None, unfit: dict[str, int], until: float) -> StoredJob | None:
-        """An open job, held up by us; None: not now. Those that are refused come into `unfit`."""
-        found = row.found()
-        try:
-            stored = stored_of(found, known)
-        except Unavailable as error:
-            unfit[row.uid] = self._refuse(found, str(error))
-            return None
-        if row.claimed or row.deleting:
-            return stored
-        if time.monotonic() >= until:
-            return None
-        try:
-            return stored_of(self._took(self._writer.change(_target_of(found), found, claim(found))), stored)
-        except (Conflict, NotFound):  # read again at the next look
-            return None
-
-    def _refuse(self, found: Json, why: str) -> int:
-        """Tell it in the job's conditions; -> its version then. One that never began goes if it is deleted."""
-        _LOG.error("left out: %s", why)
-        target, metadata = _target_of(found), found["metadata"]
-        try:
-            if metadata.get("deletionTimestamp") and not (found.get("status") or {}).get("attemptCount"):
-                found = self._took(self._writer.change(target, found, release(found)))
-            else:
-                found = self._took(self._writer.set_status(target, found, refused(found, why, self._clock())))
-        except LostLease:
-            raise
-        except FathomError as error:
-            _LOG.warning("%s cannot be told what is wrong with it: %s", target, error)
-        return int(found["metadata"]["resourceVersion"])
 
     # ------------------------------------------------------------------ what is known
     def _known(self) -> Index:
@@ -396,10 +352,6 @@ class _Told:
             self._wished()
         elif self._index.put(kept["row"]):
             self._wished()
-
-
-def _target_of(found: Json) -> Target:
-    return TRAINING_JOBS.at(found["metadata"]["namespace"], found["metadata"]["name"])
 
 
 def _nothing(target: Target) -> str:

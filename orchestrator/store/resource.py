@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import Unavailable
 from orchestrator.kube.merge import merge_patch
-from orchestrator.kube.resources import TRAINING_JOBS, Json
+from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus, Reason
 from orchestrator.store.base import StoredJob, Wish
@@ -85,11 +85,12 @@ def _number(said: str) -> int:
 
 
 def _moment(said: object) -> datetime | None:
+    """In UTC, where nothing else is said. None for what is no time, and for one before or after all that UTC has."""
     try:
         found = datetime.fromisoformat(str(said))
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 # ------------------------------------------------------------------ what is read
@@ -101,6 +102,16 @@ def is_leaving(found: Json) -> bool:
 def is_claimed(found: Json) -> bool:
     """Whether it cannot go without us."""
     return FINALIZER in (found["metadata"].get("finalizers") or ())
+
+
+def is_begun(found: Json) -> bool:
+    """Whether an attempt was ever made."""
+    return bool((found.get("status") or {}).get("attemptCount"))
+
+
+def target_of(found: Json) -> Target:
+    """Its address."""
+    return TRAINING_JOBS.at(found["metadata"]["namespace"], found["metadata"]["name"])
 
 
 def generation_of(found: Json) -> int:

@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from orchestrator.errors import Conflict, NotFound
 from orchestrator.kube.again import Anybody, Patience
 from orchestrator.kube.client import Kube
-from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
+from orchestrator.kube.resources import TRAINING_JOBS, Target
 from orchestrator.kube.watch import Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.store.kube import KubeStore
+from orchestrator.store.resource import target_of
 
 TEAMS = ("default", "other", "a", "b")
 QUICK = Rhythm(page=50, first_wait=0.01, longest_wait=0.05)
@@ -53,7 +54,3 @@ def clear(kube: Kube, namespace: str) -> None:
         kube.patch(target, {"metadata": {"finalizers": None}}, "merge")
         with suppress(NotFound):  # it was on its way out
             kube.delete(target, {})
-
-
-def target_of(found: Json) -> Target:
-    return TRAINING_JOBS.at(found["metadata"]["namespace"], found["metadata"]["name"])

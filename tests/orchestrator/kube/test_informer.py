@@ -110,6 +110,24 @@ def test_what_is_there_and_what_happens(start: Start, world: World, proxy: KubeP
     assert informer.cache.all("another") == []
 
 
+def test_who_is_told_knows_how_far_the_cache_is(start: Start, world: World) -> None:
+    """Of a list, too: what is not in it was not there at its version."""
+    world.make("a")
+    informer, told = start(), list[tuple[int, int]]()
+
+    def handler(key: str) -> None:
+        found = informer.cache.get(key)
+        told.append((informer.reached, int(found["metadata"]["resourceVersion"]) if found else 0))
+
+    informer.on_change(handler)
+    assert informer.synced.wait(20)
+    world.change("a", x="1")
+    world.remove("a")
+    until(lambda: told and told[-1][1] == 0)
+    assert all(reached >= version > 0 for reached, version in told[:-1])
+    assert told[-1][0] > told[-2][0]
+
+
 def test_custom_objects_as_they_are(through: Kube, kube_jobs: KubeJobs) -> None:
     kube_jobs.create(small_document("a"))
     informer = Informer(through, TRAINING_JOBS)

@@ -126,6 +126,19 @@ def test_what_another_holds_up_is_no_job_of_ours(store: KubeStore, people: Peopl
         store.create(small_job(namespace=kube_jobs.namespace), by="ann")
 
 
+def test_what_another_holds_up_was_never_ours(store: KubeStore, people: People, kube_jobs: KubeJobs) -> None:
+    """Deleted before we had seen it: to hold it up now is not allowed any more, and nothing of it runs."""
+    body = small_document()
+    body["metadata"]["finalizers"] = ["example.com/other"]
+    kube_jobs.create(body)
+    until(lambda: store.list(Query()).jobs)
+    people("delete", "tj", "mini", "--wait=false")
+    until(lambda: not store.list(Query()).jobs)
+    assert store.open_jobs() == ()
+    with pytest.raises(NotFound, match="there is no job"):
+        store.get(kube_jobs.namespace, "mini")
+
+
 def test_a_deletion_of_one_that_nobody_has_begun_waits_for_the_controller(
     store: KubeStore, people: People, kube_jobs: KubeJobs
 ) -> None:
@@ -156,7 +169,10 @@ def test_wishes_of_people_in_annotations(store: KubeStore, people: People, kube_
     [
         ("cancelled-at=now", {"cancelled_at": "made"}),
         ("cancelled-at=2026-03-01T12:00:00", {"cancelled_at": NOON}),
+        ("cancelled-at=0001-01-01T00:00:00+14:00", {"cancelled_at": "made"}),
         ("cancelled-at=false", {}),
+        ("created-at=0001-01-01T00:00:00Z", {}),
+        ("created-at=9999-12-31T23:59:59-14:00", {}),
         ("cancelled-at=", {}),
         ("keep-files=yes", {}),
         ("force=TRUE", {}),
@@ -177,6 +193,7 @@ def test_annotations_that_nobody_can_read(
     wish = {key: datetime.fromisoformat(made) if one == "made" else one for key, one in wish.items()}
     found = store.get(kube_jobs.namespace, "mini")
     assert found.wish == replace(Wish(small_job(namespace=kube_jobs.namespace)), **wish)
+    until(lambda: store.documents(Query()).documents == (document(found),))
     assert store.change(kube_jobs.namespace, "mini", resumed).wish.resumed == 1
 
 

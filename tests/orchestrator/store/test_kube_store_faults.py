@@ -109,9 +109,12 @@ def test_nobody_sees_a_state_from_before_his_own_change(
     now = store.get(team, "mini")
     assert (now.status, now.generation) == (status, 2)
     seen(store, now)
+    shown: list[StoredJob] = []
+    store.on_wish(lambda: shown.append(store.get(team, "mini")))
     late.let_go()
     told(store, kube_jobs)
-    assert store.get(team, "mini") == now, "what came late is older"
+    assert all(job == now for job in shown), "what came late is older"
+    assert store.get(team, "mini") == now
     leaving = store.change(team, "mini", lambda wish: replace(wish, deleted_at=NOON))
     assert store.get(team, "mini") == leaving
 
@@ -142,6 +145,18 @@ def test_a_job_of_ours_that_went_between_two_lists_is_gone(
     late.lose()
     until(lambda: names(store) == [])
     assert store.by_uid(made.uid) is None
+
+
+def test_what_went_while_nobody_watched_is_gone(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str
+) -> None:
+    """The watch cannot go on, and the list that follows does not show it."""
+    told(store, kube_jobs, "went")
+    told(store, kube_jobs, "stays")
+    proxy.plan = lambda call: Say(410, "Expired") if call.watch else "ok"
+    proxy.hang_up()
+    kube_jobs.delete("went")
+    until(lambda: names(store) == ["stays"])
 
 
 def test_a_list_from_before_a_create_does_not_hide_it(
@@ -276,9 +291,9 @@ def test_writers_beside_each_other_lose_nothing(kube: Kube, kube_jobs: KubeJobs,
         for thread in threads:
             thread.join()
         assert failures == []
-        now = one.get(team, "mini")
+        now = one.change(team, "mini", lambda wish: wish)
         assert (now.wish.resumed, now.status.attempt_count, now.generation) == (30, 29, 31)
-        until(lambda: two.get(team, "mini") == now)
+        until(lambda: one.get(team, "mini") == two.get(team, "mini") == now)
 
 
 # ------------------------------------------------------------------ answers that are lost
@@ -333,8 +348,10 @@ def test_a_name_that_another_took_meanwhile_is_a_conflict(
         store.create(small_job(namespace=team), by="ann")
 
 
-def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, team: str) -> None:
+def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str) -> None:
     made = store.create(small_job(namespace=team), by="ann")
+    kube_jobs.create(small_document("person"))
+    until(lambda: len(names(store)) == 2)
     proxy.leave()
     acts: list[Callable[[], object]] = [
         lambda: store.create(small_job("two", team), by="ann"),
@@ -345,7 +362,34 @@ def test_a_server_that_is_away_is_told(store: KubeStore, proxy: KubeProxy, team:
     for act in acts:
         with pytest.raises(Unavailable):
             act()
-    assert names(store) == ["mini"], "what is known can be read"
+    assert sorted(names(store)) == ["mini", "person"], "what is known can be read"
+    assert [job.name for job in store.open_jobs()] == ["mini"], "what runs is looked after"
+
+
+def test_a_server_that_does_not_answer_is_not_asked_for_each_job(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str
+) -> None:
+    """The controller has a status to write for each of its jobs, and others things to do."""
+    jobs = [store.create(small_job(f"j{number}", team), by="ann") for number in range(4)]
+    begun = len(proxy.calls)
+    proxy.plan = lambda call: "cut before" if call.writes else "ok"
+    for job in jobs:
+        with pytest.raises(Unavailable):
+            store.set_status(job.uid, in_phase(Phase.RUNNING))
+    assert {call.path.split("/")[-2] for call in proxy.calls[begun:] if call.writes} == {"j0"}
+    kube_jobs.create(small_document("person"))
+    until(lambda: len(names(store)) == 5)
+    assert [job.uid for job in store.open_jobs()] == [job.uid for job in jobs]
+    proxy.plan = lambda call: "ok"
+
+    def written() -> bool:
+        try:
+            return store.set_status(jobs[3].uid, in_phase(Phase.RUNNING))
+        except Unavailable:
+            return False
+
+    until(written)
+    until(lambda: len(store.open_jobs()) == 5)
 
 
 def test_who_does_not_lead_writes_nothing(kube: Kube, kube_jobs: KubeJobs, team: str) -> None:
@@ -358,7 +402,7 @@ def test_who_does_not_lead_writes_nothing(kube: Kube, kube_jobs: KubeJobs, team:
         kube_jobs.create(small_document("person"))
         until(lambda: len(names(store)) == 2)
         before = kube_jobs.get("mini"), kube_jobs.get("person")
-        store._writer = Writer(kube, Lost(), patience=Patience(attempts=1))
+        store._writer = store._intake._writer = Writer(kube, Lost(), patience=Patience(attempts=1))
         for act in (
             lambda: store.create(small_job("two", team), by="ann"),
             lambda: store.change(team, "mini", suspended),

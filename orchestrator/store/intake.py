@@ -1,0 +1,124 @@
+"""What the controller does with an open job before it looks after it: holds it up, so that it does not vanish while
+something of it runs, or tells what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from types import TracebackType
+
+from orchestrator.errors import Conflict, FathomError, NotFound, RateLimited, Unavailable
+from orchestrator.kube.lease import LostLease
+from orchestrator.kube.problems import wait_asked
+from orchestrator.kube.resources import Json
+from orchestrator.kube.writes import Writer
+from orchestrator.store.base import StoredJob
+from orchestrator.store.index import Row
+from orchestrator.store.resource import claim, is_begun, refused, release, stored_of, target_of
+
+_LOG = logging.getLogger(__name__)
+_CLAIM_SECONDS = 0.2
+"""Of one look at the open jobs, for those that are new: the others wait for the next."""
+_PAUSE_SECONDS, _LONGEST_PAUSE = 2.0, 30.0
+
+
+class Pause:
+    """After a write that failed for want of an answer none is tried for a while: each takes long to fail, and the
+    controller, which has one to make for each of its jobs, would do nothing else."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._until, self._why = clock, float("-inf"), ""
+
+    def __enter__(self) -> None:
+        if self._clock() < self._until:
+            raise Unavailable(f"the API server did not answer a moment ago: {self._why}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, RateLimited | Unavailable) and not isinstance(error, LostLease):
+            seconds = min(_LONGEST_PAUSE, max(_PAUSE_SECONDS, wait_asked(error)))
+            self._until, self._why = self._clock() + seconds, str(error)
+
+
+class Intake:
+    """Of one controller; used by its thread."""
+
+    def __init__(
+        self, writer: Writer, pause: Pause, took: Callable[[Json], Json], clock: Callable[[], datetime]
+    ) -> None:
+        """`took`: is given what a write has made of an object."""
+        self._writer, self._pause, self._took, self._clock = writer, pause, took, clock
+        self._read: dict[str, StoredJob] = {}
+        """By uid, as they were read: the controller looks at all of them again and again."""
+        self._unfit: dict[str, int] = {}
+        """Those that our models refuse, by uid, with the version at which that was told; below 0: it could not be."""
+        self._problem = ""
+
+    def look(self, rows: Sequence[Row]) -> Sequence[StoredJob]:
+        """Those that can be looked after now. LostLease; no other error."""
+        until = time.monotonic() + _CLAIM_SECONDS
+        read: dict[str, StoredJob] = {}
+        unfit: dict[str, int] = {}
+        for row in rows:
+            known = self._read.get(row.uid)
+            if known is not None and known.version == row.version:
+                read[row.uid] = known
+            elif self._unfit.get(row.uid) == row.version:
+                unfit[row.uid] = row.version
+            else:
+                found = row.found()
+                try:
+                    job = stored_of(found, known)
+                except Unavailable as error:
+                    unfit[row.uid] = self._refuse(found, str(error))
+                    continue
+                if row.claimed or row.deleting:
+                    read[row.uid] = job
+                elif time.monotonic() < until and (held := self._claim(found, job)) is not None:
+                    read[row.uid] = held
+        self._read, self._unfit = read, unfit
+        return tuple(read.values())
+
+    def _claim(self, found: Json, job: StoredJob) -> StoredJob | None:
+        """None: not now."""
+        try:
+            with self._pause:
+                return stored_of(self._took(self._writer.change(target_of(found), found, claim(found))), job)
+        except (Conflict, NotFound):  # it is read again at the next look
+            return None
+        except LostLease:
+            raise
+        except FathomError as error:
+            self._say(f"{job.namespace}/{job.name} cannot be begun: {error}")
+            return None
+
+    def _refuse(self, found: Json, why: str) -> int:
+        """Tell it in the job's conditions; one that never began goes if it is deleted. -> what `_unfit` has of it."""
+        target, metadata = target_of(found), found["metadata"]
+        version = int(metadata["resourceVersion"])
+        if self._unfit.get(metadata["uid"]) != -version:
+            _LOG.error("left out: %s", why)
+        try:
+            with self._pause:
+                if metadata.get("deletionTimestamp") and not is_begun(found):
+                    found = self._took(self._writer.change(target, found, release(found)))
+                else:
+                    status = refused(found, why, self._clock())
+                    found = self._took(self._writer.set_status(target, found, status))
+            return int(found["metadata"]["resourceVersion"])
+        except (Conflict, NotFound):
+            pass
+        except LostLease:
+            raise
+        except FathomError as error:
+            self._say(f"{target} cannot be told what is wrong with it: {error}")
+        return -version
+
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            _LOG.warning("%s", problem)
