@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -50,7 +49,6 @@ from orchestrator.store.base import JobStore
 from orchestrator.store.database import NAME, Database
 from orchestrator.store.idempotency import Idempotency
 from orchestrator.store.sqlite import SqliteStore
-from orchestrator.store.tally import tally
 
 _EVERYWHERE = (
     plans.router,
@@ -125,7 +123,7 @@ def make_app(
     )
     desk.idempotency.clear()
     streams = streams or Streams()
-    metrics = prometheus.Metrics(partial(tally, store), capacity, streams, controller)
+    metrics = prometheus.Metrics(store.tally, capacity, streams, controller)
     app = FastAPI(
         title="Fathom",
         version="v1",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from importlib.metadata import version
 
@@ -43,7 +43,7 @@ class Metrics:
 
     def __init__(
         self,
-        tally: Callable[[str | None], list[TeamTally]],
+        tally: Callable[[str | None], Sequence[TeamTally]],
         capacity: Callable[[], Capacity],
         streams: Streams,
         health: Health | None,

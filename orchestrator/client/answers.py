@@ -78,7 +78,8 @@ def error_of(answer: Answer) -> FathomError:
     kind = _kind(str(found.get("code", "")), answer.status)
     if kind is InvalidJob and problems:
         return InvalidJob(problems)
-    lines = [str(found.get("detail") or found.get("title") or f"the service answered {answer.status}")]
+    said = found.get("detail") or found.get("title") or _of_kubernetes(found)
+    lines = [str(said or f"the service answered {answer.status}")]
     lines += [f"  {problem}" for problem in problems]
     if answer.status >= 500 and (request := found.get("requestId")):
         lines.append(f"  in the service's log it is request {request}")
@@ -87,6 +88,13 @@ def error_of(answer: Answer) -> FathomError:
         error.__dict__["code"] = str(code)  # the service's own word, also where the tree has no class for it
     error.__dict__["problems"] = problems
     return error
+
+
+def _of_kubernetes(found: Mapping[str, Any]) -> str:
+    """What an API server says that does not lead to the service; empty for anything else."""
+    if found.get("kind") != "Status" or not found.get("message"):
+        return ""
+    return f"the API server says: {found['message']}; FATHOM_SERVICE names the service, NAMESPACE/SCHEME:NAME:PORT"
 
 
 def _unexpected(answer: Answer) -> FathomError:

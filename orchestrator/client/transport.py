@@ -81,7 +81,8 @@ def options(service: Service, timeout: float) -> dict[str, Any]:
     }
 
 
-def _request(service: Service, call: Call[Any]) -> dict[str, Any]:
+def request_of(service: Service, call: Call[Any]) -> dict[str, Any]:
+    """As both clients of httpx2 take it."""
     headers = {**service.others, service.header: f"Bearer {service.token}", "Accept": "application/json"}
     content = None
     if call.body is not None:
@@ -118,13 +119,13 @@ class Asyncio:
 
     async def send(self, service: Service, call: Call[Any]) -> Answer:
         with _cuts():
-            response = await self._http.request(**_request(service, call))
+            response = await self._http.request(**request_of(service, call))
         return Answer(response.status_code, _headers(response), response.content)
 
     @asynccontextmanager
     async def open(self, service: Service, call: Call[Any]) -> AsyncIterator[Stream]:
         with _cuts():
-            async with self._http.stream(**_request(service, call)) as response:
+            async with self._http.stream(**request_of(service, call)) as response:
                 events = aiter(httpx2.EventSource(response))
                 yield Stream(
                     response.status_code,
@@ -152,12 +153,12 @@ class Blocking:
 
     async def send(self, service: Service, call: Call[Any]) -> Answer:
         with _cuts():
-            response = self._http.request(**_request(service, call))
+            response = self._http.request(**request_of(service, call))
         return Answer(response.status_code, _headers(response), response.content)
 
     @asynccontextmanager
     async def open(self, service: Service, call: Call[Any]) -> AsyncIterator[Stream]:
-        with _cuts(), self._http.stream(**_request(service, call)) as response:
+        with _cuts(), self._http.stream(**request_of(service, call)) as response:
             yield Stream(
                 response.status_code,
                 _headers(response),

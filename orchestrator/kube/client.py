@@ -218,7 +218,8 @@ def read_kubeconfig(path: Path | None = None, context: str | None = None) -> Any
     """A Configuration; without a path as kubectl finds it. UsageError if it says nothing usable."""
     configuration = Configuration()
     try:
-        load_kube_config(str(path) if path else None, context, configuration)
+        # the package looks at KUBECONFIG once, when it is imported
+        load_kube_config(str(path) if path else os.environ.get("KUBECONFIG") or None, context, configuration)
     except (ConfigException, OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         where = str(path) if path else "the default place (KUBECONFIG, ~/.kube/config)"
         chosen = f", context {context!r}" if context else ""

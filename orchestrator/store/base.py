@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase, Reason
+from orchestrator.store.tally import TeamTally
 
 MAX_LIMIT = 1000
 """Jobs of one page at most."""
@@ -149,6 +150,10 @@ class JobStore(Protocol):
 
     def saying(self, reason: Reason) -> Sequence[StoredJob]:
         """Those with a condition of this reason, open or not, oldest first. Reads the status of every job."""
+        ...
+
+    def tally(self, team: str | None = None) -> Sequence[TeamTally]:
+        """Of all teams, or of one, by name; a team without jobs is left out."""
         ...
 
     def change(

@@ -44,6 +44,8 @@ class Row:
     claimed: bool
     deleting: bool
     leaving: bool
+    cost: dict[str, str] | None
+    """As the status has it."""
     packed: bytes
 
     @classmethod
@@ -65,6 +67,7 @@ class Row:
             claimed=is_claimed(found),
             deleting=deleting,
             leaving=is_leaving(found),
+            cost=status.get("cost"),
             packed=zlib.compress(body.encode(), 1),
         )
 

@@ -38,6 +38,7 @@ from orchestrator.store.resource import (
     target_of,
     wish_patch,
 )
+from orchestrator.store.tally import TeamTally, tally
 
 _LOG = logging.getLogger(__name__)
 _TRIES = 20
@@ -130,6 +131,10 @@ class KubeStore:
         maybe = f'"reason":"{reason}"'.encode()  # some message might say so, too
         found = _readable(row for row in self._known().all() if maybe in row.text())
         return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
+
+    def tally(self, team: str | None = None) -> Sequence[TeamTally]:
+        rows = self._known().all()
+        return tally((row.namespace, row.phase, row.cost) for row in rows if team in (None, row.namespace))
 
     def _page(self, query: Query) -> tuple[Sequence[Row], str]:
         if not 1 <= query.limit <= MAX_LIMIT:

@@ -85,11 +85,12 @@ def _number(said: str) -> int:
 
 
 def _moment(said: object) -> datetime | None:
+    """In UTC, where nothing else is said. None for what is no time, and for one before or after all that UTC has."""
     try:
         found = datetime.fromisoformat(str(said))
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 # ------------------------------------------------------------------ what is read

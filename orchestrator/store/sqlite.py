@@ -20,12 +20,13 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import JobStatus, Reason
+from orchestrator.status import JobStatus, Phase, Reason
 from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
 from orchestrator.store.document import Document, assembled, text, timestamp
 from orchestrator.store.tables import jobs
+from orchestrator.store.tally import TeamTally, tally
 
 _LOG = logging.getLogger(__name__)
 _NONE: Mapping[str, tuple[int, Wish]] = MappingProxyType({})
@@ -174,11 +175,13 @@ class SqliteStore:
         with self.database.write() as connection:
             connection.execute(delete(jobs).where(jobs.c.uid == uid))
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Jobs by (namespace, phase)."""
-        query = select(jobs.c.namespace, jobs.c.phase, func.count()).group_by(jobs.c.namespace, jobs.c.phase)
+    def tally(self, team: str | None = None) -> Sequence[TeamTally]:
+        wanted = select(jobs.c.namespace, jobs.c.phase, func.json_extract(jobs.c.status, "$.cost"))
+        if team is not None:
+            wanted = wanted.where(jobs.c.namespace == team)
         with self.database.read() as connection:
-            return {(namespace, phase): number for namespace, phase, number in connection.execute(query)}
+            found = connection.execute(wanted).all()
+        return tally((name, Phase(phase), None if cost is None else loads(cost)) for name, phase, cost in found)
 
     def _page(self, query: Query) -> tuple[Sequence[RowMapping], str]:
         """The rows that were asked for, and the cursor behind them."""

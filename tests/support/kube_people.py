@@ -60,18 +60,19 @@ class KubePeople:
         return self._post(f"/api/v1/namespaces/{namespace}/pods", body)
 
     def service(self, namespace: str, name: str, port: int, address: str, target: int) -> None:
-        """In front of one process; nobody else keeps its addresses."""
+        """In front of one process, as if that were a pod: the API server leads to pods only."""
+        pod = self.pod(namespace, name, "default")["metadata"]["name"]
+        status = {"status": {"podIP": address, "podIPs": [{"ip": address}], "phase": "Running"}}
+        headers = {"Content-Type": "application/merge-patch+json"}
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/status"
+        answer = self._server.client().patch(path, json=status, headers=headers)
+        assert answer.status_code == 200, answer.text
         ports = {"name": "http", "port": port, "targetPort": target}
         self._post(f"/api/v1/namespaces/{namespace}/services", {"metadata": {"name": name}, "spec": {"ports": [ports]}})
-        subsets = [{"addresses": [{"ip": address}], "ports": [{"name": "http", "port": target}]}]
+        reference = {"kind": "Pod", "namespace": namespace, "name": pod}
+        addresses = [{"ip": address, "targetRef": reference}]
+        subsets = [{"addresses": addresses, "ports": [{"name": "http", "port": target}]}]
         self._post(f"/api/v1/namespaces/{namespace}/endpoints", {"metadata": {"name": name}, "subsets": subsets})
-        slice_ = {
-            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
-            "ports": [{"name": "http", "port": target, "protocol": "TCP"}],
-        }
-        self._post(f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", slice_)
 
     def _post(self, path: str, body: Json) -> Json:
         answer = self._server.client().post(path, json=body)

@@ -22,7 +22,7 @@ from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import Budget, TrainingJob
 from orchestrator.status import Phase
-from orchestrator.store.base import StoredJob, Wish
+from orchestrator.store.base import JobStore, StoredJob, Wish
 from orchestrator.store.sqlite import SqliteStore
 from support.runs import dataset, tiny_job
 
@@ -150,11 +150,18 @@ class Launcher:
 class Stage:
     """A home with a job whose attempts follow stories."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, job: TrainingJob | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        job: TrainingJob | None = None,
+        store: JobStore | None = None,
+    ) -> None:
+        """`store`: another than a file in `root`."""
         self.clock, self.said, self.root = Clock(), list[str](), root
         self.settings = Settings.load({"FATHOM_HOME": str(root)})
         self.launcher, self.mirror = Launcher(self.clock), Mirror()
-        self.store = SqliteStore(root / "fathom.db")
+        self.store = store or SqliteStore(root / "fathom.db")
         job = job or tiny_job(str(dataset(root / "data")))
         self.job = self.store.create(job, by="test")
         self.record = Record.take(root / self.job.folder, self.job.uid, job)

@@ -16,7 +16,6 @@ from orchestrator.controller.health import STALE_SECONDS, Health
 from orchestrator.errors import Unavailable
 from orchestrator.status import Cost, JobStatus, Phase
 from orchestrator.store.access import Role
-from orchestrator.store.tally import tally
 
 _LABELS = (
     "method",
@@ -178,6 +177,6 @@ def test_readiness_names_the_part_that_does_not_work(
 def test_a_tally_is_exact(runs: Runs) -> None:
     for number in range(10):
         _job(runs, f"a{number}", "default", Phase.FAILED, "0.100001")
-    [team] = tally(runs.store)
+    [team] = runs.store.tally()
     assert (team.phases, team.money["USD"].spent) == ({Phase.FAILED: 10}, Decimal("1.000010"))
-    assert tally(runs.store, "none") == []
+    assert runs.store.tally("none") == []

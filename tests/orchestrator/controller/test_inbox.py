@@ -190,6 +190,10 @@ def test_the_controllers_word_that_it_is_over_is_the_last(folder: RunFolder) -> 
     with pytest.raises(Fenced, match="over"):
         deliver(folder, [told(1, incarnation=TWO)], incarnation=TWO)
     load = told(4, "machine-load", node="a", metrics={"cpu": 1.0})
+    other = load.model_copy(update={"incarnation": TWO, "seq": 1})
+    for events in ([other], []):
+        with pytest.raises(Fenced, match="over"):
+            deliver(folder, events, "more", incarnation=TWO)
     assert deliver(folder, [load], "last line\n").seq == 4
 
 
@@ -197,7 +201,9 @@ def test_words_on_money_have_numbers_of_their_own(folder: RunFolder) -> None:
     log = EventLog(folder.events)
     log.append("budget", job=JOB, attempt=1, incarnation="launcher", about="share-spent", message="half is spent")
     assert deliver(folder, STORY[:2]).seq == 2
-    assert seqs(folder) == [1, 2]
+    log.append("budget", job=JOB, attempt=1, incarnation="launcher", about="share-spent", message="all is spent")
+    assert deliver(folder, STORY[:3]).seq == 3, "nobody has begun by that"
+    assert seqs(folder) == [1, 2, 3]
 
 
 def test_a_line_that_lacks_only_its_end_is_known(folder: RunFolder) -> None:

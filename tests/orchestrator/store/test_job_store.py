@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from support.store import in_phase, small_job, suspended
 
 from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
+from orchestrator.status import Condition, ConditionType, Cost, JobStatus, Phase, Reason
 from orchestrator.store.base import JobStore, Query, Wish
 from orchestrator.store.document import document
+from orchestrator.store.tally import Money, TeamTally
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -262,6 +264,28 @@ def test_documents_are_the_jobs_as_answers(store: JobStore) -> None:
     assert two["status"]["phase"] == "Running"
     read_again = TrainingJob.model_validate({**two, "metadata": {"name": "two"}, "status": None})
     assert read_again == made.wish.job
+
+
+def test_jobs_and_money_are_summed_by_team(store: JobStore) -> None:
+    def paid(spent: str, currency: str = "USD") -> JobStatus:
+        cost = Cost(spent=spent, burn_per_hour="2", wasted="0.5", currency=currency)
+        return in_phase(Phase.RUNNING).model_copy(update={"cost": cost})
+
+    jobs = [
+        store.create(small_job(name, team), by="ann") for name, team in (("one", "a"), ("two", "a"), ("three", "b"))
+    ]
+    first = store.create(small_job("four", "a"), by="ann")
+    store.set_status(jobs[0].uid, paid("1.25"))
+    store.set_status(jobs[1].uid, paid("0.75"))
+    store.set_status(first.uid, paid("3", "EUR"))
+    both = {
+        "USD": Money(Decimal("2"), Decimal("1.0"), Decimal("4")),
+        "EUR": Money(Decimal("3"), Decimal("0.5"), Decimal("2")),
+    }
+    a, b = TeamTally("a", {Phase.RUNNING: 3}, both), TeamTally("b", {Phase.PENDING: 1})
+    assert store.tally() == [a, b]
+    assert store.tally("b") == [b]
+    assert store.tally("none") == []
 
 
 def test_jobs_whose_status_says_something(store: JobStore) -> None:

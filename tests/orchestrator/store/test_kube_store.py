@@ -169,7 +169,10 @@ def test_wishes_of_people_in_annotations(store: KubeStore, people: People, kube_
     [
         ("cancelled-at=now", {"cancelled_at": "made"}),
         ("cancelled-at=2026-03-01T12:00:00", {"cancelled_at": NOON}),
+        ("cancelled-at=0001-01-01T00:00:00+14:00", {"cancelled_at": "made"}),
         ("cancelled-at=false", {}),
+        ("created-at=0001-01-01T00:00:00Z", {}),
+        ("created-at=9999-12-31T23:59:59-14:00", {}),
         ("cancelled-at=", {}),
         ("keep-files=yes", {}),
         ("force=TRUE", {}),
@@ -190,6 +193,7 @@ def test_annotations_that_nobody_can_read(
     wish = {key: datetime.fromisoformat(made) if one == "made" else one for key, one in wish.items()}
     found = store.get(kube_jobs.namespace, "mini")
     assert found.wish == replace(Wish(small_job(namespace=kube_jobs.namespace)), **wish)
+    until(lambda: store.documents(Query()).documents == (document(found),))
     assert store.change(kube_jobs.namespace, "mini", resumed).wish.resumed == 1
 
 

@@ -40,12 +40,6 @@ def test_open_jobs_are_read_again_when_they_changed(store: SqliteStore) -> None:
     assert store.open_jobs() == ()
 
 
-def test_jobs_are_counted(store: SqliteStore) -> None:
-    for name, team in (("one", "a"), ("two", "a"), ("three", "b")):
-        store.create(small_job(name, team), by="ann")
-    assert store.counts() == {("a", "Pending"): 2, ("b", "Pending"): 1}
-
-
 def test_changes_are_counted_one_by_one(store: SqliteStore) -> None:
     made = store.create(small_job(), by="ann")
     assert (made.generation, made.version) == (1, 1)
