@@ -12,6 +12,7 @@ import pytest
 from support.apiserver import ApiServer
 from support.kube_jobs import KubeJobs
 from support.kube_objects import until
+from support.kube_proxy import KubeProxy, Say
 from support.kube_store import serving, store_of
 from support.store import in_phase, small_document, small_job, suspended
 
@@ -19,6 +20,7 @@ from orchestrator.errors import Conflict, InvalidJob, NotFound, Unavailable, Usa
 from orchestrator.kube.client import Kube
 from orchestrator.kube.resources import Json
 from orchestrator.status import Condition, ConditionType, JobStatus, Phase, Reason
+from orchestrator.store import intake
 from orchestrator.store.base import Query, Wish
 from orchestrator.store.document import document
 from orchestrator.store.kube import KubeStore
@@ -100,6 +102,20 @@ def test_it_is_held_up_before_anything_is_begun(store: KubeStore, people: People
     store.remove(leaving.uid)
     assert store.open_jobs() == ()
     assert kube_jobs.get("mini")["code"] == 404
+
+
+def test_those_for_which_there_is_no_time_wait(
+    store: KubeStore, kube_jobs: KubeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many may come at once, and what runs is looked at in each turn."""
+    kube_jobs.create(small_document())
+    until(lambda: store.list(Query()).jobs)
+    begun = store.create(small_job("begun", kube_jobs.namespace), by="ann")
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "_CLAIM_SECONDS", 0.0)
+        assert [job.uid for job in store.open_jobs()] == [begun.uid]
+        assert "finalizers" not in kube_jobs.get("mini")["metadata"]
+    assert len(store.open_jobs()) == 2
 
 
 def test_one_that_nobody_has_begun_goes_at_once(store: KubeStore, people: People, kube_jobs: KubeJobs) -> None:
@@ -364,6 +380,16 @@ def test_what_our_models_refuse_stops_nobody_and_is_told(
     assert mended[0].generation > mended[0].status.observed_generation
 
 
+def test_it_is_told_as_soon_as_it_can_be(unfit: Json, through: Kube, proxy: KubeProxy, kube_jobs: KubeJobs) -> None:
+    with serving(through, [kube_jobs.namespace]) as store:
+        proxy.plan = lambda call: Say(409, "Conflict") if call.writes else "ok"
+        assert store.open_jobs() == ()
+        assert not accepted(kube_jobs.get("unfit"))
+        proxy.plan = lambda call: "ok"
+        assert store.open_jobs() == ()
+        assert accepted(kube_jobs.get("unfit"))
+
+
 def test_what_our_models_refuse_can_be_deleted(
     unfit: Json, store: KubeStore, people: People, kube_jobs: KubeJobs
 ) -> None:
@@ -377,6 +403,7 @@ def test_what_our_models_refuse_can_be_deleted(
 
 def test_one_that_has_run_stays_as_it_is(unfit: Json, store: KubeStore, kube_jobs: KubeJobs) -> None:
     kube_jobs.patch("unfit", {"metadata": {"finalizers": [FINALIZER]}})
+    kube_jobs.patch("unfit", {"spec": {"suspend": True}})
     kube_jobs.accept("unfit", phase="Running", attemptCount=1, observedGeneration=1)
 
     def running() -> list[Json]:
@@ -388,6 +415,7 @@ def test_one_that_has_run_stays_as_it_is(unfit: Json, store: KubeStore, kube_job
     assert (told["status"], told["reason"]) == ("Unknown", "ControllerError")
     [still] = accepted(kube_jobs.get("unfit"))
     assert still["status"] == "True"
+    assert kube_jobs.get("unfit")["status"]["observedGeneration"] == 1, "nobody has looked at what is wished since"
     kube_jobs.delete("unfit")
     until(lambda: [one for one in store.documents(Query()).documents if "deletedAt" in one["metadata"]])
     assert store.open_jobs() == ()

@@ -254,12 +254,36 @@ def test_a_storm_that_does_not_pass_is_told(store: KubeStore, proxy: KubeProxy, 
         store.remove(made.uid)
 
 
-def test_a_job_that_cannot_be_held_up_yet_waits(store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs) -> None:
+def test_a_job_that_cannot_be_held_up_yet_waits(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, caplog: pytest.LogCaptureFixture
+) -> None:
     told(store, kube_jobs, "mini")
     writes(proxy, Say(409, "Conflict"), 2)
     assert store.open_jobs() == ()
     assert store.open_jobs() == ()
     assert [job.name for job in store.open_jobs()] == ["mini"]
+    assert not caplog.records, "somebody was quicker: nothing is wrong"
+    told(store, kube_jobs, "second")
+    writes(proxy, Say(403), 1)
+    assert [job.name for job in store.open_jobs()] == ["mini"]
+    assert "second cannot be begun: " in caplog.text
+
+
+def test_one_that_is_gone_before_its_deletion_was_answered(
+    store: KubeStore, proxy: KubeProxy, kube_jobs: KubeJobs, team: str
+) -> None:
+    """The controller, or somebody who takes finalizers away, was quicker than we could look again."""
+    made = store.create(small_job(namespace=team), by="ann")
+
+    def plan(call: Call) -> Any:  # noqa: ANN401
+        if call.method == "DELETE":
+            kube_jobs.patch("mini", {"metadata": {"finalizers": None}})
+        return "ok"
+
+    proxy.plan = plan
+    last = store.change(team, "mini", lambda wish: replace(wish, deleted_at=NOON))
+    assert last == replace(made, wish=replace(made.wish, deleted_at=NOON), generation=2)
+    assert store.by_uid(made.uid) is None
 
 
 def test_writers_beside_each_other_lose_nothing(kube: Kube, kube_jobs: KubeJobs, team: str) -> None:
