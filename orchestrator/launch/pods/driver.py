@@ -147,7 +147,7 @@ class _Driver:
         most = BROKE_SECONDS if failure is FailureClass.OVER_BUDGET else LAST_SECONDS
         if self._courier.finish(min(most, self._around.stop_seconds)):
             self._post.close()
-        else:
+        elif failure is not FailureClass.FENCED:
             print("the controller was not told of the end", file=sys.stderr, flush=True)
         self._printing.show()
         replace_file(self._around.run / Path(agreed.DRIVER_DONE).name, "")
