@@ -22,7 +22,7 @@ from orchestrator.launch.resolve import Resolved
 from orchestrator.settings import Settings
 
 if TYPE_CHECKING:
-    from model.reporting import Reporter
+    from model.reporting import Reporter, Stop
     from model.train import Assignment
     from orchestrator.launch.losses import TellsLosses
 
@@ -54,8 +54,12 @@ def how_it_ended(
         return "succeeded", None, ""
     if (stop := reporter.stop_requested()) is None:
         return "failed", FailureClass.UNKNOWN, f"the workers ended at step {last} of {steps}, and nobody had said so"
-    over_budget = stop.reason == "over-budget"
-    return "stopped", FailureClass.OVER_BUDGET if over_budget else FailureClass.INTERRUPTED, stop.reason
+    return "stopped", why_stopped(stop), stop.reason
+
+
+def why_stopped(stop: Stop) -> FailureClass:
+    """By the reason of the order."""
+    return FailureClass.OVER_BUDGET if stop.reason == "over-budget" else FailureClass.INTERRUPTED
 
 
 def own_reporter(folder: RunFolder, resolved: Resolved) -> FileReporter:

@@ -26,6 +26,7 @@ from orchestrator.launch.local import prepare
 from orchestrator.launch.machine import LoadMeter
 from orchestrator.launch.pending import complete
 from orchestrator.launch.pods.courier import Courier
+from orchestrator.launch.pods.idle import IdleStop
 from orchestrator.launch.pods.mailbox import kill_mailbox, open_mailbox
 from orchestrator.launch.pods.outbox import Outbox
 from orchestrator.launch.pods.post import Post
@@ -103,6 +104,7 @@ class _Driver:
         self._courier.start()
         reporter = own_reporter(self._folder, self._resolved)
         DeadlineGuard(reporter, self._ending).start()
+        IdleStop(self._folder, reporter, self._ending).start()
         outcome, failure, message = self._attempt(reporter)
         self._ending.write(outcome, failure, message)
         return 0 if outcome != "failed" else 1
@@ -147,7 +149,7 @@ class _Driver:
         most = BROKE_SECONDS if failure is FailureClass.OVER_BUDGET else LAST_SECONDS
         if self._courier.finish(min(most, self._around.stop_seconds)):
             self._post.close()
-        else:
+        elif failure is not FailureClass.FENCED:
             print("the controller was not told of the end", file=sys.stderr, flush=True)
         self._printing.show()
         replace_file(self._around.run / Path(agreed.DRIVER_DONE).name, "")

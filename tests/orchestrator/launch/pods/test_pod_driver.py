@@ -115,6 +115,19 @@ def test_the_pod_knows_the_process_that_it_has_to_warn(pod: HeadPod) -> None:
     assert pod.done
 
 
+@pytest.mark.parametrize(("workers", "step"), [("LATE", None), ("LOST", 3)])
+def test_a_pod_that_waits_for_workers_has_nothing_to_save(pod: HeadPod, workers: str, step: int | None) -> None:
+    pod.more[workers] = "1"
+    with pod.driver() as process:
+        until(lambda: pod.ear.got if workers == "LATE" else any(e.kind == "workers-lost" for e in pod.ear.events))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 1, "as whoever is ended at once"
+    assert "checkpoint-committed" not in {event.kind for event in pod.ear.events}
+    assert (pod.ended().outcome, pod.ended().failure_class) == ("stopped", FailureClass.INTERRUPTED)
+    assert (pod.ended().message, pod.ended().step) == ("terminated", step)
+    assert pod.done
+
+
 def test_an_order_of_the_controller(pod: HeadPod) -> None:
     change(pod, steps=100_000)
 

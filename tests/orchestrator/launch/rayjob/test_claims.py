@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.rendering import find, job, rendered
+from support.rendering import find, job, rendered, templates
 
 from orchestrator.errors import InvalidJob
+from orchestrator.launch.rayjob.claims import mounted
 from orchestrator.launch.resolve import Resolved
 
 
@@ -101,3 +102,16 @@ def test_more_claims_than_pods_mount() -> None:
     assert field == "spec.storage.claim"
     assert "9 claims" in message
     assert "at most 8" in message
+
+
+def test_files_that_only_the_driver_reads_are_mounted_too() -> None:
+    data = {"source": "pvc://text/web", "tokenizer": "pvc://tokenizers/v3/tokenizer.json"}
+    made = rendered(job(data=data))
+    volumes = templates(made)["head"]["spec"]["volumes"]
+    claims = [one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one]
+    assert claims == ["text", "tokenizers"]
+    assert mounted(data["tokenizer"]) == "/mnt/claims/tokenizers/v3/tokenizer.json"
+    assert inside(data=data).recipe.data == mounted(data["source"]) == "/mnt/claims/text/web"
+    for elsewhere in ("s3://bucket/web", "/data/web"):
+        assert mounted(elsewhere) == elsewhere
+    assert refusals(data=data | {"tokenizer": "pvc://tokenizers/../x"})[0][0] == "spec.data.tokenizer"
