@@ -27,10 +27,10 @@ PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet --no-cache-dir 
   --only-binary :all: --no-binary fathom-train --constraint "$source/constraints.txt" \
   --target "$target" "$source[$extra]"
 
-# What no program here reads: other packages' tests, where nothing imports them, and the second client of the package
-# `kubernetes`, which takes 41 MB.
+# What no program here reads: other packages' tests, where nothing imports them; and of the package `kubernetes` the second
+# client and the calls by name, 64 MB (ours go by path).
 find "$target" -depth -type d \( -name tests -o -name __pycache__ \) \
   ! -path '*/numpy/*' ! -path '*/torch/*' ! -path '*/deepspeed/*' ! -path '*/ray/*' -exec rm -rf {} +
-rm -rf "$target/kubernetes/aio"
+rm -rf "$target/kubernetes/aio" "$target/kubernetes/client/api"
 # Scripts begin with the Python that made them; `env` finds the one of the place where they run.
 find "$target/bin" -type f -exec sed -i '1s|^#!.*python.*$|#!/usr/bin/env python3|' {} +
