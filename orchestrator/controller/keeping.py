@@ -20,8 +20,9 @@ from orchestrator.errors import FathomError
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.devices import in_words
 from orchestrator.launch.files import replace_file
+from orchestrator.launch.rayjob.names import attempt_name
 from orchestrator.settings import Settings
-from orchestrator.status import ConditionType, JobStatus, MlflowRun, Phase, Reason
+from orchestrator.status import Attempt, ConditionType, JobStatus, MlflowRun, Phase, Reason
 from orchestrator.store.base import JobStore, StoredJob
 from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import Reference, reference, target
@@ -253,7 +254,7 @@ def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings
     if resolved is None or ledger is None:
         conditions = [budget_condition(follower.observation, history.charged(), limit, history.held)]
         return JobStatus(conditions=conditions, plan=None if resolved is None else plan_of(resolved, follower.plan))
-    return job_status(
+    found = job_status(
         resolved,
         follower.observation,
         history.events,
@@ -264,3 +265,11 @@ def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings
         follower.plan,
         paid=follower.sight is None or follower.sight.paid,
     )
+    return found.model_copy(update={"attempts": [_named(one, follower) for one in found.attempts]})
+
+
+def _named(attempt: Attempt, follower: Follower) -> Attempt:
+    """With its RayJob, where a cluster has run it."""
+    if not follower.folder.ray_job(attempt.number).exists():
+        return attempt
+    return attempt.model_copy(update={"ray_job": attempt_name(follower.record.job.metadata.name, attempt.number)})

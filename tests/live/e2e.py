@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ def main() -> int:
     _install(options)
     _prepare(options)
     outcomes: list[Outcome] = []
+    stamp = time.strftime("%d%H%M%S")  # of each run of this: checkpoints of the one before lie in the same claim
     with PodWatch(options.namespace) as watch:
         for name in names:
             what, disturb = CASES[name]
             say(f"{name}: {what}")
-            job = jobs.training_job(f"e2e-{name}", options.namespace, options.train_image)
+            own = f"{name}-{stamp}"
+            job = jobs.training_job(own, options.namespace, options.train_image)
             outcome = run(name, job, disturb, what, watch)
-            told = _events(options.namespace, f"e2e-{name}")
+            told = _events(options.namespace, own)
             outcome.losses = {e["step"]: e["metrics"]["train/loss"] for e in told if e["kind"] == "progress"}
             outcome.starts = sum(event["kind"] == "started" for event in told)
             outcomes.append(outcome)

@@ -91,5 +91,5 @@ def _lost(state: str, reason: str, said: str) -> str:
         case "" if state == "Complete":
             return "the driver ended well by Ray's word, and its own never came"
         case "" if state == "":
-            return "its RayJob was deleted, and not by Fathom"
+            return "its RayJob was deleted while it ran, and nobody here had asked for it"
     return f"KubeRay ended it ({reason or state}): {said}"

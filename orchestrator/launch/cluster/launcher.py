@@ -347,7 +347,7 @@ class KubeLauncher:
 
     def _cleared(self, namespace: str, name: str, owner: str) -> None:
         with self._writing:
-            if self._ray_jobs.get(f"{namespace}/{name}") is None:
+            if self._objects.find(namespace, name, owner) is None:  # the cache may be behind, the server is not
                 self._objects.clear(namespace, name, owner)
 
     def remove(self, folder: RunFolder) -> None:

@@ -95,7 +95,8 @@ def _let_go(scene: Scene) -> float | None:
 
 
 def _verdict(scene: Scene, now: float) -> Verdict:
-    return ended.verdict_of(scene.ray_job, scene.memory.recent(now), scene.memory.trouble)
+    """Of a RayJob that is being deleted, only a final state says more than that."""
+    return ended.verdict_of(scene.ray_job if scene.final else None, scene.memory.recent(now), scene.memory.trouble)
 
 
 def _evicted(scene: Scene, seen: Sight) -> Sight:
