@@ -39,17 +39,16 @@ class KubeCaller:
         return self.person.name
 
     def why_not(self, role: Role, namespace: str | None) -> str:
-        """An admin is whoever may update TrainingJobs in all namespaces, whichever is asked about."""
-        everywhere = namespace is None or role is Role.ADMIN
-        target = TRAINING_JOBS if everywhere else TRAINING_JOBS.at(namespace or "")
+        target = TRAINING_JOBS if namespace is None else TRAINING_JOBS.at(namespace)
         try:
             for verb in _VERBS[role]:
                 self.access.require(self.person, verb, target)
         except Forbidden as error:
-            return f"{error} (all namespaces)" if everywhere else str(error)
+            return f"{error} (all namespaces)" if namespace is None else str(error)
         return ""
 
     def why_never(self, role: Role) -> str:
+        """An admin is one of all namespaces."""
         return self.why_not(role, None) if role is Role.ADMIN else ""
 
     def about(self) -> dict[str, str]:

@@ -217,6 +217,16 @@ def test_a_role_takes_all_of_its_verbs(made: ClusterService, missing: str) -> No
     assert f"ann may not {missing}" in problem(answer, 403, "forbidden")["detail"]
 
 
+def test_what_may_not_be_seen_is_not_there_and_what_may_is_forbidden(made: ClusterService) -> None:
+    made.store.create(small_job("mini", "team-a"), by="tests")
+    reader = made.client(made.known.person("ann", ("get", "list"), "team-a"))
+    stranger = made.client(made.known.person("bob"))
+    for method, path in (("DELETE", ""), ("PATCH", ""), ("POST", ":cancel"), ("POST", ":suspend")):
+        body = {} if method == "PATCH" else None
+        problem(reader.request(method, f"/v1/jobs/team-a/mini{path}", json=body), 403, "forbidden")
+        problem(stranger.request(method, f"/v1/jobs/team-a/mini{path}", json=body), 404, "not-found")
+
+
 def test_a_stream_ends_when_the_right_does(made: ClusterService) -> None:
     made.app.state.streams.heartbeat = 0.01
     made.store.create(small_job("mini", "team-a"), by="tests")
