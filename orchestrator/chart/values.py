@@ -182,8 +182,8 @@ class ServiceMonitor(Part):
     labels: Labels = {}
     """By which your Prometheus chooses its monitors."""
     token_secret: ObjectName | None = None
-    """A Secret of the release's namespace whose key `token` may read metrics, which are not for everybody:
-    of an account that is bound to fathom-viewer in the whole cluster. Required."""
+    """A Secret of the release's namespace whose key `token` may read metrics, which are not for everybody: made for the
+    audience `fathom`, of an account that is bound to fathom-viewer in the whole cluster. Required."""
 
 
 class Dashboard(Part):
