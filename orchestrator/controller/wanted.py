@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from model.dataset import DatasetDamaged, DatasetManifest, DatasetMissing, read_manifest
+from model.files import local_path
 from orchestrator.controller.expected import expected
 from orchestrator.controller.history import History
 from orchestrator.controller.record import Record
@@ -91,6 +92,8 @@ def _data(data: Data, uri: str) -> tuple[dict[str, str], tuple[DatasetRef, ...]]
 
 @lru_cache(maxsize=16)
 def _manifest(uri: str) -> DatasetManifest | None:
+    if local_path(uri) is None:
+        return None  # a claim, say: only the pods can read it
     try:
         return read_manifest(uri)
     except (DatasetMissing, DatasetDamaged, OSError):

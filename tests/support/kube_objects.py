@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from orchestrator.kube.client import Kube
 from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.writes import HASH_LABEL
 
@@ -43,3 +44,26 @@ def until(true: Callable[[], Any], why: Callable[[], object] = lambda: "it never
         assert time.monotonic() < end, why()
         time.sleep(0.01)
     return found
+
+
+class World:
+    """Changes ConfigMaps behind the back of whoever watches them."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        self.kube, self.namespace = kube, namespace
+
+    def make(self, name: str, **data: str) -> None:
+        self.kube.create(CONFIG_MAPS.at(self.namespace, name), config_map(self.namespace, name, **data))
+
+    def change(self, name: str, **data: str) -> None:
+        self.kube.patch(CONFIG_MAPS.at(self.namespace, name), {"data": data}, "merge")
+
+    def remove(self, name: str) -> None:
+        self.kube.delete(CONFIG_MAPS.at(self.namespace, name), {})
+
+    def truth(self) -> dict[str, str]:
+        return versions(self.kube.get(CONFIG_MAPS.at(self.namespace))["items"])
+
+
+def versions(found: list[Json]) -> dict[str, str]:
+    return {one["metadata"]["name"]: one["metadata"]["resourceVersion"] for one in found}

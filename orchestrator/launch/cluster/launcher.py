@@ -25,6 +25,7 @@ from orchestrator.kube.watch import Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder, Sight, Told
+from orchestrator.launch.choices import CLAIM
 from orchestrator.launch.cluster.cached import Group, Kind
 from orchestrator.launch.cluster.kinds import (
     PODS,
@@ -63,6 +64,9 @@ _KUBERAY = (
 _NO_STORAGE = (
     "is absent, and nothing in a pod outlives it: give a folder of a volume claim (pvc://CLAIM/PATH) or the URL of an "
     "object store (s3://...)"
+)
+_FAR_DATA = (
+    "is {source}, and training reads folders: copy the dataset into a volume claim, and name it pvc://CLAIM/PATH"
 )
 _KUEUE = "the kind workloads.kueue.x-k8s.io is not installed: install Kueue (0.19 or newer)"
 
@@ -386,6 +390,9 @@ class KubeLauncher:
         problems: list[Problem] = []
         if job.spec.checkpoint.uri is None:  # what is chosen for it is a folder of the controller
             problems.append(Problem("spec.checkpoint.uri", _NO_STORAGE))
+        source = job.spec.data.source
+        if "://" in source and not source.startswith(CLAIM):
+            problems.append(Problem("spec.data.source", _FAR_DATA.format(source=source)))
         try:
             render(job, resolved, self._cluster, signing_key=_DRY_KEY)
         except InvalidJob as error:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from support.apiserver import ApiServer
 from support.kube_jobs import KubeJobs
-from support.kube_objects import CONFIG_MAPS, config_map, until
+from support.kube_objects import CONFIG_MAPS, World, until, versions
 from support.kube_proxy import Call, Fault, KubeProxy, Line, Say
 from support.store import small_document
 
 from orchestrator.kube.client import Kube, Timeouts
-from orchestrator.kube.resources import TRAINING_JOBS, Json, Target
+from orchestrator.kube.resources import TRAINING_JOBS, Target
 from orchestrator.kube.stream import Stream
 from orchestrator.kube.watch import Informer, Rhythm
 
@@ -42,32 +42,9 @@ def start(through: Kube, namespace: str) -> Iterator[Start]:
         informer.stop()
 
 
-class World:
-    """Changes ConfigMaps past the proxy."""
-
-    def __init__(self, kube: Kube, namespace: str) -> None:
-        self.kube, self.namespace = kube, namespace
-
-    def make(self, name: str, **data: str) -> None:
-        self.kube.create(CONFIG_MAPS.at(self.namespace, name), config_map(self.namespace, name, **data))
-
-    def change(self, name: str, **data: str) -> None:
-        self.kube.patch(CONFIG_MAPS.at(self.namespace, name), {"data": data}, "merge")
-
-    def remove(self, name: str) -> None:
-        self.kube.delete(CONFIG_MAPS.at(self.namespace, name), {})
-
-    def truth(self) -> dict[str, str]:
-        return versions(self.kube.get(CONFIG_MAPS.at(self.namespace))["items"])
-
-
 @pytest.fixture
 def world(kube: Kube, namespace: str) -> World:
     return World(kube, namespace)
-
-
-def versions(found: list[Json]) -> dict[str, str]:
-    return {one["metadata"]["name"]: one["metadata"]["resourceVersion"] for one in found}
 
 
 def converges(informer: Informer, world: World) -> None:

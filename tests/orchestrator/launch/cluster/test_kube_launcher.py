@@ -223,12 +223,16 @@ def test_pods_that_find_no_node_are_told_of_and_a_stall_is_not(stage: KubeStage)
 
 
 def test_what_the_cluster_does_not_have_is_refused(stage: KubeStage) -> None:
-    stage.submit(checkpoint={}, compute={"accelerator": "cpu", "workers": 2, "image": "registry.example.com/x:latest"})
+    stage.submit(
+        checkpoint={},
+        data={"source": "s3://bucket/web"},
+        compute={"accelerator": "cpu", "workers": 2, "image": "registry.example.com/x:latest"},
+    )
     with stage.service():
         stage.until_phase("Failed")
         told = stage.condition(ConditionType.ACCEPTED)
         assert (told.status, told.reason) == ("False", Reason.INVALID)
-        for field in ("spec.checkpoint.uri", "spec.compute.image"):
+        for field in ("spec.checkpoint.uri", "spec.compute.image", "spec.data.source"):
             assert field in told.message
         assert stage.names == []
 
