@@ -48,11 +48,20 @@ class Architecture:
     initial: Initial | None = None
 
 
-def choose_architecture(job: TrainingJob, choose: Choices) -> Architecture:
-    """The preset with its overrides, or the configuration of the weights. InvalidJob names fields and values."""
+_STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of fsspec that ask one known service each, with the credentials of the process."""
+
+
+def choose_architecture(job: TrainingJob, choose: Choices, *, elsewhere: bool = False) -> Architecture:
+    """The preset with its overrides, or the configuration of the weights. InvalidJob names fields and values.
+
+    `elsewhere`: it is trained on other machines than this one, whose files and network are not the job's to ask.
+    """
     wanted = job.spec.model
     if wanted.init_from is None:
         return Architecture(_from_preset(job, choose))
+    if elsewhere:
+        _require_store(wanted.init_from)
     uri = _weights_folder(absolute(wanted.init_from))
     try:
         stored = read_released(uri)
@@ -91,14 +100,26 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 # Weights
 
 
+def _require_store(uri: str) -> None:
+    """Refuse what is not a plain address in an object store: a path would be one of the controller's pod, and http:// a
+    request that the controller makes, wherever it may call."""
+    if uri.startswith(CLAIM):
+        what = "which only the job's pods can read"
+    elif "::" in uri or uri.partition("://")[0] not in _STORES or "://" not in uri:
+        what = "which is no address in an object store"
+    else:
+        return
+    raise refusal(
+        "model.initFrom",
+        f"is {uri}, {what}; the architecture must be known before the pods start: copy the weights to an object store "
+        f"({', '.join(f'{name}://' for name in _STORES)})",
+    )
+
+
 def _weights_folder(uri: str) -> str:
     """The folder itself, or that of a run's final weights."""
     if uri.startswith(CLAIM):
-        raise refusal(
-            "model.initFrom",
-            f"is {uri}, which only the job's pods can read, and the architecture must be known before they start: copy "
-            "the weights to an object store (s3://...)",
-        )
+        raise refusal("model.initFrom", f"is {uri}, a volume claim of Kubernetes, which this machine cannot read")
     try:
         found = find_weights(uri)
     except (ValueError, OSError, ImportError, UsageError) as error:

@@ -44,10 +44,17 @@ _DECIDED_ANEW = (
 
 
 def choose_recipe(
-    job: TrainingJob, storage: str, settings: Settings, choose: Choices, *, pending: bool = False
+    job: TrainingJob,
+    storage: str,
+    settings: Settings,
+    choose: Choices,
+    *,
+    pending: bool = False,
+    elsewhere: bool = False,
 ) -> Recipe:
-    """All of the model's side. `pending`: nothing of the dataset is read, `launch.pending` adds what it decides."""
-    architecture = choose_architecture(job, choose)
+    """All of the model's side. `pending`: nothing of the dataset is read, `launch.pending` adds what it decides;
+    `elsewhere`: see `choose_architecture`."""
+    architecture = choose_architecture(job, choose, elsewhere=elsewhere)
     initial, config = architecture.initial, architecture.config
     job, config = extended(job, config, _highest_rate(job, config), choose)
     spec = job.spec

@@ -124,7 +124,7 @@ def resolve(
     storage = _storage(job, storage_uri, earlier, choose)
     pending = not read_data or in_claims(job) or (earlier is not None and earlier.data_pending)
     if earlier is None:
-        recipe = choose_recipe(job, storage, settings, choose, pending=pending)
+        recipe = choose_recipe(job, storage, settings, choose, pending=pending, elsewhere=not read_data)
     else:
         recipe = continue_recipe(job, storage, earlier.recipe, settings, choose, pending=pending)
     memory = spec.compute.memory_per_worker

@@ -70,12 +70,22 @@ class PodWatch:
             if (condition["type"], condition["status"]) == ("PodScheduled", "True"):
                 since = datetime.fromisoformat(condition["lastTransitionTime"])
                 found = replace(found, scheduled=since.timestamp())
-        self._pods[own.uid] = replace(found, gone=time.time()) if gone else found
+        if found.gone is None:
+            found = replace(found, gone=time.time() if gone else _let_go(pod["status"]))
+        self._pods[own.uid] = found
+
+
+def _let_go(status: Json) -> float | None:
+    """When all its containers had ended for good, by which its node has its resources again."""
+    if status.get("phase") not in ("Succeeded", "Failed"):
+        return None
+    ends = [one["state"].get("terminated", {}).get("finishedAt") for one in status.get("containerStatuses", [])]
+    return max((datetime.fromisoformat(end).timestamp() for end in ends if end), default=time.time())
 
 
 def held_seconds(pods: list[Seen], attempt: int) -> float:
-    """From the first pod on a node until the last one is gone."""
-    own = [one for one in pods if one.attempt == attempt and one.scheduled is not None]
+    """From the first worker on a node until the last one is gone."""
+    own = [one for one in pods if (one.attempt, one.kind) == (attempt, "worker") and one.scheduled is not None]
     if not own:
         return 0.0
     return max(one.gone or time.time() for one in own) - min(one.scheduled or 0.0 for one in own)

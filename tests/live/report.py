@@ -25,7 +25,7 @@ def faults(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield f"{one.name}: {len(different)} of {len(calm.losses)} losses differ, first at step {different[:1]}"
         for number, ours, seen in _held(one):
             if abs(ours - seen) > TOLERANCE_SECONDS:
-                yield f"{one.name}: attempt {number} is paid for {ours:.0f} s, its pods held nodes for {seen:.0f} s"
+                yield f"{one.name}: attempt {number} is paid for {ours:.0f} s, its workers held nodes for {seen:.0f} s"
 
 
 def page(outcomes: Sequence[Outcome], about: str) -> str:

@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(claim: Path, name: str, 
 
 
 def test_weights_in_a_claim_are_refused(claim: Path) -> None:
-    with pytest.raises(InvalidJob, match=r"model.initFrom: is pvc://text/weights, which only the job's pods can read"):
+    with pytest.raises(InvalidJob, match="model.initFrom: is pvc://text/weights, a volume claim of Kubernetes"):
         run(job(str(claim), "plain", model={"preset": None, "initFrom": "pvc://text/weights"}))
 
 
@@ -185,3 +185,22 @@ def test_weights_must_have_been_trained_with_the_datasets_tokenizer(claim: Path,
     else:
         with pytest.raises(InvalidJob, match=r"data.source: pvc://text/fitting was made with another tokenizer"):
             complete(of, pending, mounted(claim))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "pvc://text/weights",
+        "/etc/fathom",
+        "weights",
+        "file:///etc/fathom",
+        "http://169.254.169.254/latest",
+        "s3::http://169.254.169.254/latest",
+        "simplecache::s3://bucket/weights",
+    ],
+)
+def test_a_controller_opens_no_file_and_no_page_of_its_own_for_a_job(weights: str) -> None:
+    """Whether it is there would be an answer, too."""
+    of = job("pvc://text", "plain", model={"preset": None, "initFrom": weights})
+    with pytest.raises(InvalidJob, match=r"model.initFrom: is .*, which .*: copy the weights to an object store"):
+        run(of, read_data=False)
