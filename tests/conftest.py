@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from support.api import Service
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from support.kube_jobs import KubeJobs
 
     from orchestrator.store.sqlite import SqliteStore
+
+# Machines are shared: an example that takes long says nothing of the code.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture

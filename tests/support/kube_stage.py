@@ -46,7 +46,8 @@ class KubeStage:
         self.controller: Controller
 
     def submit(self, name: str = "mini", **spec: Any) -> StoredJob:  # noqa: ANN401 - parts of a job
-        self.job = self.store.create(rendering.job(name, self.player.namespace, **spec), by="test")
+        document = rendering.job(name, self.player.namespace, **({"data": {"source": "pvc://data/web"}} | spec))
+        self.job = self.store.create(document, by="test")
         return self.job
 
     def job_of(self, uid: str) -> TrainingJob | None:

@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_in_the_same_words(claim: Path, name: str, 
 
 
 def test_weights_in_a_claim_are_refused(claim: Path) -> None:
-    with pytest.raises(InvalidJob, match="model.initFrom: is pvc://text/weights, a volume claim of Kubernetes"):
+    with pytest.raises(InvalidJob, match=r"model.initFrom: is pvc://text/weights, a volume claim of Kubernetes"):
         run(job(str(claim), "plain", model={"preset": None, "initFrom": "pvc://text/weights"}))
 
 
