@@ -27,7 +27,7 @@ class Absent(MetaPathFinder):
 
 absent = set(json.load(sys.stdin))
 sys.meta_path.insert(0, Absent())
-import orchestrator.api.app, orchestrator.cli.main, orchestrator.cli.serve, orchestrator.controller.pictures
+import orchestrator.api.app, orchestrator.cli.main, orchestrator.cli.leading, orchestrator.controller.pictures
 import orchestrator.controller.service, orchestrator.kube.client, orchestrator.kube.lease, orchestrator.launch.rayjob
 import orchestrator.tracking.client, orchestrator.tracking.plots, orchestrator.tracking.cost_page
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,6 +90,16 @@ def test_each_image_installs_an_extra_that_there_is() -> None:
         copied = re.findall(r"^COPY ((?!--from)[^\n]*)", text, re.MULTILINE)
         for name in (name for line in copied for name in line.split()[:-1]):
             assert (ROOT / name).exists(), f"{file.name} copies {name}"
+
+
+def test_kuberay_finds_rays_dashboard_in_the_training_image() -> None:
+    """Without its agent no pod is ever ready: seen on a live cluster."""
+    [extras] = re.findall(r"install\.sh (\S+) /opt/fathom", (IMAGES / "train.Dockerfile").read_text())
+    needed = [one for extra in extras.split(",") for one in PROJECT["optional-dependencies"][extra]]
+    assert any(one.startswith("ray[default]") for one in needed)
+    pinned = {_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    default = [one for one in metadata.requires("ray") or [] if 'extra == "default"' in one]
+    assert {_name(one) for one in default} <= pinned
 
 
 @pytest.mark.parametrize("file", sorted(IMAGES.glob("*.Dockerfile")), ids=lambda file: file.stem)
