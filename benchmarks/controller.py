@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,10 @@ class Watch:
         """The thread ends with its connection, which the server closes in a while."""
 
     def _follow(self) -> None:
-        with self._client.stream("GET", self._path, params={"watch": "1"}, timeout=None) as stream:
+        with (
+            suppress(httpx2.TransportError),  # the server ends before the watch does
+            self._client.stream("GET", self._path, params={"watch": "1"}, timeout=None) as stream,
+        ):
             self._open.set()
             for line in stream.iter_lines():
                 found = json.loads(line)

@@ -275,7 +275,7 @@ class Controller:
     def _decided(self, case: _Case) -> _Case:
         job, follower = case.stored, case.follower
         refused = follower.standing.refused and not follower.last
-        again = refused and job.wish.resumed > 0 and job.generation > job.status.observed_generation
+        again = refused and job.wish.cancelled_at is None and job.generation > job.status.observed_generation
         case.seen = follower.situation(job.wish, again=again)
         case.actions = decide(case.seen)
         return case

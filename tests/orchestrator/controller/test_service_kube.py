@@ -87,3 +87,25 @@ def test_a_job_that_a_person_deletes_saves_and_is_gone(stage: Stage, kube_jobs: 
     assert stage.launcher.removed == [stage.job.folder]
     assert stage.store.by_uid(stage.job.uid) is None
     controller.close()
+
+
+def test_a_job_that_was_refused_is_mended_in_place(stage: Stage, kube_jobs: KubeJobs) -> None:
+    """As `kubectl apply` of a better file does it; whoever only cancels it changes nothing."""
+    stage.stories += [works, works]
+    spec = stage.job.wish.job.document()["spec"]
+    for name in ("mended", "given-up"):
+        kube_jobs.create({"metadata": {"name": name}, "spec": spec | {"data": spec["data"] | {"source": "/nowhere"}}})
+    until(lambda: len(stage.store.open_jobs()) == 3)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    for name in ("mended", "given-up"):
+        found = kube_jobs.get(name)["status"]
+        assert (found["phase"], found["conditions"][0]["reason"]) == ("Failed", "DataMissing")
+    assert kube_jobs.patch("mended", {"spec": {"data": {"source": spec["data"]["source"]}}}).status_code == 200
+    namespace = kube_jobs.namespace
+    stage.store.change(namespace, "given-up", lambda wish: replace(wish, cancelled_at=datetime.now(UTC)))
+    until(lambda: len(stage.store.open_jobs()) == 2)
+    turns(stage, controller)
+    assert [kube_jobs.get(name)["status"]["phase"] for name in ("mended", "given-up")] == ["Succeeded", "Failed"]
+    assert stage.store.open_jobs() == ()
+    controller.close()
