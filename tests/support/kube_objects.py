@@ -11,7 +11,7 @@ from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.writes import HASH_LABEL
 
 CONFIG_MAPS = Target("", "v1", "configmaps", "ConfigMap")
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 
 
 def config_map(namespace: str, name: str, **data: str) -> Json:

@@ -32,7 +32,7 @@ from support.kuberay_player import Player
 from support.launcher import Mirror
 
 QUICK = Patience(attempts=3, first=0.01, longest=0.05, total=2.0)
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 
 
 class KubeStage:

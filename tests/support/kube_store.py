@@ -26,7 +26,7 @@ def serving(kube: Kube, namespaces: Sequence[str]) -> Iterator[KubeStore]:
     made.start()
     try:
         for informer in made._informers.values():
-            assert informer.synced.wait(30), informer.problem
+            assert informer.synced.wait(120), informer.problem
         yield made
     finally:
         made.stop()

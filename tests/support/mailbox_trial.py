@@ -19,7 +19,7 @@ from orchestrator.launch.pods.mailbox import kill_mailbox, open_mailbox
 from orchestrator.launch.pods.reporter import PodReporter
 from orchestrator.launch.reporter import FileReporter
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 def work(told: PodReporter, first: int, number: int) -> tuple[float, bool]:

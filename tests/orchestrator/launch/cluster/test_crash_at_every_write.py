@@ -17,7 +17,7 @@ from orchestrator.launch.events import Ended, read
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
 
-_PATIENCE = 40.0
+_PATIENCE = 120.0
 QUEUE = {"name": "team-queue"}
 
 

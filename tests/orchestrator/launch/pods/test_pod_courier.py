@@ -212,7 +212,7 @@ def test_the_end_waits_no_longer_than_it_may(pod: Pod) -> None:
     courier.start()
     began = time.monotonic()
     assert not courier.finish(0.3)
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - began < 60
 
 
 def test_a_controller_that_comes_back_meanwhile_is_told(pod: Pod) -> None:

@@ -121,7 +121,7 @@ def test_a_pod_that_waits_for_workers_has_nothing_to_save(pod: HeadPod, workers:
     with pod.driver() as process:
         until(lambda: pod.ear.got if workers == "LATE" else any(e.kind == "workers-lost" for e in pod.ear.events))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 1, "as whoever is ended at once"
+        assert process.wait(120) == 1, "as whoever is ended at once"
     assert "checkpoint-committed" not in {event.kind for event in pod.ear.events}
     assert (pod.ended().outcome, pod.ended().failure_class) == ("stopped", FailureClass.INTERRUPTED)
     assert (pod.ended().message, pod.ended().step) == ("terminated", step)

@@ -212,5 +212,5 @@ def test_a_worker_of_another_pod(tmp_path: Path) -> None:
     assert told["failed before, after"] == [False, True]
     assert told["failure"] == ["not-finite", "the loss is nan"]
     assert told["gone"] is False, "whoever asks a mailbox that is gone for ever"
-    assert told["seconds of 200 steps"] < 10
-    assert told["seconds without a mailbox"] < 30
+    assert told["seconds of 200 steps"] < 60, "they wait for no answer"
+    assert told["seconds without a mailbox"] < 120
