@@ -66,6 +66,19 @@ def trainingjobs(api_server: ApiServer) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def operated(request: pytest.FixtureRequest) -> ApiServer:
+    """The same server, with the definitions of KubeRay and Kueue."""
+    from support import operators
+
+    found = operators.definitions()
+    if found is None:
+        pytest.skip(operators.NOT_RUN)
+    api_server: ApiServer = request.getfixturevalue("api_server")
+    operators.installed(api_server, found)
+    return api_server
+
+
+@pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """The program, without a cluster."""
     from support.helm import NOT_RUN, Helm, find_helm

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from orchestrator.errors import Conflict
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase, Reason
 from orchestrator.store.tally import TeamTally
@@ -75,6 +76,17 @@ class StoredJob:
     def namespace(self) -> str:
         """The team."""
         return self.wish.job.metadata.namespace
+
+    def require(self, *, generation: int | None, uid: str | None) -> None:
+        """Conflict unless it is the job, and the wish, that somebody has read; None: he has read none."""
+        what = f"{self.namespace}/{self.name}"
+        if uid is not None and uid != self.uid:
+            raise Conflict(f"{what} is another job than the one you read: that one was deleted")
+        if generation is not None and generation != self.generation:
+            raise Conflict(
+                f"{what} was changed since you read it: it is at generation {self.generation}, you have {generation}; "
+                "read it again"
+            )
 
 
 @dataclass(frozen=True)

@@ -132,13 +132,7 @@ class SqliteStore:
     ) -> StoredJob:
         with self.database.write() as connection:
             before = _stored(_require(connection, namespace, name))
-            if uid is not None and uid != before.uid:
-                raise Conflict(f"{namespace}/{name} is another job than the one you read: that one was deleted")
-            if generation is not None and generation != before.generation:
-                raise Conflict(
-                    f"{namespace}/{name} was changed since you read it: it is at generation {before.generation}, you "
-                    f"have {generation}; read it again"
-                )
+            before.require(generation=generation, uid=uid)
             wish = edit(before.wish)
             if wish == before.wish:
                 return before

@@ -130,6 +130,14 @@ class KubeStage:
         self.until(lambda: self.is_known(attempt), "its Ray cluster is known")
         self.starts(attempt, step)
 
+    def trains(self) -> str:
+        """The first attempt is made, its pods are there, and its driver has said so; -> the Ray cluster."""
+        self.until(lambda: self.names == [f"{self.job.name}-a1"], "made")
+        cluster = self.player.runs(f"{self.job.name}-a1")
+        self.starts_when_known()
+        self.until_phase("Running")
+        return cluster
+
     def is_known(self, attempt: int) -> bool:
         """Whether the controller has seen the Ray cluster that the attempt became."""
         incarnation = read_resolved(self.folder.resolved(attempt)).incarnation

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from support import operators
 from support.apiserver import ApiServer
 from support.cli import command
 from support.controller_process import ControllerProcess
@@ -29,25 +28,13 @@ from orchestrator.status import Phase
 Start = Callable[..., ControllerProcess]
 
 
-@pytest.fixture(scope="module")
-def kinds(api_server: ApiServer, trainingjobs: Any) -> None:  # noqa: ANN401
-    """Those of KubeRay and Kueue, too."""
-    found = operators.definitions()
-    if found is None:
-        pytest.skip(operators.NOT_RUN)
-    for definition in found:  # all before any is waited for
-        api_server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
-    for definition in found:
-        api_server.install(definition)
-
-
 @pytest.fixture
-def start(api_server: ApiServer, kinds: None, namespace: str, tmp_path: Path) -> Iterator[Start]:
+def start(operated: ApiServer, trainingjobs: dict[str, Any], namespace: str, tmp_path: Path) -> Iterator[Start]:
     """Replicas with one home."""
     made: list[ControllerProcess] = []
 
     def one(name: str = "one", **options: str) -> ControllerProcess:
-        made.append(ControllerProcess(api_server, tmp_path, namespace, name, **options))
+        made.append(ControllerProcess(operated, tmp_path, namespace, name, **options))
         return made[-1]
 
     yield one

@@ -8,23 +8,8 @@ from support.apiserver import ApiServer
 from support.kube_proxy import KubeProxy
 from support.kube_stage import KubeStage
 from support.kuberay_player import Player
-from support.operators import NOT_RUN, definitions
 
 from orchestrator.kube.client import Kube
-
-
-@pytest.fixture(scope="module")
-def operated(request: pytest.FixtureRequest) -> ApiServer:
-    """The server of all tests, with the definitions of both operators."""
-    found = definitions()
-    if found is None:
-        pytest.skip(NOT_RUN)
-    api_server: ApiServer = request.getfixturevalue("api_server")
-    for one in found:  # all before any is waited for
-        api_server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=one)
-    for one in found:
-        api_server.install(one)
-    return api_server
 
 
 @pytest.fixture

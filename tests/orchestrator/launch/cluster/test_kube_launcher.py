@@ -95,10 +95,7 @@ def test_one_that_is_cancelled_while_it_waits_is_gone_at_once(stage: KubeStage) 
 def test_one_that_is_cancelled_while_it_trains_is_told_first(stage: KubeStage) -> None:
     stage.submit()
     with stage.service():
-        stage.until(lambda: stage.names == ["mini-a1"], "made")
-        stage.player.runs("mini-a1")
-        stage.starts_when_known()
-        stage.until_phase("Running")
+        stage.trains()
         stage.cancel()
         stage.until_reason(RUNNING, "Stopping")
         assert stage.answer.kind == "checkpoint-and-stop"
@@ -159,10 +156,7 @@ def test_one_that_kueue_preempts_saves_and_queues_again(stage: KubeStage) -> Non
 def test_a_controller_that_comes_back_finds_what_runs(stage: KubeStage) -> None:
     stage.submit(budget={"limit": "5"})
     with stage.service():
-        stage.until(lambda: stage.names == ["mini-a1"], "made")
-        cluster = stage.player.runs("mini-a1")
-        stage.starts_when_known()
-        stage.until_phase("Running")
+        cluster = stage.trains()
         [before] = stage.held()
         deadline = stage.answer.hard_deadline
         assert deadline is not None, "the driver does not know since when it is paid for"
@@ -182,10 +176,7 @@ def test_a_controller_that_comes_back_finds_what_runs(stage: KubeStage) -> None:
 def test_a_success_that_came_while_nobody_looked(stage: KubeStage) -> None:
     stage.submit()
     with stage.service():
-        stage.until(lambda: stage.names == ["mini-a1"], "made")
-        stage.player.runs("mini-a1")
-        stage.starts_when_known()
-        stage.until_phase("Running")
+        stage.trains()
     stage.ends()
     stage.player.ends("mini-a1", "SUCCEEDED")
     with stage.service():
@@ -193,13 +184,28 @@ def test_a_success_that_came_while_nobody_looked(stage: KubeStage) -> None:
         stage.until(lambda: not stage.names and not stage.player.supporting(), "cleaned")
 
 
+def test_one_that_has_ended_runs_until_its_pods_are_gone(stage: KubeStage) -> None:
+    """A head takes half a minute: meanwhile nothing is queued."""
+    stage.player.lingering = 4.0
+    stage.submit()
+    with stage.service():
+        stage.trains()
+        stage.ends()
+        stage.player.ends("mini-a1", "SUCCEEDED")
+        stage.until(lambda: not stage.names, "its RayJob is gone")
+        seen = set()
+        while stage.player.pods():
+            stage.controller.turn()
+            seen.add(stage.status.phase.value)
+        assert "Running" in seen
+        assert seen <= {"Running", "Succeeded"}
+        stage.until_phase("Succeeded")
+
+
 def test_a_rayjob_that_somebody_deletes_is_followed_by_another(stage: KubeStage) -> None:
     stage.submit()
     with stage.service():
-        stage.until(lambda: stage.names == ["mini-a1"], "made")
-        stage.player.runs("mini-a1")
-        stage.starts_when_known()
-        stage.until_phase("Running")
+        stage.trains()
         stage.player.delete_ray_job("mini-a1")
         stage.until(lambda: stage.names == ["mini-a2"], "the next attempt")
     assert (stage.status.attempts[0].reason or "").startswith("driver-lost: its RayJob was deleted")
@@ -355,10 +361,7 @@ def test_a_driver_that_does_not_listen_loses_its_rayjob(stage: KubeStage, monkey
     monkeypatch.setattr(follower, "GRACE_SECONDS", 0.5)
     stage.submit()
     with stage.service():
-        stage.until(lambda: stage.names == ["mini-a1"], "made")
-        stage.player.runs("mini-a1")
-        stage.starts_when_known()
-        stage.until_phase("Running")
+        stage.trains()
         stage.cancel()
         stage.until_phase("Cancelled")
         assert stage.names == []

@@ -9,25 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 from support.apiserver import ApiServer
-from support.operators import NOT_RUN, create, definitions
+from support.operators import create
 from support.rendered_cases import CASES
 from support.rendering import Object, as_pod, container, find, job, rendered, templates
 
 from orchestrator.launch.rayjob import Rendered
-
-
-@pytest.fixture(scope="module")
-def operated(request: pytest.FixtureRequest) -> ApiServer:
-    """The server of all tests, with the definitions of both operators."""
-    found = definitions()
-    if found is None:
-        pytest.skip(NOT_RUN)
-    api_server: ApiServer = request.getfixturevalue("api_server")
-    for one in found:  # all before any is waited for
-        api_server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=one)
-    for one in found:
-        api_server.install(one)
-    return api_server
 
 
 @pytest.fixture
