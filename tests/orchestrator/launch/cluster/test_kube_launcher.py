@@ -54,8 +54,9 @@ def test_a_queued_one_costs_nothing_and_says_why_it_waits(stage: KubeStage) -> N
         stage.until(lambda: stage.names == ["mini-a1"], "made")
         stage.player.queues("mini-a1")
         stage.player.kueue_says("mini-a1", "QuotaReserved", "False", "WaitingForQuota", "8 more needed")
-        told = stage.until_reason(ADMITTED, "WaitingForQuota")
-        assert (told.status, "8 more needed" in told.message) == ("False", True)
+        stage.until(lambda: "8 more needed" in str(stage.status.condition(ADMITTED)), "told why")
+        told = stage.condition(ADMITTED)
+        assert (told.status, told.reason) == ("False", Reason.WAITING_FOR_QUOTA)
         status = stage.status
         assert status.phase.value == "Queued"
         assert status.cost is not None
