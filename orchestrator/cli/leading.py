@@ -66,15 +66,6 @@ class Leading:
     def run(self) -> None:
         """Until `stop`."""
         self._say(f"{self._lease.identity} stands by")
-        if not self._lease.acquire(self._stopped):
-            return
-        self._say(f"{self._lease.identity} leads")
-        with ExitStack() as held:
-            held.callback(self._lease.release)  # last of all
-            held.enter_context(hold_lock(self._place.settings.home / "service.lock"))
-            self._lead(held)
-
-    def _lead(self, held: ExitStack) -> None:
         place, writer = self._place, Writer(self._kube, self._lease, wait=self._stopped.wait)
         store = KubeStore(self._kube, writer, namespaces=place.namespaces)
 
@@ -85,11 +76,22 @@ class Leading:
         launcher = KubeLauncher(
             self._kube, writer, place.settings, place.cluster, job_of, namespaces=place.namespaces, say=self._say
         )
-        for part in (store, launcher):
-            held.callback(part.stop)
-        store.start()
-        launcher.begin()
-        controller = self._controller = Controller(store, launcher, place.settings, self._say)
+        with ExitStack() as held:
+            held.callback(self._lease.release)  # last of all
+            for part in (store, launcher):
+                held.callback(part.stop)
+            store.start()  # while it stands by, so that it has read everything when it leads
+            launcher.follow()
+            if not self._lease.acquire(self._stopped):
+                return
+            self._say(f"{self._lease.identity} leads")
+            held.enter_context(hold_lock(place.settings.home / "service.lock"))
+            self._lead(store, launcher)
+
+    def _lead(self, store: KubeStore, launcher: KubeLauncher) -> None:
+        store.catch_up()
+        launcher.lead()
+        controller = self._controller = Controller(store, launcher, self._place.settings, self._say)
         store.on_wish(controller.wake)
         self._standby.lead(self._app(store, launcher, controller))
         while not (store.synced and launcher.synced):

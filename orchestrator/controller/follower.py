@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from orchestrator.controller.aside import KEPT_SECONDS, Aside, urls
-from orchestrator.controller.change import resolve_next
 from orchestrator.controller.clock import ForwardClock
-from orchestrator.controller.decide import Kill, Leave, Money, Newest, Order, Situation, Start, WriteEnd
+from orchestrator.controller.decide import Kill, Money, Newest, Order, Situation, Start, WriteEnd
+from orchestrator.controller.drafting import Drafting
 from orchestrator.controller.expected import expect
 from orchestrator.controller.history import History
 from orchestrator.controller.limit import change_limit
@@ -26,10 +25,10 @@ from orchestrator.controller.record import Record
 from orchestrator.controller.retry import Tally
 from orchestrator.controller.spending import Look, Pace
 from orchestrator.controller.standing import Standing
-from orchestrator.controller.teams import PATIENCE_SECONDS, TeamBusy, release, reserve
+from orchestrator.controller.teams import PATIENCE_SECONDS, TeamBusy, release
 from orchestrator.cost.budget import lasts
 from orchestrator.cost.ledger import Ledger
-from orchestrator.errors import FathomError, InvalidJob, OverBudget, UsageError
+from orchestrator.errors import OverBudget, UsageError
 from orchestrator.launch import local
 from orchestrator.launch.base import Launcher, Sight
 from orchestrator.launch.devices import in_words
@@ -37,13 +36,11 @@ from orchestrator.launch.events import Ended, Event, FailureClass
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.launch.watch import Watch
 from orchestrator.settings import Settings
-from orchestrator.status import Phase, Reason
+from orchestrator.status import Phase
 from orchestrator.store.base import StoredJob, Wish
 
 GRACE_SECONDS = 120.0
 """From the order to stop until the driver is ended without a checkpoint."""
-ASK_SECONDS = 2.0
-"""Between two questions for the price and the team's money, which read files."""
 LATE_SECONDS = 5.0
 """Without a look, after which a driver that is gone did not live until now."""
 WORTHWHILE = 2.0
@@ -97,9 +94,7 @@ class Follower:
         self.purse = Purse(record, self._settings, self.history, self.say, remote=self._remote)
         self.resolved: Resolved | None = self.history.resolved(self.last) if self.last else None
         self.plan = expect(record, self.resolved, self._settings) if self.resolved is not None else None
-        self._draft: Resolved | None = None
-        self._aside: Aside[Resolved] = Aside()
-        self._answers: tuple[float, Situation] | None = None
+        self._drafting = Drafting(self._launcher, self._settings, self.purse, self.history, self._patience)
         self._watched = False
         self._expect_steps()
         self._forget()
@@ -179,7 +174,7 @@ class Follower:
             changed = own.with_job(wish.job.model_copy(update={"spec": spec}))
         self.purse.follow_limit()
         self.purse.record = changed
-        self._answers = None
+        self._drafting.forget()
         return True
 
     # ------------------------------------------------------------------ observe
@@ -335,14 +330,8 @@ class Follower:
         return Money(suffices=seconds > needed, why=why)
 
     def asked(self, seen: Situation) -> Situation:
-        """With the answers to what an attempt needs: that it can be resolved and paid, and the team's leave. Now and
-        then only: the answers stand in files of others. What is granted of the team's money is kept from now on."""
-        now = time.monotonic()
-        if self._answers is not None and now < self._answers[0]:
-            found = self._answers[1]
-        else:
-            found = self._ask(Situation(), 1 if seen.newest is None else self._following(seen.newest))
-            self._answers = (now + ASK_SECONDS, found)
+        """With the answers to what an attempt needs; see `Drafting.ask`."""
+        found = self._drafting.ask(1 if seen.newest is None else self._following(seen.newest))
         money = seen.money if found.money.suffices else found.money
         return replace(seen, problems=found.problems, money=money, leaves=(*seen.leaves, *found.leaves))
 
@@ -350,72 +339,19 @@ class Follower:
     def _following(newest: Newest) -> int:
         return newest.number + 1 if newest.begun else newest.number
 
-    def _ask(self, blank: Situation, attempt: int) -> Situation:
-        try:
-            self._draft = self._resolve(attempt)
-            if self._draft is not None:
-                self._launcher.check(self.record.job, self._draft)
-        except OverBudget as error:
-            return replace(blank, money=Money(suffices=False, why=str(error)))
-        except InvalidJob as error:
-            if any(uri in str(error) for uri in self._urls()):  # whoever submitted it could read that
-                why = f"it is tried again in {KEPT_SECONDS:.0f} s at most: {error}"
-                return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
-            return replace(blank, problems=str(error))
-        except FathomError as error:
-            return replace(blank, leaves=(Leave(False, Reason.PRICE_MISSING, str(error)),))
-        if self._draft is None:
-            why = f"it waits for what it reads from another machine: {', '.join(self._urls())}"
-            return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_QUEUE, why),))
-        if (told := self._launcher.obstacle(self.record.job)) is not None:
-            return replace(blank, leaves=(Leave(False, told.reason, told.message),))
-        try:
-            reserve(self.record, self._settings, patience=self._patience)
-        except FathomError as error:
-            return replace(blank, leaves=(Leave(False, Reason.WAITING_FOR_TEAM_BUDGET, str(error)),))
-        return blank
-
-    def _resolve(self, attempt: int) -> Resolved | None:
-        """None while other machines have not answered yet."""
-        self.purse.follow_limit()
-        record, prices = self.record, self.purse.prices_now()
-
-        def resolved() -> Resolved:
-            return resolve_next(record, self.history, self._settings, attempt, prices, read_data=not self._remote)
-
-        if not self._urls():
-            return resolved()
-        compute = record.job.spec.compute
-        paid = None if prices is None else prices.history(compute.accelerator, compute.price_class)
-        return self._aside.get((attempt, record.job, paid), resolved)
-
-    def _urls(self) -> list[str]:
-        """Of other machines that are read here."""
-        return urls(self.record.job, data=not self._remote)
-
     def problems(self) -> str:
-        """Why the job could never run as it is written; the plan is made by the way. What it reads from other machines
-        was read just now by whoever submitted it, and is read again before it starts."""
-        if self._urls():
-            return ""
-        try:
-            draft = self._resolve(self.last + 1)
-            if draft is not None:
-                self._launcher.check(self.record.job, draft)
-        except InvalidJob as error:
-            return str(error)
-        except FathomError:
-            return ""  # a limit or a price file can be mended
+        """Why the job could never run as it is written; the plan is made by the way."""
+        problems, draft = self._drafting.problems(self.last + 1)
         if self.resolved is None and draft is not None:
             self.resolved, self.plan = draft, expect(self.record, draft, self._settings)
             self._expect_steps()
-        return ""
+        return problems
 
     # ------------------------------------------------------------------ act
     def start(self, action: Start, gpus: tuple[str, ...]) -> None:
         """That it holds its devices is written down first of all: what was started by a controller that died at once is
         paid for, too. `gpus`: those that it is given."""
-        draft, self._draft, self._answers = self._draft, None, None
+        draft = self._drafting.take()
         assert draft is not None
         assert draft.attempt == action.attempt, "it was asked for just now"
         assert self._remote or draft.workers * draft.gpus_per_worker == len(gpus), (draft.workers, gpus)
@@ -474,7 +410,7 @@ class Follower:
     def release(self) -> None:
         """What is kept of the team's money."""
         release(self.record)
-        self._answers = None
+        self._drafting.forget()
 
     # ------------------------------------------------------------------ show
     def snapshot(self) -> Snapshot | None:

@@ -196,12 +196,13 @@ class Controller:
             self._guarded(case.stored, lambda case=case: self._advance(case, found))  # type: ignore[misc]
 
     def _take_up(self, jobs: Sequence[StoredJob]) -> None:
-        """As many as there is time for, the oldest first; what they need slots for, the next turn begins."""
+        """As many as there is time for, the oldest first; where slots are shared out, the next turn starts them."""
         until = time.monotonic() + NEW_SECONDS
+        found = {job.uid: Place() for job in jobs} if self._launcher.capacity() is None else {}
         for job in jobs:
             if (case := self._observed(job)) is None:
                 continue
-            self._guarded(job, lambda case=case: self._advance(case, {}))  # type: ignore[misc]
+            self._guarded(job, lambda case=case: self._advance(case, found))  # type: ignore[misc]
             if time.monotonic() >= until:
                 self._woken.set()
                 return

@@ -29,6 +29,10 @@ _LOG = logging.getLogger(__name__)
 _OLD_LISTS = 3
 _MISSED = 3
 _BRIEF_S = 1.0
+_CATCH_UP_S = 3
+"""The server sends a bookmark two seconds before it ends a watch."""
+_CATCH_UPS = 3
+_NOBODY = "none.fathom.dev"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Informer:
         """`labels`: a selector. `target` names no object."""
         self.cache = Cache() if cache is None else cache
         self.synced = threading.Event()
-        """Whether the cache held a whole list once."""
+        """Whether the cache held a whole list once; since `catch_up`, all that the server had then."""
         self.problem = ""
         """Why it does not follow the server now, e.g. that this kind is not installed; empty: it does."""
         self.missing = False
@@ -74,6 +78,9 @@ class Informer:
         self._selector = [("labelSelector", labels)] if labels else []
         self._handlers: list[Callable[[str], None]] = []
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._asked = self._answered = 0  # how often it was to catch up, and the last of these that it has
+        self._woken = False
         self._stream: Stream | None = None
         self._alive = time.monotonic()
         self._version = ""  # what the watch goes on from; empty: list first
@@ -96,6 +103,15 @@ class Informer:
         """Returns at once; `synced` tells when the cache can be relied on."""
         for thread in self._threads:
             thread.start()
+
+    def catch_up(self) -> None:
+        """Until `synced`, the cache may lack what the server has now: for a process that begins to write by what it has
+        only looked at before. Returns at once. What others have done until now comes by the watch, without a list."""
+        with self._lock:
+            self.synced.clear()
+            self._asked += 1
+            self._woken = True
+        self._abort()
 
     def stop(self, patience: float = 1.0) -> None:
         """No handler is called any more; a request that hangs is left behind after `patience` seconds."""
@@ -124,9 +140,11 @@ class Informer:
             try:
                 if not self._version or time.monotonic() >= self._list_due:
                     self._list()
-                self._watch()
+                if self._answered != self._asked:
+                    self._catch_up()
+                self._watch(min(self._rhythm.watch, self._list_due - time.monotonic()))
             except Exception as error:  # noqa: BLE001 - a cache that nobody fills any more is worse than any defect here
-                broken = error
+                broken = None if self._is_woken() else error
             # lists alone are no success: one after the other would be asked for
             if self._events > events or time.monotonic() - self._opened >= _BRIEF_S:
                 failures = 0
@@ -154,6 +172,12 @@ class Informer:
             self._stop.wait(min(asked, self._rhythm.longest_wait))
         return failures + 1
 
+    def _is_woken(self) -> bool:
+        """Whether the watch was ended by us, to catch up."""
+        with self._lock:
+            woken, self._woken = self._woken, False
+        return woken
+
     def _rest(self, failures: int) -> None:
         rhythm = self._rhythm
         seconds = min(rhythm.longest_wait, rhythm.first_wait * 2.0 ** min(failures - 1, 20))
@@ -176,6 +200,7 @@ class Informer:
 
     # ------------------------------------------------------------------ list
     def _list(self) -> None:
+        asked = self._asked
         pages = self._pages()
         first, version = next(pages)
         self._refuse_old(version)
@@ -186,7 +211,26 @@ class Informer:
         for key in changed:
             self._tell(key)
         self._list_due = time.monotonic() + self._rhythm.relist * random.uniform(0.8, 1.0)
-        self.synced.set()
+        self._settle(asked)
+
+    def _settle(self, asked: int) -> None:
+        """Known is what the server had when that was asked for."""
+        with self._lock:
+            self._answered = asked
+            if asked == self._asked:
+                self.synced.set()
+
+    def _catch_up(self) -> None:
+        """All that there is now: a short watch ends with a bookmark, which says up to when there was nothing else."""
+        self._is_woken()
+        asked = self._asked
+        answer = self._kube.get(self._target, query=[("fieldSelector", f"metadata.name={_NOBODY}")])
+        wanted = int(answer["metadata"]["resourceVersion"])
+        for _ in range(_CATCH_UPS):
+            if self.reached >= wanted or self._stop.is_set():
+                return self._settle(asked)
+            self._watch(_CATCH_UP_S, wanted)
+        self._list()  # a server that sends no bookmark in time
 
     def _pages(self) -> Iterator[tuple[list[Json], str]]:
         """Each with the version of the list. Unavailable if we end meanwhile: what there is of it is no list."""
@@ -213,10 +257,9 @@ class Informer:
         self._newest = number
 
     # ------------------------------------------------------------------ watch
-    def _watch(self) -> None:
-        """Until the server ends it, or a list is due."""
-        rhythm = self._rhythm
-        seconds = max(1, math.ceil(min(rhythm.watch, self._list_due - time.monotonic())))
+    def _watch(self, longest: float, wanted: int | None = None) -> None:
+        """Until the server ends it, after so many seconds at most; or until that version is reached."""
+        rhythm, seconds = self._rhythm, max(1, math.ceil(longest))
         query = [
             ("resourceVersion", self._version),
             ("allowWatchBookmarks", "true"),
@@ -234,6 +277,8 @@ class Informer:
                 if self._stop.is_set():
                     return
                 self._event(line)
+                if wanted is not None and self.reached >= wanted:
+                    return
         finally:
             self._stream = None
             stream.close()

@@ -5,6 +5,7 @@ Invariant: whatever a file holds, the error is a UsageError that names file, row
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,16 +20,26 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 def read_rows(path: Path, kind: str, hint: str, row_type: type[Row]) -> list[Row]:
-    """All rows; `kind` names the file in errors, `hint` what to check if it cannot be read."""
-    data = read_yaml(path, kind, hint)
+    """All rows; `kind` names the file in errors, `hint` what to check if it cannot be read. The rows themselves are
+    shared: `row_type` is frozen."""
+    return list(_rows(read_text(path, kind, hint), path, kind, row_type))
+
+
+@lru_cache(maxsize=16)  # a controller asks for the same few files again with each job, and parsing one takes 25 ms
+def _rows(text: str, path: Path, kind: str, row_type: type[Row]) -> tuple[Row, ...]:
+    assert row_type.model_config.get("frozen"), f"rows of {row_type.__name__} are shared, and could be changed"
+    data = _parsed(text, path, kind)
     if not isinstance(data, list):
         raise UsageError(f"{kind} {path}: must be a list of rows, got {type(data).__name__}")
-    return [_row(path, kind, number, row, row_type) for number, row in enumerate(data, start=1)]
+    return tuple(_row(path, kind, number, row, row_type) for number, row in enumerate(data, start=1))
 
 
 def read_yaml(path: Path, kind: str, hint: str) -> Any:  # noqa: ANN401 - what YAML holds
     """The file's contents; UsageError if it is too large, no file, unreadable or not YAML."""
-    text = read_text(path, kind, hint)
+    return _parsed(read_text(path, kind, hint), path, kind)
+
+
+def _parsed(text: str, path: Path, kind: str) -> Any:  # noqa: ANN401 - what YAML holds
     try:
         return yaml.load(text, _Loader)
     # ValueError: numbers of thousands of digits

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from orchestrator.store.resource import claim, is_begun, refused, release, store
 _LOG = logging.getLogger(__name__)
 _CLAIM_SECONDS = 0.2
 """Of one look at the open jobs, for those that are new: the others wait for the next."""
+_AT_ONCE = 8
 _PAUSE_SECONDS, _LONGEST_PAUSE = 2.0, 30.0
 
 
@@ -57,11 +59,16 @@ class Intake:
         self._unfit: dict[str, int] = {}
         """Those that our models refuse, by uid, with the version at which that was told; below 0: it could not be."""
         self._problem = ""
+        self._claiming = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="claiming")
+
+    def stop(self) -> None:
+        """Nothing is claimed any more."""
+        self._claiming.shutdown(cancel_futures=True)
 
     def look(self, rows: Sequence[Row]) -> Sequence[StoredJob]:
         """Those that can be looked after now. LostLease; no other error."""
-        until = time.monotonic() + _CLAIM_SECONDS
         read: dict[str, StoredJob] = {}
+        new: list[tuple[Json, StoredJob]] = []
         unfit: dict[str, int] = {}
         for row in rows:
             known = self._read.get(row.uid)
@@ -78,10 +85,20 @@ class Intake:
                     continue
                 if row.claimed or row.deleting:
                     read[row.uid] = job
-                elif time.monotonic() < until and (held := self._claim(found, job)) is not None:
-                    read[row.uid] = held
+                else:
+                    new.append((found, job))
+        read |= {held.uid: held for held in self._claim_all(new)}
         self._read, self._unfit = read, unfit
         return tuple(read.values())
+
+    def _claim_all(self, new: Sequence[tuple[Json, StoredJob]]) -> Iterator[StoredJob]:
+        """A few at once, the first ones first, while there is time."""
+        until = time.monotonic() + _CLAIM_SECONDS
+        for first in range(0, len(new), _AT_ONCE):
+            if time.monotonic() >= until:
+                return
+            found = self._claiming.map(lambda one: self._claim(*one), new[first : first + _AT_ONCE])
+            yield from (held for held in found if held is not None)
 
     def _claim(self, found: Json, job: StoredJob) -> StoredJob | None:
         """None: not now."""

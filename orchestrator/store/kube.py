@@ -82,10 +82,16 @@ class KubeStore:
         for informer in self._informers.values():
             informer.start()
 
+    def catch_up(self) -> None:
+        """Whoever has looked at the jobs until now begins to write: until `synced` again, others may have done more."""
+        for informer in self._informers.values():
+            informer.catch_up()
+
     def stop(self) -> None:
         """Nothing becomes known any more."""
         for informer in self._informers.values():
             informer.stop()
+        self._intake.stop()
 
     @property
     def synced(self) -> bool:

@@ -42,6 +42,11 @@ class Kind:
         for one in self._informers:
             one.start()
 
+    def catch_up(self) -> None:
+        """See `Informer.catch_up`."""
+        for one in self._informers:
+            one.catch_up()
+
     def stop(self) -> None:
         for one in self._informers:
             one.stop()
@@ -69,6 +74,10 @@ class Kind:
         """By `namespace/name`; None: not there."""
         informer = self._by_namespace.get(key.partition("/")[0]) if self._by_namespace else self._informers[0]
         return None if informer is None else informer.cache.get(key)
+
+    def all(self) -> list[Json]:
+        """In no order."""
+        return [found for one in self._informers for found in one.cache.all()]
 
     def of(self, group: Group) -> list[Json]:
         """All that belong to it, by their names."""

@@ -13,6 +13,7 @@ import hmac
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from orchestrator.errors import InvalidJob, NotFound, Problem, Unavailable
 from orchestrator.kube.client import Kube
-from orchestrator.kube.resources import Json, Target
+from orchestrator.kube.resources import Json, Target, key_of
 from orchestrator.kube.watch import Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.launch import local
@@ -55,6 +56,9 @@ from orchestrator.status import Reason
 ASK_SECONDS = 10.0
 """A RayJob that this process has made and no watch has shown is asked for again after so long; and one that it has
 deleted, and whose watch has not told of that, is deleted again."""
+MAKERS = 8
+"""Attempts whose objects are made at once: each takes six writes, one after the other, and mostly waits for answers."""
+_STRIPES = 64
 EVICTION_SECONDS = 5.0
 """So long Kueue's word on an eviction is waited for; it came before KubeRay's."""
 _DRY_KEY = bytes(32)
@@ -80,6 +84,8 @@ class _Attempt:
     job: JobRef
     memory: Memory
     mark: Mark | None
+    making: Future[Json] | None = None
+    """Its objects are being made, of which the last is its RayJob."""
     made: Json | None = None
     """Its RayJob as the server answered, until a watch shows it."""
     asked_at: float | None = None
@@ -105,7 +111,7 @@ class _Attempt:
 
 
 class KubeLauncher:
-    """Of one process, which leads. `begin` it before anything is asked of it."""
+    """Of one process. `follow` the cluster first; `lead` before anything is asked of it."""
 
     def __init__(
         self,
@@ -141,21 +147,29 @@ class KubeLauncher:
         self._attempts: dict[Group, _Attempt] = {}
         self._newest: dict[Path, _Attempt] = {}
         """The same by the run's folder."""
-        self._writing = threading.Lock()
-        """Nothing of an attempt is cleared while one is made."""
+        self._makers = ThreadPoolExecutor(MAKERS, thread_name_prefix="making")
+        self._leads = False
+        self._stripes = [threading.Lock() for _ in range(_STRIPES)]
 
     # ------------------------------------------------------------------ life
-    def begin(self) -> None:
-        """Follow the cluster; `synced` tells when it is known."""
+    def follow(self) -> None:
+        """Look at the cluster, and write nothing; `synced` tells when it is known."""
         for kind in self._kinds:
             kind.start()
+
+    def lead(self) -> None:
+        """From now on nobody else writes; `synced` tells when all is known that others have written."""
+        self._leads = True
+        for kind in self._kinds:
+            kind.catch_up()
         self._tending.start()
 
     def stop(self) -> None:
-        """Leave all to whoever leads next; attempts go on."""
+        """Leave all to whoever leads next; attempts go on. What is being made comes to an end first."""
         for kind in self._kinds:
             kind.stop()
         self._tending.stop()
+        self._makers.shutdown(cancel_futures=True)
         with self._lock:
             for one in list(self._newest.values()):
                 self._forget(one)
@@ -177,6 +191,10 @@ class KubeLauncher:
         if not self.synced:
             raise Unavailable(f"what runs in the cluster is not known yet: {self.problem or 'it is being listed'}")
         one = self._attempt(folder, attempt)
+        if one.making is not None and not one.making.done():
+            why, until = ordered(folder.control)
+            return Sight(alive=True, holding=False, up=False, ordered=why, deadline=until)
+        self._take_made(one)
         ray_job = self._ray_job(one)
         with self._lock:
             if ray_job is None and one.mark is None:
@@ -266,7 +284,7 @@ class KubeLauncher:
     # ------------------------------------------------------------------ what watches show
     def _on_ray_job(self, key: str, group: Group | None) -> None:
         found = self._ray_jobs.get(key)
-        if found is not None and is_gated(found) and not leaves(found):
+        if self._leads and found is not None and is_gated(found) and not leaves(found):
             self._tending.do(f"admission of RayJob {key}", partial(self._let_in, key))
         with self._lock:
             one = self._attempts.get(group) if group is not None else None
@@ -275,7 +293,7 @@ class KubeLauncher:
 
     def _let_in(self, key: str) -> None:
         """One that a process has made which died before it could do so."""
-        with self._writing:
+        with self._writing(key):
             found = self._ray_jobs.get(key)
         if found is not None:
             self._objects.let_in(found)
@@ -308,7 +326,8 @@ class KubeLauncher:
 
     # ------------------------------------------------------------------ act
     def start(self, folder: RunFolder, attempt: int) -> None:
-        """Everything that it needs, then its RayJob. Safe to be called again after any write of an earlier call."""
+        """Everything that it needs, then its RayJob, made by another thread: `look` tells what comes of it. Safe to be
+        called again after any write of an earlier call."""
         resolved = read_resolved(folder.resolved(attempt))
         job = self._job_of(resolved.job.uid)
         if job is None:
@@ -318,11 +337,26 @@ class KubeLauncher:
         with self._lock:
             self._hold(one)
         folder.control.unlink(missing_ok=True)
-        with self._writing:
-            made = self._objects.make(rendered)
+        one.making = self._makers.submit(self._make, one.key, rendered)
+
+    def _make(self, key: str, rendered: Rendered) -> Json:
+        with self._writing(key):
+            return self._objects.make(rendered)
+
+    def _take_made(self, one: _Attempt) -> None:
+        """What has come of `start`; raises what went wrong with it: then it is not known whether there is a RayJob."""
+        making, one.making = one.making, None
+        if making is None:
+            return
+        one.asked_at = None
+        made = making.result()
         with self._lock:
             one.made, one.asked_at = made, time.monotonic()
             self._write_mark(one, str(made["metadata"]["uid"]))
+
+    def _writing(self, key: str) -> threading.Lock:
+        """Nothing of an attempt is cleared while it is made; others share its lock by chance."""
+        return self._stripes[hash(key) % _STRIPES]
 
     def order_stop(self, folder: RunFolder, reason: str, grace_seconds: float) -> None:
         """By the answer to the driver's next delivery; `look` ends one that has nothing to save."""
@@ -350,7 +384,7 @@ class KubeLauncher:
             self._tending.do(f"objects of {one.key}", partial(self._cleared, one.job.namespace, one.name, one.job.uid))
 
     def _cleared(self, namespace: str, name: str, owner: str) -> None:
-        with self._writing:
+        with self._writing(f"{namespace}/{name}"):
             if self._objects.find(namespace, name, owner) is None:  # the cache may be behind, the server is not
                 self._objects.clear(namespace, name, owner)
 
@@ -368,6 +402,9 @@ class KubeLauncher:
     def _sweep(self) -> None:
         if not self.synced:
             raise Unavailable("what runs in the cluster is not known yet")
+        for found in self._ray_jobs.all():
+            if is_gated(found) and not leaves(found):
+                self._let_in(key_of(found))
         for found in self._objects.supported(self._namespaces):
             metadata, group = found["metadata"], _attempt_of(found)
             key = f"{metadata['namespace']}/{metadata['name']}"

@@ -14,8 +14,7 @@ import pytest
 from support.launcher import Attempt, Stage
 from support.runs import dataset, tiny_job
 
-from orchestrator.controller import aside
-from orchestrator.controller import follower as follower_module
+from orchestrator.controller import aside, drafting
 from orchestrator.controller.aside import Aside, urls
 from orchestrator.errors import InvalidJob, Problem
 from orchestrator.spec import TrainingJob
@@ -52,13 +51,13 @@ def test_a_machine_that_does_not_answer_holds_up_its_own_job_only(
 ) -> None:
     stage = Stage(tmp_path, monkeypatch, with_tokenizer(tmp_path))
     other = stage.store.create(tiny_job(str(dataset(tmp_path / "other")), name="other"), by="test")
-    answers, resolve = threading.Event(), follower_module.resolve_next
+    answers, resolve = threading.Event(), drafting.resolve_next
 
     def slow(record: Any, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it comes
         assert record.job.metadata.name != "tiny" or answers.wait(30)
         return resolve(record, *rest, **more)
 
-    monkeypatch.setattr(follower_module, "resolve_next", slow)
+    monkeypatch.setattr(drafting, "resolve_next", slow)
     stage.stories.append(works)
     controller = stage.controller(only=False)
 
