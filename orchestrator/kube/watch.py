@@ -271,7 +271,8 @@ class Informer:
             self._stream = stream
             self._opened = self._alive = time.monotonic()
             self.problem = ""
-            if self._stop.is_set():  # it looked for a stream before there was this one
+            # whoever stopped us or woke us looked for a stream before there was this one
+            if self._stop.is_set() or (wanted is None and self._answered != self._asked):
                 return
             for line in stream.lines():
                 if self._stop.is_set():

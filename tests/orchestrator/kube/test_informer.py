@@ -263,6 +263,27 @@ def test_who_catches_up_with_a_server_without_bookmarks_lists(
     assert len(listed(proxy)) == 2
 
 
+def test_who_catches_up_while_a_watch_is_opened(through: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no stream yet that could be ended."""
+    begun: list[Informer] = []
+    opened, open_watch = threading.Event(), through.watch
+
+    def late(target: Target, **more: Any) -> Stream:  # noqa: ANN401
+        stream = open_watch(target, **more)
+        if not opened.is_set():
+            begun[0].catch_up()
+            opened.set()
+        return stream
+
+    monkeypatch.setattr(through, "watch", late)
+    informer = Informer(through, CONFIG_MAPS.at("default"), rhythm=QUICK)
+    begun.append(informer)
+    informer.start()
+    assert opened.wait(20)
+    assert informer.synced.wait(30)
+    informer.stop()
+
+
 # ------------------------------------------------------------------ bad answers
 @pytest.mark.parametrize("how", ["status", "event"])
 def test_a_state_that_is_too_old_is_listed_anew(start: Start, world: World, proxy: KubeProxy, how: str) -> None:

@@ -48,6 +48,35 @@ def test_a_whole_job(stage: KubeStage) -> None:
     assert 0 <= held <= time.time() - began + 1
 
 
+def test_one_that_is_new_starts_in_the_turn_that_takes_it_up(stage: KubeStage) -> None:
+    """Nobody shares out slots in a cluster: each turn more would be a status more to write."""
+    stage.submit()
+    with stage.service():
+        stage.controller.turn()
+        assert stage.status.phase.value == "Starting"
+        assert stage.condition(ConditionType.ACCEPTED).reason is Reason.VALID
+        stage.until(lambda: stage.names == ["mini-a1"], "made")
+
+
+def test_an_answer_that_does_not_come_holds_up_no_other_job(between: KubeStage, proxy: KubeProxy) -> None:
+    held: list[Call] = []
+
+    def plan(call: Call) -> Fault:
+        if call.method == "POST" and call.path.endswith("/configmaps") and not held:
+            held.append(call)
+            return "hold"
+        return "ok"
+
+    proxy.plan = plan
+    between.submit("slow")
+    with between.service():
+        between.until(lambda: held, "asked")
+        between.submit("quick")
+        between.until(lambda: between.names == ["quick-a1"], "made")
+        proxy.go_on.set()
+        between.until(lambda: between.names == ["quick-a1", "slow-a1"], "made")
+
+
 def test_a_queued_one_costs_nothing_and_says_why_it_waits(stage: KubeStage) -> None:
     stage.submit(queue=QUEUE, budget={"limit": "5"})
     with stage.service():
