@@ -44,6 +44,8 @@ class Player:
         """Uids of all RayJobs that there ever were, by name."""
         self._stop = threading.Event()
         self._leaving: dict[str, float] = {}
+        self._cleaned = ""
+        """The state of the whole server of which everything is cleaned up."""
 
     # ------------------------------------------------------------------ what there is
     def all(self, path: str) -> list[Json]:
@@ -169,6 +171,17 @@ class Player:
         answer = self.client.patch(url, json={"status": status}, headers=headers)
         assert answer.status_code in (200, 404), answer.text
 
+    def let_go(self, cluster: str, began: float, ended: float) -> None:
+        """Its workers have ended by themselves, and held their nodes from when to when; unix seconds."""
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(began)}
+        state = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": stamp(ended)}}
+        for pod in self.pods():
+            if pod["metadata"]["name"].startswith(f"{cluster}-worker-"):
+                name = pod["spec"]["containers"][0]["name"]
+                one = {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+                status = {"phase": "Succeeded", "conditions": [placed], "containerStatuses": [one]}
+                self.kubelet_says(pod["metadata"]["name"], status)
+
     def kills_for_memory(self, pod: str) -> None:
         """By the kernel, at the container's limit."""
         [found] = [one for one in self.pods() if one["metadata"]["name"] == pod]
@@ -196,8 +209,11 @@ class Player:
 
     def _clean(self) -> None:
         while not self._stop.wait(0.03):
-            for one in self.ray_jobs():
+            found = self.client.get(RAY_JOBS.format(self.namespace)).json()
+            for one in found["items"]:
                 self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
+            if found["metadata"]["resourceVersion"] == self._cleaned:
+                continue  # nothing was written since, of whatever kind
             owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
             owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
             for path, metadata in owned:  # which were there before their owners were asked for
@@ -207,12 +223,14 @@ class Player:
             for pod in self.pods():
                 if pod["metadata"].get("deletionTimestamp"):
                     self._end(pod)
+            self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
 
     def _end(self, pod: Json) -> None:
         name = pod["metadata"]["name"]
         until = self._leaving.setdefault(name, time.monotonic() + self.lingering)
         if time.monotonic() >= until:
             self.client.request("DELETE", f"{PODS.format(self.namespace)}/{name}", json={"gracePeriodSeconds": 0})
+            del self._leaving[name]
 
     # ------------------------------------------------------------------ requests
     def _owner(self, found: Json, kind: str, version: str) -> Json:
