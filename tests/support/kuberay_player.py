@@ -143,27 +143,29 @@ class Player:
             self._pod(f"{cluster}-worker-{number}", group["template"], owner, cluster, "worker")
         return cluster
 
-    def runs(self, name: str) -> str:
-        """All pods get their nodes and are ready, the submitter starts, and Ray the driver; -> the Ray cluster."""
+    def runs(self, name: str, since: float | None = None) -> str:
+        """All pods get their nodes and are ready, the submitter starts, and Ray the driver; -> the Ray cluster.
+        `since`: when they got them, unix time; it is now that they do."""
         job = self.ray_job(name)
         cluster = (job.get("status") or {}).get("rayClusterName") or self.begins(name)
         for pod in self.pods():
             if pod["metadata"]["labels"].get("ray.io/cluster") == cluster:
-                self.places(pod["metadata"]["name"])
+                self.places(pod["metadata"]["name"], since)
         owner = self._owner(job, "RayJob", "ray.io/v1")
         self._pod(f"{name}-submitter", job["spec"]["submitterPodTemplate"], owner, "", "")
         self.places(f"{name}-submitter")
         self.says(name, "Running", jobStatus="RUNNING")
         return str(cluster)
 
-    def places(self, pod: str) -> None:
+    def places(self, pod: str, since: float | None = None) -> None:
         """It gets a node, and is ready."""
         target = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
         answer = self.client.post(f"{PODS.format(self.namespace)}/{pod}/binding", json=body)
         assert answer.status_code == 201, answer.text
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time())}
-        self.kubelet_says(pod, {"phase": "Running", "conditions": [ready]})
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(since or time.time())}
+        self.kubelet_says(pod, {"phase": "Running", "conditions": [ready, placed]})
 
     def kubelet_says(self, pod: str, status: Json) -> None:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
@@ -171,16 +173,14 @@ class Player:
         answer = self.client.patch(url, json={"status": status}, headers=headers)
         assert answer.status_code in (200, 404), answer.text
 
-    def let_go(self, cluster: str, began: float, ended: float) -> None:
-        """Its workers have ended by themselves, and held their nodes from when to when; unix seconds."""
-        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(began)}
-        state = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": stamp(ended)}}
+    def let_go(self, cluster: str, at: float) -> None:
+        """Its workers have ended by themselves, at this unix time."""
+        state = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": stamp(at)}}
         for pod in self.pods():
             if pod["metadata"]["name"].startswith(f"{cluster}-worker-"):
                 name = pod["spec"]["containers"][0]["name"]
                 one = {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
-                status = {"phase": "Succeeded", "conditions": [placed], "containerStatuses": [one]}
-                self.kubelet_says(pod["metadata"]["name"], status)
+                self.kubelet_says(pod["metadata"]["name"], {"phase": "Succeeded", "containerStatuses": [one]})
 
     def kills_for_memory(self, pod: str) -> None:
         """By the kernel, at the container's limit."""
