@@ -72,7 +72,11 @@ class ControllerProcess:
         return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=30, trust_env=False)
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.ask("GET", "/readyz").status_code == 200, lambda: self.log())
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log()
+            return self.ask("GET", "/readyz").status_code == 200
+
+        wait_until(ready, self.log)
 
     def end(self) -> int:
         """As a pod is ended; -> its exit status."""

@@ -208,7 +208,7 @@ class Player:
             thread.join()
 
     def _clean(self) -> None:
-        while not self._stop.wait(0.03):
+        while not self._stop.wait(0.05):
             found = self.client.get(RAY_JOBS.format(self.namespace)).json()
             for one in found["items"]:
                 self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])

@@ -15,9 +15,9 @@ from support.kube_stories import LIVES, PRICES, Life
 from orchestrator.errors import FathomError
 from orchestrator.settings import Settings
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
 
-_PATIENCE, _PAUSE = 120.0, 0.03
+_PATIENCE, _PAUSE = 240.0, 0.05
 
 
 @dataclass
