@@ -4,6 +4,7 @@ up where an undisturbed one does, with one RayJob for each attempt and nothing l
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -71,11 +72,12 @@ def test_crash_at_every_write(between: KubeStage, proxy: KubeProxy, story: str, 
     life.begin("mini")
     live(life, proxy, reference)
     undisturbed = life.outcome
-    assert len(reference.writes) >= least, reference.writes
-    for at in range(len(reference.writes)):
+    for at in itertools.count():
         fate = Fate(at, how)
         life.begin(f"mini-{at}")
         live(life, proxy, fate)
-        assert fate.died, f"{fate} has fewer writes"
         assert life.outcome == undisturbed, fate
-    print(f"{story}: died at each of {len(reference.writes)} writes, {how}; {undisturbed}")
+        if not fate.died:  # it has no more writes than that; how many it has, caches that lag have a say in
+            break
+    assert at >= least, reference.writes
+    print(f"{story}: died at each of {at} writes, {how}; {undisturbed}")
