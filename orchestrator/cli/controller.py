@@ -50,6 +50,7 @@ def controller_command(
     from orchestrator.api.standby import Standby
     from orchestrator.cli.leading import Leading, Place
     from orchestrator.kube.client import Timeouts
+    from orchestrator.kube.deadman import deadman
     from orchestrator.kube.lease import LeaderLease
     from orchestrator.settings import Settings
 
@@ -65,7 +66,8 @@ def controller_command(
     allow_files(_MOST_FILES)
     make_home(settings.home)
     kube, asking = _kube(Timeouts()), _kube(Timeouts(connect=2.0, read=5.0))
-    lease = LeaderLease(kube, lease_namespace, lease_name, os.environ.get("POD_NAME") or socket.gethostname())
+    replica = os.environ.get("POD_NAME") or socket.gethostname()
+    lease = LeaderLease(kube, lease_namespace, lease_name, replica, die_at=deadman())
     standby = Standby()
     place = Place(settings, cluster, audience, tuple(namespace or ()))
     leading = Leading(place, kube, asking, lease, standby, say)

@@ -62,14 +62,16 @@ class LeaderLease:
         *,
         terms: Terms = Terms(),  # noqa: B008 - frozen
         on_lost: Callable[[], None] = end_process,
+        die_at: Callable[[float | None], None] = lambda at: None,
         clock: Callable[[], float] = steady,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`replica`: e.g. the pod's name. `on_lost`: called by a thread of ours."""
+        """`replica`: e.g. the pod's name. `on_lost`: called by a thread of ours. `die_at`: told by each renewal when
+        this process must be dead, by `clock`, if no other follows; None: it may live. See `kube.deadman`."""
         # a container that was started again in its pod is another holder
         self.identity = f"{replica}_{secrets.token_hex(4)}"
         self._kube, self._target = kube, LEASES.at(namespace, name)
-        self._terms, self._on_lost, self._clock, self._wall = terms, on_lost, clock, wall
+        self._terms, self._on_lost, self._die_at, self._clock, self._wall = terms, on_lost, die_at, clock, wall
         self._lock = threading.Lock()
         self._renewed: float | None = None  # asked for at this time, and granted; None: we do not lead
         self._ended = False
@@ -116,6 +118,7 @@ class LeaderLease:
         """Nothing is written from here on; another replica may lead at once. Silent if the server cannot be told."""
         with self._lock:
             led, self._ended, self._renewed = self._renewed is not None and not self._ended, True, None
+            self._die_at(None)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(self._terms.deadline)
@@ -163,6 +166,8 @@ class LeaderLease:
         with self._lock:
             if not self._ended:
                 self._renewed = asked
+                # whoever runs ends in order before that, and nobody else leads until after it
+                self._die_at(asked + (self._terms.deadline + self._terms.duration) / 2)
             return not self._ended
 
     def _write(self) -> Json | None:

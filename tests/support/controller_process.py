@@ -26,8 +26,15 @@ class ControllerProcess:
     """One replica; it looks after one namespace, where its Lease is, too."""
 
     def __init__(
-        self, server: ApiServer, folder: Path, namespace: str, name: str = "one", host: str = "127.0.0.1"
+        self,
+        server: ApiServer,
+        folder: Path,
+        namespace: str,
+        name: str = "one",
+        host: str = "127.0.0.1",
+        kubeconfig: Path | None = None,
     ) -> None:
+        """`kubeconfig`: of another way to the server."""
         folder.mkdir(exist_ok=True)
         self.home, self._log = folder / "home", folder / f"{name}.log"
         settings, prices = folder / "cluster.json", folder / "prices.yaml"
@@ -36,7 +43,7 @@ class ControllerProcess:
         arguments = {"cluster-settings": settings, "host": host, "port": 0, "namespace": namespace}
         arguments |= {"lease-namespace": namespace, "lease-name": "lease"}
         environment = os.environ | {
-            "KUBECONFIG": str(server.kubeconfig()), "POD_NAME": name, "FATHOM_HOME": str(self.home),
+            "KUBECONFIG": str(kubeconfig or server.kubeconfig()), "POD_NAME": name, "FATHOM_HOME": str(self.home),
             "FATHOM_PRICES": str(prices), "MLFLOW_TRACKING_URI": "",
         }  # fmt: skip
         command = [sys.executable, "-m", "orchestrator.cli", "controller"]
@@ -65,7 +72,11 @@ class ControllerProcess:
         return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=30, trust_env=False)
 
     def wait_ready(self) -> None:
-        wait_until(lambda: self.ask("GET", "/readyz").status_code == 200, lambda: self.log())
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log()
+            return self.ask("GET", "/readyz").status_code == 200
+
+        wait_until(ready, self.log)
 
     def end(self) -> int:
         """As a pod is ended; -> its exit status."""

@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 from support.apiserver import ApiServer
 
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "date", "server"}
+_IDLE = 20.0
+"""Seconds after which the server may have closed a connection."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class KubeProxy:
             protocol_version = "HTTP/1.1"
             wbufsize = 0
             disable_nagle_algorithm = True
+            _upstream: http.client.HTTPSConnection | None = None
+            _used = 0.0
 
             def _any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -143,18 +148,16 @@ class KubeProxy:
                     return self._cut()
                 if isinstance(fault, Say) and not fault.after:
                     return self._answer(fault.status, list(fault.headers), fault.content)
-                upstream = http.client.HTTPSConnection(
-                    proxy._upstream.hostname or "", proxy._upstream.port, timeout=60, context=proxy._context
-                )
-                try:
-                    kept = {k: v for k, v in self.headers.items() if k.lower() not in _HOP | {"host"}}
-                    upstream.request(self.command, self.path, body or None, kept)
-                    answer = upstream.getresponse()
-                    if call.watch and answer.status == 200:
+                upstream = self._connection()
+                kept = {k: v for k, v in self.headers.items() if k.lower() not in _HOP | {"host"}}
+                upstream.request(self.command, self.path, body or None, kept)
+                answer = upstream.getresponse()
+                if call.watch and answer.status == 200:
+                    try:
                         return self._stream(answer, upstream)
-                    status, headers, content = answer.status, answer.getheaders(), answer.read()
-                finally:
-                    upstream.close()
+                    finally:
+                        upstream.close()
+                status, headers, content = answer.status, answer.getheaders(), answer.read()
                 if fault == "cut after":
                     return self._cut()
                 if isinstance(fault, Say):
@@ -162,6 +165,18 @@ class KubeProxy:
                 if fault == "hold":
                     proxy.go_on.wait(60)
                 return self._answer(status, headers, content)
+
+            def _connection(self) -> http.client.HTTPSConnection:
+                """To the server; one for as long as the client keeps its own and something is asked now and then."""
+                now, known = time.monotonic(), self._upstream
+                if known is None or now - self._used > _IDLE:
+                    if known is not None:
+                        known.close()
+                    known = self._upstream = http.client.HTTPSConnection(
+                        proxy._upstream.hostname or "", proxy._upstream.port, timeout=60, context=proxy._context
+                    )
+                self._used = now
+                return known
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
 
@@ -218,6 +233,8 @@ class KubeProxy:
                 finally:
                     with proxy._lock:
                         proxy._sockets.discard(self.connection)
+                    if self._upstream is not None:
+                        self._upstream.close()
 
             def finish(self) -> None:
                 with suppress(OSError, ValueError):

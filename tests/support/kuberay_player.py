@@ -44,6 +44,8 @@ class Player:
         """Uids of all RayJobs that there ever were, by name."""
         self._stop = threading.Event()
         self._leaving: dict[str, float] = {}
+        self._cleaned = ""
+        """The state of the whole server of which everything is cleaned up."""
 
     # ------------------------------------------------------------------ what there is
     def all(self, path: str) -> list[Json]:
@@ -141,33 +143,44 @@ class Player:
             self._pod(f"{cluster}-worker-{number}", group["template"], owner, cluster, "worker")
         return cluster
 
-    def runs(self, name: str) -> str:
-        """All pods get their nodes and are ready, the submitter starts, and Ray the driver; -> the Ray cluster."""
+    def runs(self, name: str, since: float | None = None) -> str:
+        """All pods get their nodes and are ready, the submitter starts, and Ray the driver; -> the Ray cluster.
+        `since`: when they got them, unix time; it is now that they do."""
         job = self.ray_job(name)
         cluster = (job.get("status") or {}).get("rayClusterName") or self.begins(name)
         for pod in self.pods():
             if pod["metadata"]["labels"].get("ray.io/cluster") == cluster:
-                self.places(pod["metadata"]["name"])
+                self.places(pod["metadata"]["name"], since)
         owner = self._owner(job, "RayJob", "ray.io/v1")
         self._pod(f"{name}-submitter", job["spec"]["submitterPodTemplate"], owner, "", "")
         self.places(f"{name}-submitter")
         self.says(name, "Running", jobStatus="RUNNING")
         return str(cluster)
 
-    def places(self, pod: str) -> None:
+    def places(self, pod: str, since: float | None = None) -> None:
         """It gets a node, and is ready."""
         target = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
         answer = self.client.post(f"{PODS.format(self.namespace)}/{pod}/binding", json=body)
         assert answer.status_code == 201, answer.text
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(time.time())}
-        self.kubelet_says(pod, {"phase": "Running", "conditions": [ready]})
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(since or time.time())}
+        self.kubelet_says(pod, {"phase": "Running", "conditions": [ready, placed]})
 
     def kubelet_says(self, pod: str, status: Json) -> None:
         headers = {"Content-Type": "application/strategic-merge-patch+json"}
         url = f"{PODS.format(self.namespace)}/{pod}/status"
         answer = self.client.patch(url, json={"status": status}, headers=headers)
         assert answer.status_code in (200, 404), answer.text
+
+    def let_go(self, cluster: str, at: float) -> None:
+        """Its workers have ended by themselves, at this unix time."""
+        state = {"terminated": {"exitCode": 0, "reason": "Completed", "finishedAt": stamp(at)}}
+        for pod in self.pods():
+            if pod["metadata"]["name"].startswith(f"{cluster}-worker-"):
+                name = pod["spec"]["containers"][0]["name"]
+                one = {"name": name, "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+                self.kubelet_says(pod["metadata"]["name"], {"phase": "Succeeded", "containerStatuses": [one]})
 
     def kills_for_memory(self, pod: str) -> None:
         """By the kernel, at the container's limit."""
@@ -195,9 +208,12 @@ class Player:
             thread.join()
 
     def _clean(self) -> None:
-        while not self._stop.wait(0.03):
-            for one in self.ray_jobs():
+        while not self._stop.wait(0.05):
+            found = self.client.get(RAY_JOBS.format(self.namespace)).json()
+            for one in found["items"]:
                 self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
+            if found["metadata"]["resourceVersion"] == self._cleaned:
+                continue  # nothing was written since, of whatever kind
             owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
             owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
             for path, metadata in owned:  # which were there before their owners were asked for
@@ -207,12 +223,14 @@ class Player:
             for pod in self.pods():
                 if pod["metadata"].get("deletionTimestamp"):
                     self._end(pod)
+            self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
 
     def _end(self, pod: Json) -> None:
         name = pod["metadata"]["name"]
         until = self._leaving.setdefault(name, time.monotonic() + self.lingering)
         if time.monotonic() >= until:
             self.client.request("DELETE", f"{PODS.format(self.namespace)}/{name}", json={"gracePeriodSeconds": 0})
+            del self._leaving[name]
 
     # ------------------------------------------------------------------ requests
     def _owner(self, found: Json, kind: str, version: str) -> Json:

@@ -311,6 +311,22 @@ def test_a_container_that_is_started_again_in_its_pod_waits_as_others_do(
 
 
 @pytest.mark.kube
+def test_each_renewal_puts_off_the_end(kube: Kube, namespace: str) -> None:
+    """Whoever is paused for longer is dead before anybody else may lead; whoever gives the lease back may live."""
+    ends: list[float | None] = []
+    lease = LeaderLease(kube, namespace, "leader", "one", terms=QUICK, die_at=ends.append)
+    began = steady()
+    assert lease.acquire(threading.Event())
+    until(lambda: len(ends) >= 3)
+    lease.release()
+    *renewed, last = ends
+    assert last is None
+    assert renewed == sorted(renewed)
+    assert began + QUICK.deadline < renewed[0]
+    assert renewed[-1] < steady() + QUICK.duration
+
+
+@pytest.mark.kube
 def test_whoever_never_led_releases_nothing(pair: tuple[Replica, Replica], kube: Kube, namespace: str) -> None:
     leader, follower = pair
     follower.end()
