@@ -114,7 +114,7 @@ def test_two_jobs_have_a_gpu_each_and_the_third_the_one_that_is_given_back(home:
             wait_until(lambda: visible(home) == {"four": "0,2", "cpu": ""}, service.words)
             for name in ("four", "cpu"):
                 client.cancel(name)
-                assert client.wait(name, [Phase.CANCELLED], timeout=60).phase is Phase.CANCELLED
+                assert client.wait(name, [Phase.CANCELLED], timeout=240).phase is Phase.CANCELLED
         wait_until(lambda: not drivers(home), service.words)
     finally:
         service.end()

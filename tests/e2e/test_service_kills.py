@@ -63,7 +63,7 @@ def job(home: Path, name: str) -> TrainingJob:
 
 def insist(wish: Callable[[Client], object]) -> None:
     """Until a service that lives has heard of it."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while True:
         try:
             with Client() as client:
@@ -127,7 +127,7 @@ class People(threading.Thread):
 
     def _until(self, name: str, phase: Phase) -> None:
         def look(client: Client) -> None:
-            found = client.wait(name, [phase], timeout=120)
+            found = client.wait(name, [phase], timeout=240)
             assert found.phase is phase
 
         insist(look)
@@ -148,7 +148,7 @@ def _delete(client: Client, name: str) -> None:
 
 
 def _gone(client: Client, name: str) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while True:
         try:
             found = client.get(name)
@@ -216,7 +216,7 @@ def test_dying_between_any_two_steps_leads_to_one_driver(home: Path) -> None:
             assert len(before) == (place in ("spawned", "started", "ordered")), place
             service.start()
             if not stops:
-                insist(lambda client, name=name: client.wait(name, [Phase.SUCCEEDED], timeout=60))  # type: ignore[misc]
+                insist(lambda client, name=name: client.wait(name, [Phase.SUCCEEDED], timeout=240))  # type: ignore[misc]
                 [folder] = home.glob(f"{name}-*")
                 assert [number for run, number in births(home) if run == folder.name] == [1], place
                 require_whole(folder, births(home))

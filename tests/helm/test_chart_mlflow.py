@@ -35,7 +35,7 @@ def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
         process = subprocess.Popen(
             [sys.executable, *(here.get(one, one) for one in command)], env=env, cwd=folder, stdout=log, stderr=log
         )
-    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
     try:
         _wait(client, process, folder / "log")
         yield client
@@ -46,7 +46,7 @@ def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
 
 
 def _wait(client: httpx2.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-2000:]
         try:

@@ -80,7 +80,7 @@ class Started:
             return False
         headers = {one["name"]: one["value"] for one in self._probe["httpHeaders"]}
         url = f"http://127.0.0.1:{port[1]}{self._probe['path']}"
-        return httpx2.get(url, headers=headers, trust_env=False, timeout=30).status_code == 200
+        return httpx2.get(url, headers=headers, trust_env=False, timeout=120).status_code == 200
 
     def end(self) -> None:
         if self.process.poll() is None:

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 Json = dict[str, Any]
-_PATIENCE = 60.0
+_PATIENCE = 240.0
 USERS = {"admin": "system:masters", "stranger": ""}
 """Whom tokens are made for, and their group; `Impersonate-User` of the admin is anybody else."""
 
@@ -106,7 +106,7 @@ class ApiServer:
             return self._clients[user]
         context = ssl.create_default_context(cafile=str(self.ca))
         headers = {"Authorization": f"Bearer {self.tokens[user]}"}
-        made = httpx2.Client(base_url=self.url, headers=headers, verify=context, timeout=30, trust_env=False)
+        made = httpx2.Client(base_url=self.url, headers=headers, verify=context, timeout=120, trust_env=False)
         self._clients[user] = made
         return made
 
@@ -134,7 +134,7 @@ class ApiServer:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
 
     # ------------------------------------------------------------------ what tests begin with

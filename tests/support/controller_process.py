@@ -62,7 +62,7 @@ class ControllerProcess:
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> httpx2.Response:  # noqa: ANN401
         headers = {"X-Fathom-Authorization": f"Bearer {token}"} if token else {}
-        return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=30, trust_env=False)
+        return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=120, trust_env=False)
 
     def wait_ready(self) -> None:
         wait_until(lambda: self.ask("GET", "/readyz").status_code == 200, lambda: self.log())

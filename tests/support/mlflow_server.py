@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 
 
 class MlflowServer:
@@ -60,7 +60,7 @@ class MlflowServer:
             assert self._process is not None
             assert self._process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
             try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=30):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

@@ -59,7 +59,7 @@ def serving(home: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def ask(port: int, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         kind = {} if body is None else {"content-type": "application/json"}
         connection.request(method, path, None if body is None else json.dumps(body), kind | headers)
@@ -86,7 +86,7 @@ def free_port() -> int:
 )
 def test_refusals(tmp_path: Path, options: list[str], variables: dict[str, str], words: str) -> None:
     process = start(tmp_path / "runs", *options, **variables)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (2, "")
     assert words in err
     assert "Traceback" not in err
@@ -97,7 +97,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start(tmp_path / "runs", "--port", str(port))
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 2
     assert f"port {port} of 127.0.0.1" in err
     assert "try --port" in err
@@ -116,7 +116,7 @@ def test_a_server_answers_us_only_and_ends_without_a_trace(tmp_path: Path) -> No
         assert_pictures_are_shown(port)
         assert psutil.Process(process.pid).children() == []
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert process.returncode in (0, 130, -signal.SIGINT)
     assert f"MLflow: http://127.0.0.1:{port}" in out
     assert "Traceback" not in err
