@@ -22,7 +22,7 @@ from orchestrator import Client
 from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
 
 
@@ -137,7 +137,7 @@ def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
         assert time.monotonic() < until
     assert [path for path in home.runs.iterdir() if (path / "job.json").exists()] == []
     service.send_signal(signal.SIGINT)
-    assert service.wait(60) == 0
+    assert service.wait(240) == 0
     until = time.monotonic() + 240
     while found := left(home.runs):
         assert time.monotonic() < until, found

@@ -24,7 +24,7 @@ from orchestrator.launch.processes import kill_session
 from orchestrator.spec import TrainingJob
 from orchestrator.status import ConditionType, Phase
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]
 STORY = {"seconds": 100_000.0, "outcome": "succeeded"}
 NVML = "import sys\nfrom support.nvml import FakeNvml\nsys.modules[__name__] = FakeNvml({})\n"
 

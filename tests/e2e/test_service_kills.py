@@ -27,7 +27,7 @@ from orchestrator.errors import Conflict, NotFound, Unavailable
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Phase
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]
 KILLS = int(os.environ.get("FATHOM_TEST_KILLS", "8"))
 SEED = int(os.environ.get("FATHOM_TEST_SEED", "8"))
 FOREVER = {"seconds": 100_000.0}
@@ -184,7 +184,7 @@ def test_no_kill_loses_a_job_or_gives_it_two_drivers(home: Path) -> None:
         with Client() as client:
             assert list(client.list()) == []
         assert service.end() == 0
-        wait_until(lambda: not left(home), lambda: left(home), 30)
+        wait_until(lambda: not left(home), lambda: left(home), 240)
     finally:
         people.enough.set()
         service.end()
@@ -224,7 +224,7 @@ def test_dying_between_any_two_steps_leads_to_one_driver(home: Path) -> None:
             insist(lambda client, name=name: _gone(client, name))  # type: ignore[misc]
             wait_until(lambda name=name: not list(home.glob(f"*{name}-*")), service.words)  # type: ignore[misc]
             service.shoot()
-        wait_until(lambda: not left(home), lambda: left(home), 30)
+        wait_until(lambda: not left(home), lambda: left(home), 240)
     finally:
         service.end()
         watcher.end()

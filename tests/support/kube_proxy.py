@@ -67,9 +67,7 @@ Line = bytes | Literal["cut"]
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = (
-        128  # with 5, a busy machine turns connections away
-    )
+    request_queue_size = 128  # with 5, a busy machine turns connections away
 
 
 class KubeProxy:

@@ -157,7 +157,7 @@ def _only(number: int, fault: Fault, at: int) -> Fault:
 UNDONE_OR_DONE: tuple[Fault, ...] = ("refuse", "reset after", "500 before", "500 after")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_any_request_may_fail_once(
     undisturbed: list[dict[str, Any]],
     settings: Settings,

@@ -36,7 +36,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
-    pytest.mark.timeout(300),
 ]
 OVERLAPS = """<script>
 const found = [];
