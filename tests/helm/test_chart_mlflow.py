@@ -42,7 +42,7 @@ def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
     finally:
         client.close()
         process.terminate()
-        process.wait(60)
+        process.wait(240)
 
 
 def _wait(client: httpx2.Client, process: subprocess.Popen[bytes], log: Path) -> None:

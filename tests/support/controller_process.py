@@ -70,7 +70,7 @@ class ControllerProcess:
     def end(self) -> int:
         """As a pod is ended; -> its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
     def kill(self) -> None:
         """Whatever is left."""

@@ -156,7 +156,7 @@ def test_a_token_is_made_listed_and_revoked(service: Service) -> None:
     found = made.json()
     secret = found.pop("secret")
     lasts = datetime.fromisoformat(found["expires"]) - datetime.fromisoformat(found["created"])
-    assert abs(lasts - timedelta(days=1)) < timedelta(seconds=5)
+    assert abs(lasts - timedelta(days=1)) < timedelta(minutes=1)
     listed = service.admin.get("/v1/tokens")
     assert found in listed.json()["items"]
     assert secret not in listed.text
