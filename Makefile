@@ -36,7 +36,7 @@ test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile \
 	  --second-go $(FLAKES)
-	@$(BIN)/python -m pytest -q -m "processes or ray" -n 2 --dist loadfile --no-loadscope-reorder --durations=15 \
+	@$(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 \
 	  --second-go $(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 
