@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 Json = dict[str, Any]
-_PATIENCE = 240.0
+_PATIENCE = 600.0
 USERS = {"admin": "system:masters", "stranger": ""}
 """Whom tokens are made for, and their group; `Impersonate-User` of the admin is anybody else."""
 
