@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.helm import Helm, pod_specs
+from support.ports import free_ports
 
 pytestmark = pytest.mark.processes
 SERVICE = "fathom-mlflow.fathom-system.svc:5000"
@@ -22,8 +22,7 @@ SERVICE = "fathom-mlflow.fathom-system.svc:5000"
 def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """Its command and its environment, but on a free port of this machine."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     [container] = pod_specs(helm.rendered({"mlflow": {"allowedHosts": ["runs.example.com"]}}))["fathom-mlflow"][
         "containers"
     ]

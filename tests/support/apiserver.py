@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -30,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from support.ports import free_ports
+
 Json = dict[str, Any]
 _PATIENCE = 600.0
 USERS = {"admin": "system:masters", "stranger": ""}
@@ -41,7 +42,7 @@ class ApiServer:
 
     def __init__(self, folder: Path, assets: Path) -> None:
         self.folder, self._assets = folder, assets
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self.url = f"https://127.0.0.1:{self._ports[0]}"
         self.ca = folder / "ca.crt"
         self.tokens = {user: secrets.token_hex(16) for user in USERS}
@@ -193,17 +194,6 @@ def _server(folder: Path, port: int, etcd: int) -> list[str]:
         f"--service-account-signing-key-file={folder / 'sa.key'}",
         *("--disable-admission-plugins=ServiceAccount", "--profiling=false", "--allow-privileged=true"),
     ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ones, which nobody has at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _write_keys(folder: Path) -> None:

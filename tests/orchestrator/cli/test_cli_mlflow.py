@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from support.home import wait_for
+from support.ports import free_ports
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = {
@@ -69,12 +70,6 @@ def ask(port: int, method: str, path: str, body: object = None, **headers: str) 
         connection.close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("options", "variables", "words"),
     [
@@ -105,7 +100,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_server_answers_us_only_and_ends_without_a_trace(tmp_path: Path) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     with serving(tmp_path / "runs", port) as process:
         assert ask(port, "GET", "/")[0] == 200
         assert ask(port, "GET", "/", host="evil.example.org")[0] == 403
