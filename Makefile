@@ -30,9 +30,15 @@ demo: $(STAMP) ## Start the service, train a sparse and a dense model on real te
 	  --exclude 'idlelib/*' --exclude 'lib2to3/*'
 	@$(BIN)/fathom demo k8s/samples/demo-sparse.yaml k8s/samples/demo-dense.yaml
 
+FLAKES := .pytest_cache/flakes.txt
+
 test: $(STAMP) ## Run all tests, the quick ones first
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile
-	@$(BIN)/python -m pytest -q -m "processes or ray" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile \
+	  --second-go $(FLAKES)
+	@$(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 \
+	  --second-go $(FLAKES)
+	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 
 e2e: $(STAMP) ## Install on the cluster of KUBECONFIG, train there and break things; E2E="--train-image ... --controller-image ..."
 	@PYTHONPATH=.:tests $(BIN)/python -m live.e2e $(E2E)

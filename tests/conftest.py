@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from support import second_go
 
 if TYPE_CHECKING:
     from support.api import Service
@@ -16,8 +17,22 @@ if TYPE_CHECKING:
     from orchestrator.store.sqlite import SqliteStore
 
 # Machines are shared: an example that takes long says nothing of the code.
-settings.register_profile("patient", settings.default, deadline=None)
+settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    second_go.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("second_go")
+    if file is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(second_go.SecondGo(config, file))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    second_go.mark(item)
 
 
 @pytest.fixture

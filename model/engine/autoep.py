@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
-from deepspeed.moe.ep_experts import GroupedExperts
-from deepspeed.moe.ep_router import TokenChoiceTopKRouter
 from torch import Tensor, nn
 
 from model.config import ModelConfig
+from model.engine.library import AutoEPMoELayer, GroupedExperts, TokenChoiceTopKRouter
 from model.experts import feed_forward
 from model.local import Choice, applies, routed
 from model.moe import MoE

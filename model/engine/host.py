@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 from torch import Tensor
+
+from model.engine.library import CheckpointCommitInfo, CheckpointEngine
 
 
 class HostCheckpoints(CheckpointEngine):  # type: ignore[misc]

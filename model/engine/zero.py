@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import deepspeed
-import deepspeed.ops
 import numpy as np
 import torch
 import torch.distributed as dist
-from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from torch import Tensor
 
 from model.again import choose as choose_recomputation
@@ -26,6 +23,7 @@ from model.collective import together
 from model.engine.autoep import autoep_config, bind
 from model.engine.base import topology_of
 from model.engine.host import HostCheckpoints
+from model.engine.library import deepspeed, is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from model.engine.universal import convert, require_loadable
 from model.flops import count
 from model.loss import Losses, training_losses

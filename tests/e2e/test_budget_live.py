@@ -12,7 +12,7 @@ from orchestrator.controller.record import Record
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.events import BudgetNote, CheckpointCommitted, Ended, FailureClass, Progress, read_control
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 PRICES = (
     '- {{accelerator: cpu, priceClass: on-demand, amount: "{}", currency: USD, unit: cpu-hour, source: test, '

@@ -12,7 +12,7 @@ from support.home import CORPUS, JOB, Home, events, finish, history, runs, wait_
 
 from orchestrator.launch.events import Progress
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 MIXTURE = """
 sources:
   - {name: small, uri: texts/small, weight: 0.25, license: PSF-2.0}

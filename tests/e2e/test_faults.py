@@ -13,7 +13,7 @@ from support.home import Done, Home, events, points, runs
 
 from orchestrator.launch.events import Anomaly, Ended, FailureClass
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 SEED = 20261124
 IN_ATTEMPT = ("exception", "kill", "nan", "weights", "read", "kill-before-manifest", "disk-full")
 HARMLESS = ("read", "disk-full")

@@ -11,7 +11,7 @@ from support.faults import one
 from support.home import STEPS, Done, Home, events, history, weights
 from support.s3 import serving, use
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
 def test_a_killed_worker_goes_on_from_s3(

@@ -24,7 +24,7 @@ from orchestrator.launch.processes import kill_session
 from orchestrator.spec import TrainingJob
 from orchestrator.status import ConditionType, Phase
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]
 STORY = {"seconds": 100_000.0, "outcome": "succeeded"}
 NVML = "import sys\nfrom support.nvml import FakeNvml\nsys.modules[__name__] = FakeNvml({})\n"
 
@@ -114,7 +114,7 @@ def test_two_jobs_have_a_gpu_each_and_the_third_the_one_that_is_given_back(home:
             wait_until(lambda: visible(home) == {"four": "0,2", "cpu": ""}, service.words)
             for name in ("four", "cpu"):
                 client.cancel(name)
-                assert client.wait(name, [Phase.CANCELLED], timeout=60).phase is Phase.CANCELLED
+                assert client.wait(name, [Phase.CANCELLED], timeout=240).phase is Phase.CANCELLED
         wait_until(lambda: not drivers(home), service.words)
     finally:
         service.end()

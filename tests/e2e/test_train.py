@@ -35,7 +35,7 @@ from orchestrator.launch.events import Progress
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
 
 # What MLflow holds of the only job

@@ -17,12 +17,13 @@ from support.envtest import NOT_RUN, find_assets
 from support.helm import CHART, IMAGES, Helm, Object, find_helm, merged
 from support.helm import NOT_RUN as NO_HELM
 from support.kube_jobs import KubeJobs
-from support.kube_objects import until
+from support.kube_objects import PATIENT, until
 from support.store import small_document
 
 from orchestrator.crd.definition import definition
 from orchestrator.kube.client import Kube
 from orchestrator.kube.lease import LeaderLease
+from orchestrator.kube.lease_record import Terms
 
 pytestmark = pytest.mark.kube
 HOME = "fathom-system"
@@ -99,7 +100,9 @@ def _job(server: ApiServer, name: str) -> KubeJobs:
 
 def _leader(server: ApiServer) -> LeaderLease:
     """A replica that leads, as the chart says by which Lease."""
-    lease = LeaderLease(Kube.from_kubeconfig(server.kubeconfig()), HOME, "fathom-controller", "one")
+    kube = Kube.from_kubeconfig(server.kubeconfig(), timeouts=PATIENT)
+    terms = Terms(duration=900.0, deadline=600.0, period=2.0)  # an upgrade on a busy machine takes its time
+    lease = LeaderLease(kube, HOME, "fathom-controller", "one", terms=terms)
     assert lease.acquire(threading.Event())
     return lease
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.helm import Helm, pod_specs
+from support.ports import free_ports
 
 pytestmark = pytest.mark.processes
 SERVICE = "fathom-mlflow.fathom-system.svc:5000"
@@ -22,8 +22,7 @@ SERVICE = "fathom-mlflow.fathom-system.svc:5000"
 def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """Its command and its environment, but on a free port of this machine."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     [container] = pod_specs(helm.rendered({"mlflow": {"allowedHosts": ["runs.example.com"]}}))["fathom-mlflow"][
         "containers"
     ]
@@ -35,18 +34,18 @@ def server(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[htt
         process = subprocess.Popen(
             [sys.executable, *(here.get(one, one) for one in command)], env=env, cwd=folder, stdout=log, stderr=log
         )
-    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
+    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
     try:
         _wait(client, process, folder / "log")
         yield client
     finally:
         client.close()
         process.terminate()
-        process.wait(60)
+        process.wait(240)
 
 
 def _wait(client: httpx2.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-2000:]
         try:

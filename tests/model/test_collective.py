@@ -129,6 +129,6 @@ def unportable_result(folder: Path) -> str:
 
 @pytest.mark.processes
 def test_all_ranks_hear_of_a_result_that_cannot_be_sent(tmp_path: Path) -> None:
-    first, second = run_ranks(unportable_result, 2, tmp_path, patience=5.0)
+    first, second = run_ranks(unportable_result, 2, tmp_path)
     assert first == second
     assert first.endswith("Error, then [0, 1]")

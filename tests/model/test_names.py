@@ -167,8 +167,7 @@ def test_autoep_names_by_example(prefix: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # DeepSpeed's own, at import
 def test_autoep_names_are_deepspeeds() -> None:
     """Its router and expert modules, built as AutoEPMoELayer builds them, hold the names of the table."""
-    from deepspeed.moe.ep_experts import GroupedExperts
-    from deepspeed.moe.ep_router import TokenChoiceTopKRouter
+    from model.engine.library import GroupedExperts, TokenChoiceTopKRouter
 
     router: dict[str, Any] = {
         "score_func": "sigmoid",

@@ -12,7 +12,7 @@ import pytest
 from model.stall import FACTOR, StackDump, stall_limit
 
 SHORT = 0.2
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @pytest.mark.parametrize(

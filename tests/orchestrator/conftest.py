@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.apiserver import ApiServer
+from support.kube_objects import PATIENT
 from support.kube_proxy import KubeProxy
 
 from orchestrator.kube.client import Kube
@@ -13,7 +14,7 @@ from orchestrator.kube.client import Kube
 @pytest.fixture
 def kube(api_server: ApiServer) -> Iterator[Kube]:
     """The real API server, as its admin."""
-    made = Kube.from_kubeconfig(api_server.kubeconfig())
+    made = Kube.from_kubeconfig(api_server.kubeconfig(), timeouts=PATIENT)
     yield made
     made.close()
 
@@ -34,6 +35,6 @@ def proxy(api_server: ApiServer) -> Iterator[KubeProxy]:
 @pytest.fixture
 def through(api_server: ApiServer, proxy: KubeProxy, tmp_path: Path) -> Iterator[Kube]:
     """The real API server, through the proxy."""
-    made = Kube.from_kubeconfig(proxy.kubeconfig(api_server, tmp_path))
+    made = Kube.from_kubeconfig(proxy.kubeconfig(api_server, tmp_path), timeouts=PATIENT)
     yield made
     made.close()

@@ -95,7 +95,7 @@ def test_what_is_no_job_file_is_said_in_one_line(tmp_path: Path, content: bytes,
     path.write_bytes(content)
     began = time.process_time()
     problem = only(path)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 20
     assert problem.path == str(path)
     assert words in problem.message
     assert "\n" not in problem.message

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -30,8 +29,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from support.ports import free_ports
+
 Json = dict[str, Any]
-_PATIENCE = 60.0
+_PATIENCE = 600.0
 USERS = {"admin": "system:masters", "stranger": ""}
 """Whom tokens are made for, and their group; `Impersonate-User` of the admin is anybody else."""
 
@@ -41,7 +42,7 @@ class ApiServer:
 
     def __init__(self, folder: Path, assets: Path) -> None:
         self.folder, self._assets = folder, assets
-        self._ports = _free_ports(3)
+        self._ports = free_ports(3)
         self.url = f"https://127.0.0.1:{self._ports[0]}"
         self.ca = folder / "ca.crt"
         self.tokens = {user: secrets.token_hex(16) for user in USERS}
@@ -106,7 +107,7 @@ class ApiServer:
             return self._clients[user]
         context = ssl.create_default_context(cafile=str(self.ca))
         headers = {"Authorization": f"Bearer {self.tokens[user]}"}
-        made = httpx2.Client(base_url=self.url, headers=headers, verify=context, timeout=30, trust_env=False)
+        made = httpx2.Client(base_url=self.url, headers=headers, verify=context, timeout=120, trust_env=False)
         self._clients[user] = made
         return made
 
@@ -134,7 +135,7 @@ class ApiServer:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
 
     # ------------------------------------------------------------------ what tests begin with
@@ -193,17 +194,6 @@ def _server(folder: Path, port: int, etcd: int) -> list[str]:
         f"--service-account-signing-key-file={folder / 'sa.key'}",
         *("--disable-admission-plugins=ServiceAccount", "--profiling=false", "--allow-privileged=true"),
     ]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ones, which nobody has at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _write_keys(folder: Path) -> None:

@@ -69,7 +69,7 @@ class ControllerProcess:
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> httpx2.Response:  # noqa: ANN401
         headers = {"X-Fathom-Authorization": f"Bearer {token}"} if token else {}
-        return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=30, trust_env=False)
+        return httpx2.request(method, self.url + path, headers=headers, json=body, timeout=120, trust_env=False)
 
     def wait_ready(self) -> None:
         def ready() -> bool:
@@ -81,7 +81,7 @@ class ControllerProcess:
     def end(self) -> int:
         """As a pod is ended; -> its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(240)
 
     def kill(self) -> None:
         """Whatever is left."""

@@ -112,6 +112,7 @@ def listening(folder: RunFolder) -> Iterator[Ear]:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
             """Clients that hang up are part of the tests, deliveries that are wrong are not."""

@@ -26,7 +26,7 @@ from model.recipe import Optimizer, Recipe
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 
 STEPS = 4
-PATIENCE = timedelta(seconds=60)
+PATIENCE = timedelta(seconds=240)
 
 
 @dataclass(frozen=True)

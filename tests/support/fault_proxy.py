@@ -15,6 +15,11 @@ Fault = Literal["ok", "refuse", "500 before", "500 after", "reset after", "slow"
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "date", "server"}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class FaultProxy:
     """Forwards each request, numbered from 0; `plan` says what becomes of it."""
 
@@ -27,8 +32,7 @@ class FaultProxy:
         self.held = threading.Event()
         """Set as soon as a slow answer is being held back."""
         self._count = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
@@ -85,7 +89,7 @@ class FaultProxy:
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
 
             def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-                upstream = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=60)
+                upstream = http.client.HTTPConnection("127.0.0.1", proxy.target, timeout=120)
                 try:
                     kept = {k: v for k, v in self.headers.items() if k.lower() not in _HOP | {"host"}}
                     kept["Host"] = f"127.0.0.1:{proxy.target}"

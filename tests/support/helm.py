@@ -60,7 +60,7 @@ class Helm:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=240,
         )
 
     def done(self, *arguments: str, values: Mapping[str, Any] | None = None, chart: Path = CHART) -> str:

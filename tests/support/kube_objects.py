@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.kube.client import Kube
+from orchestrator.kube.client import Kube, Timeouts
 from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.writes import HASH_LABEL
 
 CONFIG_MAPS = Target("", "v1", "configmaps", "ConfigMap")
 _PATIENCE = 120.0
+PATIENT = Timeouts(connect=60.0, read=60.0)
+"""Of requests whose limit no test is about: a server on a busy machine takes its time, and is not away."""
 
 
 def config_map(namespace: str, name: str, **data: str) -> Json:

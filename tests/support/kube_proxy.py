@@ -68,6 +68,11 @@ Fault = Say | Literal["ok", "cut before", "cut after", "hold"]
 Line = bytes | Literal["cut"]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with 5, a busy machine turns connections away
+
+
 class KubeProxy:
     """Forwards each request; `plan` says what becomes of it, `lines` what becomes of an event of a watch."""
 
@@ -83,8 +88,7 @@ class KubeProxy:
         """Every request is cut, and so is every watch at its next line."""
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
@@ -163,7 +167,7 @@ class KubeProxy:
                 if isinstance(fault, Say):
                     return self._answer(fault.status, list(fault.headers), fault.content)
                 if fault == "hold":
-                    proxy.go_on.wait(60)
+                    proxy.go_on.wait(120)
                 return self._answer(status, headers, content)
 
             def _connection(self) -> http.client.HTTPSConnection:
@@ -173,7 +177,7 @@ class KubeProxy:
                     if known is not None:
                         known.close()
                     known = self._upstream = http.client.HTTPSConnection(
-                        proxy._upstream.hostname or "", proxy._upstream.port, timeout=60, context=proxy._context
+                        proxy._upstream.hostname or "", proxy._upstream.port, timeout=120, context=proxy._context
                     )
                 self._used = now
                 return known

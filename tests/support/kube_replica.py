@@ -18,7 +18,7 @@ from orchestrator.kube.lease import LeaderLease, LostLease, end_process, steady
 from orchestrator.kube.lease_record import Terms
 from support.kube_objects import CONFIG_MAPS
 
-TERMS = Terms(duration=4.0, deadline=3.0, period=0.3)
+TERMS = Terms(duration=9.0, deadline=8.0, period=0.3)
 LONG = Terms(duration=300.0, deadline=200.0, period=0.3)
 """Runs out in no test: whoever follows was let."""
 BOARD = "board"
@@ -48,7 +48,7 @@ def main(kubeconfig: str, namespace: str, identity: str, terms: str) -> None:
     kube = Kube.from_kubeconfig(Path(kubeconfig))
 
     def lost() -> None:
-        refused.wait(10)  # so that the test sees what becomes of the next write
+        refused.wait(120)  # so that the test sees what becomes of the next write
         end_process()
 
     lease = LeaderLease(kube, namespace, "leader", identity, terms=LONG if terms == "long" else TERMS, on_lost=lost)
@@ -60,7 +60,7 @@ def main(kubeconfig: str, namespace: str, identity: str, terms: str) -> None:
         except LostLease:
             tell("refused")
             refused.set()
-            threading.Event().wait(30)
+            threading.Event().wait(120)
             os._exit(1)
     lease.release()
     tell("released")

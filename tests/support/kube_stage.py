@@ -31,7 +31,7 @@ from support import rendering
 from support.kuberay_player import Player
 from support.launcher import Mirror
 
-QUICK = Patience(attempts=3, first=0.01, longest=0.05, total=2.0)
+QUICK = Patience(attempts=3, first=0.01, longest=0.05, total=60.0)
 _PATIENCE = 120.0
 
 

@@ -34,7 +34,7 @@ def serving(kube: Kube, namespaces: Sequence[str]) -> Iterator[KubeStore]:
 
 def store_of(kube: Kube, namespaces: Sequence[str]) -> KubeStore:
     """One that is not started."""
-    writer = Writer(kube, Anybody(), patience=Patience(first=0.01, longest=0.02))
+    writer = Writer(kube, Anybody(), patience=Patience(first=0.01, longest=0.02, total=60.0))
     return KubeStore(kube, writer, namespaces=namespaces, rhythm=QUICK)
 
 

@@ -39,7 +39,7 @@ class Player:
         self.client = client
         self.namespace = namespace
         self.lingering = 0.0
-        """Seconds for which a pod that is deleted goes on."""
+        """Seconds for which a pod that is deleted goes on; may be changed meanwhile."""
         self.made: dict[str, set[str]] = {}
         """Uids of all RayJobs that there ever were, by name."""
         self._stop = threading.Event()
@@ -227,8 +227,8 @@ class Player:
 
     def _end(self, pod: Json) -> None:
         name = pod["metadata"]["name"]
-        until = self._leaving.setdefault(name, time.monotonic() + self.lingering)
-        if time.monotonic() >= until:
+        since = self._leaving.setdefault(name, time.monotonic())
+        if time.monotonic() >= since + self.lingering:
             self.client.request("DELETE", f"{PODS.format(self.namespace)}/{name}", json={"gracePeriodSeconds": 0})
             del self._leaving[name]
 

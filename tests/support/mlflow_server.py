@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-_PATIENCE = 120.0
+from support.ports import free_ports
+
+_PATIENCE = 240.0
 
 
 class MlflowServer:
@@ -20,7 +21,7 @@ class MlflowServer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = _free_port()
+        [self.port] = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,7 +61,7 @@ class MlflowServer:
             assert self._process is not None
             assert self._process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
             try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=30):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
@@ -72,9 +73,3 @@ class MlflowServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -41,7 +41,7 @@ from model.transformer import CausalLM
 from support.recipes import tiny_recipe
 from support.tokens import write_tokens
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 """Seconds after which a test that waits for another thread or process has failed."""
 Data = tuple[Path, DatasetManifest]
 
@@ -87,23 +87,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_ranks(
-    work: Callable[..., Any], world: int, folder: Path, *args: object, patience: float = PATIENCE
-) -> list[Any]:
-    """`work(folder, *args)` in each of `world` gloo processes, which wait for each other for `patience` seconds at
-    most; -> what each returned."""
-    mp.spawn(_rank, (world, str(folder), work, args, patience), nprocs=world)
+def run_ranks(work: Callable[..., Any], world: int, folder: Path, *args: object) -> list[Any]:
+    """`work(folder, *args)` in each of `world` gloo processes, which wait for each other; -> what each returned."""
+    mp.spawn(_rank, (world, str(folder), work, args), nprocs=world)
     return [torch.load(folder / f"returned-{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(
-    rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple[object, ...], patience: float
-) -> None:
+def _rank(rank: int, world: int, folder: str, work: Callable[..., Any], args: tuple[object, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     dist.init_process_group(
-        "gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=patience)
+        "gloo", init_method=meeting, rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE)
     )
     torch.save(work(Path(folder), *args), f"{folder}/returned-{rank}.pt")
     dist.barrier()

@@ -50,6 +50,8 @@ def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
             """Not into the output of the tests."""
 
     class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
         def handle_error(self, *_: object) -> None:
             """Clients that hang up are part of the tests."""
 

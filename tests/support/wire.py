@@ -101,6 +101,7 @@ class Wire:
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
+    request_queue_size = 128
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from model.corpus.listing import Member
 from model.corpus.records import Record, read_part
 from model.corpus.units import Part, Unit, make_units
 
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 LIMIT = 1 << 24
 
 

@@ -126,7 +126,7 @@ def test_requests_that_take_long_keep_nobody_out(service: Service, monkeypatch: 
 
     def slow(query: Query) -> TextPage:
         inside.release()
-        assert on.wait(60)
+        assert on.wait(300)
         return texts(query)
 
     monkeypatch.setattr(service.store, "texts", slow)
@@ -134,12 +134,12 @@ def test_requests_that_take_long_keep_nobody_out(service: Service, monkeypatch: 
 
     async def scenario() -> None:
         transport = httpx2.ASGITransport(service.app)
-        async with httpx2.AsyncClient(transport=transport, base_url=URL, headers=headers, timeout=60) as client:
+        async with httpx2.AsyncClient(transport=transport, base_url=URL, headers=headers, timeout=300) as client:
             waiting = [asyncio.create_task(client.get("/v1/jobs")) for _ in range(60)]
             for _ in range(40):  # as many as run at once
                 while not inside.acquire(blocking=False):
                     await asyncio.sleep(0)
-            assert (await asyncio.wait_for(client.get("/v1/me"), 30)).json()["name"] == "a-reader"
+            assert (await asyncio.wait_for(client.get("/v1/me"), 120)).json()["name"] == "a-reader"
             on.set()
             assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
 
@@ -156,7 +156,7 @@ def test_a_token_is_made_listed_and_revoked(service: Service) -> None:
     found = made.json()
     secret = found.pop("secret")
     lasts = datetime.fromisoformat(found["expires"]) - datetime.fromisoformat(found["created"])
-    assert abs(lasts - timedelta(days=1)) < timedelta(seconds=5)
+    assert abs(lasts - timedelta(days=1)) < timedelta(minutes=1)
     listed = service.admin.get("/v1/tokens")
     assert found in listed.json()["items"]
     assert secret not in listed.text

@@ -32,7 +32,9 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 FIXED = ("model", "data", "training", "parallelism", "compute", "storage", "checkpoint", "task")
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @pytest.fixture(scope="module")

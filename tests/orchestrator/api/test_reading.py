@@ -197,14 +197,14 @@ def test_streams_of_the_whole_application_are_counted_and_seen_to_end(runs: Runs
     streams = runs.app.state.streams
     streams.per_token = 1
     headers = {"Authorization": f"Bearer {runs.secrets[Role.READER]}"}
-    with running(runs) as url, httpx2.Client(base_url=url, headers=headers, timeout=30) as client:
+    with running(runs) as url, httpx2.Client(base_url=url, headers=headers, timeout=120) as client:
         with client.stream("GET", f"{PATH}/events?follow=true") as first:
             lines = first.iter_lines()
             assert next(lines) == ": begun"
             found = problem(client.get(f"{PATH}/logs?follow=true"), 429, "rate-limited")
             assert found["detail"] == "this token has 1 streams open, and may have 1: close one first"
         wait = threading.Event()
-        for _ in range(600):
+        for _ in range(2400):
             if not streams.count:
                 break
             wait.wait(0.05)

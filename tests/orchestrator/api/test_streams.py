@@ -324,14 +324,14 @@ def served(app: FastAPI) -> Iterator[tuple[str, Server]]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
         finally:
             server.should_exit = True
-            thread.join(60)
+            thread.join(120)
             assert not thread.is_alive()
 
 
 def _until(true: Callable[[], bool], what: str) -> None:
     """A bounded wait for what another thread does."""
     wait = threading.Event()
-    for _ in range(600):
+    for _ in range(2400):
         if true():
             return
         wait.wait(0.05)
@@ -364,7 +364,7 @@ def test_readers_that_are_cut_at_random_places_read_every_line_once(job: Job, se
     async def read(url: str) -> tuple[list[str], int]:
         found: list[str] = []
         last, cuts = "1.0", -1
-        async with httpx2.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=120) as client:
             while True:
                 cuts += 1
                 patience = chance.randint(1, 4)
@@ -389,7 +389,7 @@ def test_readers_that_are_cut_at_random_places_read_every_line_once(job: Job, se
 
 def test_a_reader_that_leaves_ends_the_work_and_gives_its_place_back(job: Job) -> None:
     streams = Streams(per_token=1)
-    with served(_app(job, streams)) as (url, _), httpx2.Client(base_url=url, timeout=30) as client:
+    with served(_app(job, streams)) as (url, _), httpx2.Client(base_url=url, timeout=120) as client:
         with client.stream("GET", "/log") as response:
             lines = response.iter_lines()
             next(lines)
@@ -404,7 +404,7 @@ def test_a_reader_that_leaves_ends_the_work_and_gives_its_place_back(job: Job) -
 
 def test_who_does_not_read_holds_up_the_looks_of_its_own_stream(job: Job) -> None:
     streams = Streams()
-    with served(_app(job, streams)) as (url, _), httpx2.Client(base_url=url, timeout=30) as client:
+    with served(_app(job, streams)) as (url, _), httpx2.Client(base_url=url, timeout=120) as client:
         with client.stream("GET", "/flood") as response:
             assert response.status_code == 200
             looks = -1
@@ -424,7 +424,7 @@ def test_who_does_not_read_holds_up_the_looks_of_its_own_stream(job: Job) -> Non
 def test_a_server_that_is_told_to_stop_ends_its_streams_at_once_and_without_their_end(job: Job) -> None:
     with (
         served(_app(job, Streams())) as (url, server),
-        httpx2.Client(base_url=url, timeout=30) as client,
+        httpx2.Client(base_url=url, timeout=120) as client,
         client.stream("GET", "/log") as response,
     ):
         lines = response.iter_lines()

@@ -273,14 +273,14 @@ def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     """DeepSpeed changes a process for good."""
     code = "import typer; from orchestrator.cli.evaluate import evaluate_command as c; typer.run(c)"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def written(*source: object) -> str:
     code = "import typer; from orchestrator.cli.generate import generate_command as c; typer.run(c)"
     ask = ("--prompt", "7 stones", "--temperature", "0", "--tokens", "24")
     command = [sys.executable, "-c", code, *map(str, source), *ask]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 1
     return done.stdout

@@ -190,7 +190,7 @@ def test_a_real_ctrl_c_too(server: Wire) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "one\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     hold.set()
     assert (process.returncode, out) == (130, "")
     assert err == "\ndetached: the job goes on; come back with `fathom logs a/b -f`\n"

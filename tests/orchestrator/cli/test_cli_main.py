@@ -73,7 +73,7 @@ def test_a_bad_job_names_the_field_and_both_numbers(job: Path, change: str, word
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
-    assert after.ru_utime - before.ru_utime < 2.0
+    assert after.ru_utime - before.ru_utime < 10
     assert not list(job.parent.glob("runs/tiny-*")), "a refused job leaves no run"
 
 

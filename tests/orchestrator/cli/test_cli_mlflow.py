@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from support.home import wait_for
+from support.ports import free_ports
 
 ROOT = Path(__file__).parents[3]
 HOSTILE = {
@@ -59,7 +60,7 @@ def serving(home: Path, port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def ask(port: int, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         kind = {} if body is None else {"content-type": "application/json"}
         connection.request(method, path, None if body is None else json.dumps(body), kind | headers)
@@ -67,12 +68,6 @@ def ask(port: int, method: str, path: str, body: object = None, **headers: str) 
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(
@@ -86,7 +81,7 @@ def free_port() -> int:
 )
 def test_refusals(tmp_path: Path, options: list[str], variables: dict[str, str], words: str) -> None:
     process = start(tmp_path / "runs", *options, **variables)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (2, "")
     assert words in err
     assert "Traceback" not in err
@@ -97,7 +92,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start(tmp_path / "runs", "--port", str(port))
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 2
     assert f"port {port} of 127.0.0.1" in err
     assert "try --port" in err
@@ -105,7 +100,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_server_answers_us_only_and_ends_without_a_trace(tmp_path: Path) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     with serving(tmp_path / "runs", port) as process:
         assert ask(port, "GET", "/")[0] == 200
         assert ask(port, "GET", "/", host="evil.example.org")[0] == 403
@@ -116,7 +111,7 @@ def test_a_server_answers_us_only_and_ends_without_a_trace(tmp_path: Path) -> No
         assert_pictures_are_shown(port)
         assert psutil.Process(process.pid).children() == []
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert process.returncode in (0, 130, -signal.SIGINT)
     assert f"MLflow: http://127.0.0.1:{port}" in out
     assert "Traceback" not in err

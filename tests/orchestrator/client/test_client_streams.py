@@ -133,13 +133,13 @@ def test_a_reader_loses_nothing_when_the_service_is_started_again(service: Servi
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         write(range(1, 10))
-        assert some.wait(20)
+        assert some.wait(120)
     write(range(10, 20))
     service.start()
     with running(service) as url:
         announce(service, url)
         write(range(20, 30))
         service.store.set_status(stored.uid, JobStatus(phase=Phase.SUCCEEDED, observed_generation=1))
-        reader.join(30)
+        reader.join(120)
     assert not reader.is_alive()
     assert lines == [str(number) for number in range(30)]

@@ -36,7 +36,7 @@ class Hasty(Clock, ways.Blocking):
 
     def __init__(self) -> None:
         Clock.__init__(self)
-        ways.Blocking.__init__(self, httpx2.Client(trust_env=False, timeout=5))
+        ways.Blocking.__init__(self, httpx2.Client(trust_env=False, timeout=60))
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -47,7 +47,7 @@ class HastyLoop(Clock, ways.Asyncio):
 
     def __init__(self) -> None:
         Clock.__init__(self)
-        ways.Asyncio.__init__(self, httpx2.AsyncClient(trust_env=False, timeout=5))
+        ways.Asyncio.__init__(self, httpx2.AsyncClient(trust_env=False, timeout=60))
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

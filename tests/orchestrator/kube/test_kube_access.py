@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.apiserver import ApiServer
+from support.kube_objects import PATIENT
 from support.kube_proxy import Call, KubeProxy, Say
 
 from orchestrator.errors import Forbidden, Unauthorized, Unavailable
@@ -151,7 +152,7 @@ def test_nobody_is_refused_when_nobody_can_say(access: Access, team: Team, proxy
 
 @kube_server
 def test_our_own_lack_of_rights_is_not_theirs(api_server: ApiServer, team: Team) -> None:
-    powerless = Kube.from_kubeconfig(api_server.kubeconfig("stranger"))
+    powerless = Kube.from_kubeconfig(api_server.kubeconfig("stranger"), timeouts=PATIENT)
     with pytest.raises(Unavailable, match="cannot create resource"):
         Access(powerless).who(team.token(AUDIENCE), AUDIENCE)
     powerless.close()

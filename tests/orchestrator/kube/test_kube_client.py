@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.apiserver import ApiServer
-from support.kube_objects import CONFIG_MAPS, config_map
+from support.kube_objects import CONFIG_MAPS, PATIENT, config_map
 from support.kube_proxy import KubeProxy, Say
 
 from orchestrator.errors import (
@@ -140,7 +140,7 @@ def test_refusals_say_what_and_where(kube: Kube, api_server: ApiServer, namespac
         kube.replace(target, old)
     with pytest.raises(InvalidJob, match=r"metadata\.name"):
         kube.create(CONFIG_MAPS.at(namespace, "UPPER"), config_map(namespace, "UPPER"))
-    stranger = Kube.from_kubeconfig(api_server.kubeconfig("stranger"))
+    stranger = Kube.from_kubeconfig(api_server.kubeconfig("stranger"), timeouts=PATIENT)
     with pytest.raises(Forbidden, match=f"list ConfigMap {namespace}: .*cannot list"):
         stranger.get(CONFIG_MAPS.at(namespace))
     stranger.close()
@@ -189,7 +189,7 @@ def test_a_context_that_is_not_there_is_said(api_server: ApiServer) -> None:
 def test_a_server_that_says_nothing_is_left(through: Kube, proxy: KubeProxy, namespace: str) -> None:
     proxy.plan = lambda call: "hold"
     with pytest.raises(Unavailable, match="no answer"):
-        through.get(CONFIG_MAPS.at(namespace), timeouts=Timeouts(1, 0.2))
+        through.get(CONFIG_MAPS.at(namespace), timeouts=Timeouts(60, 0.2))
     assert len(proxy.calls) == 1, "nothing is repeated beneath"
 
 

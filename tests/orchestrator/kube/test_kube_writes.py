@@ -26,7 +26,7 @@ from orchestrator.kube.resources import EVENTS, TRAINING_JOBS, Json
 from orchestrator.kube.writes import HASH_LABEL, MANAGER, Writer
 
 kube_server = pytest.mark.kube
-QUICK = Patience(first=0.01, longest=0.02)
+QUICK = Patience(first=0.01, longest=0.02, total=60.0)
 OWNER, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 # what may become of a write on its way
 FAULTS = [
@@ -51,7 +51,7 @@ class Holder:
         self.asked += 1
         if self.asked > self.writes:
             raise LostLease("another leads")
-        return 5.0
+        return 120.0
 
 
 def writer(kube: Kube, holder: Any = None, **more: Any) -> Writer:  # noqa: ANN401

@@ -192,7 +192,7 @@ def test_threads_do_each_key_one_at_a_time() -> None:
     until(lambda: len(queue) == 0 and len(seen) == 7)
     queue.shut_down()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
         assert not thread.is_alive()
     assert clashes == []
 
@@ -205,7 +205,7 @@ def test_the_wait_ends_when_something_is_due() -> None:
     thread = threading.Thread(target=lambda: found.append(queue.get()))
     thread.start()
     queue.add("now")
-    thread.join(10)
+    thread.join(120)
     assert found == ["now"]
     now[0] = 100.0
     assert queue.get() == "later"
@@ -220,6 +220,6 @@ def test_the_end_wakes_everybody() -> None:
         thread.start()
     queue.shut_down()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert found == [None] * 3
     assert queue.get() is None

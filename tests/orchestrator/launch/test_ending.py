@@ -51,7 +51,7 @@ def test_all_is_ended_even_a_stopped_worker_that_holds_the_lock_and_only_one_end
     command = [sys.executable, "-c", STUCK, str(folder.root), plan.model_dump_json()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True, check=False
+        command, env=environment, capture_output=True, text=True, timeout=180, start_new_session=True, check=False
     )
     assert done.returncode == 1, done.stderr
     [pid] = done.stdout.split()
@@ -143,7 +143,7 @@ def test_the_last_word_is_taken_on_when_it_is_written(tmp_path: Path, how: str, 
     command = [sys.executable, "-c", HOOKED, str(tmp_path / "run"), resolved().model_dump_json(), how]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, start_new_session=True, check=False
+        command, env=environment, capture_output=True, text=True, timeout=180, start_new_session=True, check=False
     )
     assert done.stdout.splitlines() == expected, done.stderr
     assert done.returncode == (0 if how == "write" else 1)

@@ -73,7 +73,7 @@ def test_a_signal_orders_the_stop_though_what_it_interrupted_has_the_file(tmp_pa
         for _ in range(3):
             terminated.tell()
         assert not folder.control.exists(), "nobody writes beside the one whose turn it is"
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120
     while not folder.control.exists():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -69,7 +69,7 @@ def launcher() -> LocalLauncher:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not true():
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -236,8 +236,8 @@ def test_the_thread_does_not_keep_the_driver_alive(reporter: FileReporter, monke
 
     monkeypatch.setattr(threading, "excepthook", lambda told: None)
     LoadMeter(reporter, parts=dict, wait=wait).start()
-    assert waiting.wait(30)
-    seen[0].join(30)
+    assert waiting.wait(120)
+    seen[0].join(120)
     assert [thread.daemon for thread in seen] == [True]
 
 

@@ -24,7 +24,7 @@ def test_nobody_waits_for_what_is_large(tmp_path: Path, monkeypatch: pytest.Monk
     go_on, real = threading.Event(), shutil.rmtree
 
     def slow(path: Path, **given: Any) -> None:  # noqa: ANN401 - as shutil has them
-        assert go_on.wait(60)
+        assert go_on.wait(120)
         real(path, **given)
 
     monkeypatch.setattr(removing.shutil, "rmtree", slow)

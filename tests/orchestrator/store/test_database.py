@@ -62,7 +62,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 def test_two_processes_race_and_nothing_is_lost(store: SqliteStore) -> None:
     store.create(small_job("counted"), by="ann")
     racers = [start(CREATES, store.database.path, who) for who in ("one", "two")]
-    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    won = [int(racer.communicate(timeout=180)[0]) for racer in racers]
     assert sum(won) == 40
     assert len(store.list(Query(name_contains="race")).jobs) == 40
     counted = store.get("default", "counted")
@@ -108,7 +108,7 @@ def test_killed_inside_a_transaction_leaves_what_was_before(store: SqliteStore) 
     assert child.stdout.readline() == "inside\n"
     assert store.get("default", "before").generation == 1, "readers do not wait for a writer"
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=180)
     assert store.get("default", "before").wish == Wish(small_job("before"))
     assert store.change("default", "before", lambda wish: replace(wish, granted_after=1)).generation == 2
 

@@ -267,7 +267,7 @@ def test_kubectl_waits_for_the_generation_of_kubernetes(store: KubeStore, people
     assert observed(resource) == (2, 3, [2])
     assert resource["metadata"]["generation"] == 2
     assert store.get(team, "mini").status == status
-    people("wait", "tj", "mini", "--for=condition=Accepted", "--timeout=10s")
+    people("wait", "tj", "mini", "--for=condition=Accepted", "--timeout=120s")
     store.change(team, "mini", resumed)
     store.set_status(uid, status)
     assert observed(kube_jobs.get("mini")) == (2, 3, [2]), "still about the wish of before"

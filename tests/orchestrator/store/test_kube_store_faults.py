@@ -175,7 +175,7 @@ def test_a_list_from_before_a_create_does_not_hide_it(
 
     proxy.plan = plan
     proxy.hang_up()
-    assert held.wait(20), f"{len(lists)} lists, and no more"
+    assert held.wait(120), f"{len(lists)} lists, and no more"
     until(lambda: [call for call in proxy.calls if "limit" in call.query][-1] not in lists)
     kube_jobs.delete("first")
     made = store.create(small_job("second", team), by="ann")

@@ -134,7 +134,9 @@ FIRST = [("create", "one", {}), ("create", "two", {})]
 
 
 @given(steps=st.lists(STEPS, min_size=4, max_size=25))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_both_stores_say_the_same(
     kube: Kube, api_server: ApiServer, trainingjobs: dict[str, Any], tmp_path: Path, steps: list[tuple[str, str, Any]]
 ) -> None:

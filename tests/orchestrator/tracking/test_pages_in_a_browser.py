@@ -36,7 +36,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium"),
-    pytest.mark.timeout(300),
 ]
 OVERLAPS = """<script>
 const found = [];
@@ -99,7 +98,7 @@ def browse(page: Path, *options: str) -> str:
         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,1400",
         f"--user-data-dir={page.parent / 'profile'}", *options, page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.apiserver import ApiServer
+from support.kube_objects import PATIENT
 from support.kube_proxy import KubeProxy
 from support.kube_stage import KubeStage
 from support.kuberay_player import Player
@@ -21,7 +22,7 @@ def player(operated: ApiServer) -> Iterator[Player]:
 @pytest.fixture
 def stage(operated: ApiServer, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
     """Against the real API server."""
-    kube = Kube.from_kubeconfig(operated.kubeconfig())
+    kube = Kube.from_kubeconfig(operated.kubeconfig(), timeouts=PATIENT)
     yield KubeStage(tmp_path, kube, player)
     kube.close()
 
@@ -35,6 +36,6 @@ def proxy(operated: ApiServer) -> Iterator[KubeProxy]:
 @pytest.fixture
 def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
     """The same, through the proxy."""
-    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path))
+    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path), timeouts=PATIENT)
     yield KubeStage(tmp_path / "home", kube, player)
     kube.close()

@@ -4,6 +4,7 @@ played."""
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from support.kube_proxy import Call, Fault, KubeProxy, Say
 from support.kube_stage import KubeStage
 from support.operators import create
 
+from orchestrator.controller import follower
 from orchestrator.launch.events import Ended, read
 from orchestrator.launch.resolve import read_resolved
 from orchestrator.status import ConditionType, Reason
@@ -84,10 +86,10 @@ def test_a_queued_one_costs_nothing_and_says_why_it_waits(stage: KubeStage) -> N
         stage.player.queues("mini-a1")
         stage.player.kueue_says("mini-a1", "QuotaReserved", "False", "WaitingForQuota", "8 more needed")
         stage.until(lambda: "8 more needed" in str(stage.status.condition(ADMITTED)), "told why")
+        stage.until_phase("Queued")
         told = stage.condition(ADMITTED)
         assert (told.status, told.reason) == ("False", Reason.WAITING_FOR_QUOTA)
         status = stage.status
-        assert status.phase.value == "Queued"
         assert status.cost is not None
         assert (float(status.cost.spent), float(status.cost.burn_per_hour)) == (0, 0)
         found = why(stage.job.wish.job, status, stage.now)
@@ -95,28 +97,31 @@ def test_a_queued_one_costs_nothing_and_says_why_it_waits(stage: KubeStage) -> N
         time.sleep(1.1)  # so that held seconds would show
         assert "gate" not in str(stage.player.ray_job("mini-a1")["metadata"]["annotations"])
         stage.player.admits("mini-a1")
+        admitted = int(time.time())  # the API server says whole seconds
         stage.player.begins("mini-a1")
         stage.until_reason(ADMITTED, "QueueAdmitted")
-        assert stage.status.phase.value == "Starting"
+        stage.until_phase("Starting")
         assert stage.folder.held.read_text().count("attempt") == 1
         stage.player.runs("mini-a1")
         stage.starts_when_known()
         stage.until_phase("Running")
     [held] = stage.held()
-    assert held.start >= int(held.end) - 10
+    assert held.start >= admitted
     assert stage.status.attempts[0].started_at.timestamp() == held.start
 
 
-def test_one_that_is_cancelled_while_it_waits_is_gone_at_once(stage: KubeStage) -> None:
+def test_one_that_is_cancelled_while_it_waits_is_gone_at_once(
+    stage: KubeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a checkpoint of what never ran."""
+    monkeypatch.setattr(follower, "GRACE_SECONDS", 3600.0)
     stage.submit(queue=QUEUE)
     with stage.service():
         stage.until(lambda: stage.names == ["mini-a1"], "made")
         stage.player.queues("mini-a1")
         stage.until_phase("Queued")
-        began = time.monotonic()
         stage.cancel()
         stage.until_phase("Cancelled")
-        assert time.monotonic() - began < 60, "nobody waits for a checkpoint of what never ran"
         stage.until(lambda: not stage.names and not stage.player.supporting(), "cleaned")
     [held] = stage.held()
     assert held.start == held.end
@@ -128,7 +133,7 @@ def test_one_that_is_cancelled_while_it_trains_is_told_first(stage: KubeStage) -
         stage.trains()
         stage.cancel()
         stage.until_reason(RUNNING, "Stopping")
-        assert stage.answer.kind == "checkpoint-and-stop"
+        stage.until(lambda: stage.answer.kind == "checkpoint-and-stop", "ordered")
         assert stage.names == ["mini-a1"], "it saves"
         stage.saves()
         stage.ends("stopped", failure_class="interrupted", message="cancelled")
@@ -161,7 +166,7 @@ def test_a_pod_that_needs_too_much_memory(stage: KubeStage) -> None:
 
 
 def test_one_that_kueue_preempts_saves_and_queues_again(stage: KubeStage) -> None:
-    stage.player.lingering = 2.0
+    stage.player.lingering = math.inf
     stage.submit(queue=QUEUE)
     with stage.service():
         stage.until(lambda: stage.names == ["mini-a1"], "made")
@@ -175,6 +180,7 @@ def test_one_that_kueue_preempts_saves_and_queues_again(stage: KubeStage) -> Non
         assert "Preempted to accommodate" in told.message
         assert stage.status.phase.value == "Queued"
         stage.saves()  # the driver was warned, and its pod lives for a while
+        stage.player.lingering = 0.0
         stage.until(lambda: stage.names == ["mini-a2"], "the next attempt")
         assert not stage.player.pods(), "one driver at most"
         first = stage.status.attempts[0]
@@ -216,19 +222,18 @@ def test_a_success_that_came_while_nobody_looked(stage: KubeStage) -> None:
 
 def test_one_that_has_ended_runs_until_its_pods_are_gone(stage: KubeStage) -> None:
     """A head takes half a minute: meanwhile nothing is queued."""
-    stage.player.lingering = 4.0
+    stage.player.lingering = math.inf
     stage.submit()
     with stage.service():
         stage.trains()
         stage.ends()
         stage.player.ends("mini-a1", "SUCCEEDED")
         stage.until(lambda: not stage.names, "its RayJob is gone")
-        seen = set()
-        while stage.player.pods():
+        for _ in range(10):
             stage.controller.turn()
-            seen.add(stage.status.phase.value)
-        assert "Running" in seen
-        assert seen <= {"Running", "Succeeded"}
+            assert stage.status.phase.value == "Running"
+        assert stage.player.pods()
+        stage.player.lingering = 0.0
         stage.until_phase("Succeeded")
 
 
@@ -386,8 +391,6 @@ def test_pods_are_known_by_cache_or_server(stage: KubeStage) -> None:
 
 
 def test_a_driver_that_does_not_listen_loses_its_rayjob(stage: KubeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.controller import follower
-
     monkeypatch.setattr(follower, "GRACE_SECONDS", 0.5)
     stage.submit()
     with stage.service():

@@ -38,7 +38,7 @@ def test_a_defect_stops_no_other() -> None:
 
     tending.do("bad", defect)
     tending.do("good", done.set)
-    assert done.wait(10)
+    assert done.wait(120)
     tending.stop()
     assert said == ["bad failed, and is tried again: KeyError: 'x'"]
 
@@ -54,7 +54,7 @@ def test_who_leads_no_more_does_nothing_again() -> None:
     tending.start()
     tending.do("x", lost)
     tending.do("y", done.set)
-    assert done.wait(10)
+    assert done.wait(120)
     tending.stop()
     assert (calls, said) == ([1], [])
 
@@ -64,15 +64,15 @@ def test_what_is_asked_for_again_meanwhile_is_done_again() -> None:
 
     def slow() -> None:
         began.set()
-        assert go.wait(10)
+        assert go.wait(120)
 
     tending = Tending(lambda text: None)
     tending.start()
     tending.do("x", slow)
-    assert began.wait(10)
+    assert began.wait(120)
     tending.do("x", done.set)
     go.set()
-    assert done.wait(10)
+    assert done.wait(120)
     tending.stop()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support import rendering
 from support.apiserver import ApiServer
+from support.kube_objects import PATIENT
 from support.kube_stage import QUICK
 from support.kuberay_player import Player
 
@@ -23,7 +24,7 @@ OTHER = "22222222-2222-2222-2222-222222222222"
 
 @pytest.fixture
 def objects(operated: ApiServer) -> Objects:
-    kube = Kube.from_kubeconfig(operated.kubeconfig())
+    kube = Kube.from_kubeconfig(operated.kubeconfig(), timeouts=PATIENT)
     return Objects(kube, Writer(kube, Anybody(), patience=QUICK))
 
 

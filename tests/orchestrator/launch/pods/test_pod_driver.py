@@ -63,7 +63,7 @@ def change(pod: HeadPod, **recipe: Any) -> None:  # noqa: ANN401 - fields
 
 
 def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -106,12 +106,12 @@ def test_the_pod_knows_the_process_that_it_has_to_warn(pod: HeadPod) -> None:
         assert not pod.done
         began = time.time()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
     ended = pod.ended()
     assert (ended.outcome, ended.failure_class, ended.message) == ("stopped", FailureClass.INTERRUPTED, "terminated")
     order = read_control(pod.run.control)
     assert isinstance(order, CheckpointAndStop)
-    assert 60 <= order.deadline - began < 70, "FATHOM_STOP_SECONDS"
+    assert began + 60 <= order.deadline <= time.time() + 60, "FATHOM_STOP_SECONDS"
     assert pod.done
 
 
@@ -121,7 +121,7 @@ def test_a_pod_that_waits_for_workers_has_nothing_to_save(pod: HeadPod, workers:
     with pod.driver() as process:
         until(lambda: pod.ear.got if workers == "LATE" else any(e.kind == "workers-lost" for e in pod.ear.events))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 1, "as whoever is ended at once"
+        assert process.wait(180) == 1, "as whoever is ended at once"
     assert "checkpoint-committed" not in {event.kind for event in pod.ear.events}
     assert (pod.ended().outcome, pod.ended().failure_class) == ("stopped", FailureClass.INTERRUPTED)
     assert (pod.ended().message, pod.ended().step) == ("terminated", step)
@@ -132,7 +132,7 @@ def test_an_order_of_the_controller(pod: HeadPod) -> None:
     change(pod, steps=100_000)
 
     def stop_at_ten(ear: Ear) -> Answer:
-        return CheckpointAndStop(deadline=time.time() + 60, reason="cancelled") if steps(ear) >= 10 else Continue()
+        return CheckpointAndStop(deadline=time.time() + 600, reason="cancelled") if steps(ear) >= 10 else Continue()
 
     pod.ear.answers = stop_at_ten
     assert pod.go() == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.kube_objects import until
 
 from model.anomaly import Incident
 from model.reporting import Reporter, Stop
@@ -157,23 +158,18 @@ def test_stacks_of_a_worker_reach_log_and_mailbox(tmp_path: Path, capsys: pytest
 
 
 def test_a_thread_follows_what_a_stall_writes(tmp_path: Path) -> None:
-    over, read_out = threading.Event(), threading.Event()
+    over, handle = threading.Event(), Handle()
 
     def wait(_: float) -> None:
         if over.wait(0.01):
             threading.Event().wait()  # until the process ends
 
-    class Pod(Handle):
-        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-            read_out.set()
-            return super().__getattr__(name)
-
-    path, handle = tmp_path / "rank-0.txt", Pod()
+    path = tmp_path / "rank-0.txt"
     path.write_text("of an earlier start\n")
     follow(path, lambda text: handle.stacks.remote(0, text), wait=wait)
     with path.open("a") as file:
         file.write("Thread 1:\n")
-    assert read_out.wait(30)
+    until(lambda: handle.calls)
     over.set()
     assert [(name, arguments) for name, arguments, _ in handle.calls] == [("stacks", (0, "Thread 1:\n"))]
 

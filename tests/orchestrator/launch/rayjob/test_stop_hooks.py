@@ -102,16 +102,16 @@ def pod(tmp_path: Path) -> Iterator[Pod]:
 
 def test_the_driver_is_warned_and_waited_for(pod: Pod) -> None:
     driver = pod.driver("saves")
-    assert pod.head_hook(600).wait(30) == 0
-    assert driver.wait(30) == 0
+    assert pod.head_hook(600).wait(120) == 0
+    assert driver.wait(120) == 0
     assert (pod.root / "told").exists()
 
 
 def test_a_driver_that_dies_of_it_is_not_waited_for(pod: Pod) -> None:
     driver = pod.driver("dies")
     hook = pod.head_hook(600)
-    assert driver.wait(30) == 0  # collected, as Ray's supervisor does
-    assert hook.wait(30) == 0
+    assert driver.wait(120) == 0  # collected, as Ray's supervisor does
+    assert hook.wait(120) == 0
     assert not (pod.root / "done").exists()
 
 
@@ -121,19 +121,19 @@ def test_a_driver_that_hangs_is_waited_for_so_long_and_no_longer(pod: Pod) -> No
     hook = pod.head_hook(2)
     pod.second()
     pod.second()
-    assert hook.wait(30) == 0
+    assert hook.wait(120) == 0
     assert (pod.root / "told").exists()
     assert driver.poll() is None
 
 
 def test_nothing_is_waited_for_where_no_driver_was(pod: Pod) -> None:
-    assert pod.head_hook(600).wait(30) == 0
+    assert pod.head_hook(600).wait(120) == 0
 
 
 def test_a_driver_that_is_done_is_not_told_again(pod: Pod) -> None:
     pod.driver("hangs")
     (pod.root / "done").touch()
-    assert pod.head_hook(600).wait(30) == 0
+    assert pod.head_hook(600).wait(120) == 0
     assert not (pod.root / "told").exists()
 
 
@@ -149,7 +149,7 @@ def test_workers_are_waited_for_until_the_last_is_gone(pod: Pod) -> None:
     last.kill()
     last.wait()
     pod.wake()
-    assert hook.wait(30) == 0
+    assert hook.wait(120) == 0
 
 
 def test_workers_that_hang_are_waited_for_so_long(pod: Pod) -> None:
@@ -158,14 +158,14 @@ def test_workers_that_hang_are_waited_for_so_long(pod: Pod) -> None:
     hook = pod.worker_hook(2)
     pod.second()
     pod.second()
-    assert hook.wait(30) == 0
+    assert hook.wait(120) == 0
     assert worker.poll() is None
 
 
 def test_pods_that_never_trained_go_at_once(pod: Pod) -> None:
-    assert pod.worker_hook(600).wait(30) == 0
+    assert pod.worker_hook(600).wait(120) == 0
     pod.workers.mkdir()
-    assert pod.worker_hook(600).wait(30) == 0
+    assert pod.worker_hook(600).wait(120) == 0
 
 
 @pytest.mark.parametrize(
