@@ -332,6 +332,8 @@ _BOUNDS = {
 def _message(detail: ErrorDetails, context: Mapping[str, Any], description: str) -> str:
     """What was found, what is wanted, and how to write it."""
     kind, found = detail["type"], detail["input"]
+    if kind == "password":
+        return str(context["message"])  # and not what was found
     if kind == "missing":
         return f"is required. {description}".rstrip()
     if kind in _BOUNDS:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, NoReturn, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.schema import Part
-from orchestrator.spec_words import UNDECIDED
+from orchestrator.spec_words import NO_PASSWORD, PASSWORD, UNDECIDED
 
-Uri = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+def _without_password(uri: str) -> str:
+    if re.search(PASSWORD, uri):
+        raise PydanticCustomError("password", "{message}", {"message": NO_PASSWORD})
+    return uri
+
+
+Uri = Annotated[
+    str,
+    Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    AfterValidator(_without_password),
+]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 MODEL_FIELDS: dict[str, str] = {

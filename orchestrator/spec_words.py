@@ -12,6 +12,9 @@ WAITING = ("Pending", "Planned", "Queued")
 """Phases of a job that no queue has admitted yet."""
 RESERVED_TAGS = ("mlflow.", "fathom.")
 """How no tag of a person's begins."""
+PASSWORD = r"://[^/@]*:[^/@]*@|(https?|ftp)://[^/]*@"
+"""What a URL with somebody's password or token holds, in the syntax of RE2 and of Python. A container of Azure stands
+before an @, too, and has no colon."""
 DIVISORS = 64
 """Up to which numbers of workers per expert set are proposed."""
 
@@ -21,6 +24,8 @@ BELOW_SPENT = "{limit} is below the {spent} {currency} that are spent already"
 
 TOO_LONG = "has {length} characters, at most {longest} are allowed"
 FORM = "{value} does not have the form {pattern}. {description}"
+
+NO_PASSWORD = "holds a password before its @, for whoever reads the job: name a Secret in storage.secretRef"
 
 SHARES = "{decay} and constantShare {constant} are {sum}: at most 1"
 RATES = "{final} exceeds learningRate {highest}: the rate only falls"

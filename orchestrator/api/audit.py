@@ -33,6 +33,12 @@ class AuditDocument(Part):
     status: int | None = None
     """Of the HTTP answer."""
     request_id: str
+    groups: list[str] = []
+    """In which the cluster counts the principal: 500 characters of them, so that the last may be cut off."""
+    job: str | None = None
+    """`NAMESPACE/NAME` of the body, for a job that is submitted; of others the path has it."""
+    digest: str | None = None
+    """SHA-256 of the body, in hexadecimal digits."""
 
 
 class AuditList(Part):
@@ -70,4 +76,7 @@ def _document(record: AuditRecord) -> Json:
         "outcome": record.outcome,
         **({} if record.status is None else {"status": record.status}),
         "requestId": deed.request_id,
+        **({"groups": deed.groups.split(",")} if deed.groups else {}),
+        **({"job": deed.job} if deed.job else {}),
+        **({"digest": deed.digest} if deed.digest else {}),
     }

@@ -53,6 +53,7 @@ class PodCaller:
     namespace: str
     pod: str
     uid: str
+    groups: tuple[str, ...] = ()
     team: None = None
 
     @property

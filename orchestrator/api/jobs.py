@@ -72,6 +72,7 @@ Force = Annotated[
 )
 def create_job(
     body: JobRequest,
+    request: Request,
     desk: AtDesk,
     caller: Caller,
     once: DoOnce,
@@ -80,6 +81,7 @@ def create_job(
     """It is checked as `fathom train` does: its form, its data, its price, the money of its team. Then it waits for the
     controller in phase Pending."""
     job = body.job.job(caller)
+    request.state.job = f"{job.metadata.namespace}/{job.metadata.name}"
     require_role(caller, Role.RUNNER, job.metadata.namespace)
 
     def prepare() -> None:

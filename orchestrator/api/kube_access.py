@@ -38,6 +38,10 @@ class KubeCaller:
     def name(self) -> str:
         return self.person.name
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return self.person.groups
+
     def why_not(self, role: Role, namespace: str | None) -> str:
         target = TRAINING_JOBS if namespace is None else TRAINING_JOBS.at(namespace)
         try:

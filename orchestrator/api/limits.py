@@ -7,6 +7,7 @@ pass; WebSockets are refused by the outermost.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import re
@@ -202,6 +203,8 @@ class Bodies:
             body = await self._read(Headers(scope=scope), receive, limits.body_bytes)
             if body is None:
                 return  # the caller has gone
+            if body:
+                scope["state"]["digest"] = hashlib.sha256(body).hexdigest()
             await _require_json(Headers(scope=scope), body, scope["method"], limits.values)
         except Refusal as refusal:
             await refuse(scope, receive, send, refusal)

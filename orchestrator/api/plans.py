@@ -18,6 +18,7 @@ from orchestrator.api.signed import VALID, Planned, digest, sign
 from orchestrator.controller.admission import check, units
 from orchestrator.controller.aside import urls
 from orchestrator.errors import Forbidden, InvalidJob, OverBudget, Problem, Unavailable, UsageError
+from orchestrator.launch.architecture import require_store
 from orchestrator.launch.choices import Choice
 from orchestrator.plan.basis import Basis
 from orchestrator.plan.estimate import estimate
@@ -44,6 +45,7 @@ def create_plan(body: PlanRequest, desk: AtDesk, caller: Caller) -> JSONResponse
     job, basis = body.job.job(caller), load_basis(desk.settings)
     require_role(caller, Role.READER, job.metadata.namespace)  # the answer tells of its money
     _require_local(job, caller)
+    _require_no_request(job, desk)
     price = price_of(job, basis)
     with desk.far.read(job, caller.name):
         forecast, messages = _forecast(job, basis, desk.settings)
@@ -73,6 +75,13 @@ def _require_local(job: TrainingJob, caller: Principal) -> None:
     """Forbidden to a reader: to have the service ask other machines."""
     if (far := urls(job)) and (why := caller.why_not(Role.RUNNER, job.metadata.namespace)):
         raise Forbidden(f"planning would read {far[0]}, but {why}: name local files, or none")
+
+
+def _require_no_request(job: TrainingJob, desk: Desk) -> None:
+    """InvalidJob where this process would read, with a cluster's network and files around it, what the job names."""
+    elsewhere = desk.launcher is not None and desk.launcher.capacity() is None
+    if elsewhere and job.spec.model.init_from is not None:
+        require_store(job.spec.model.init_from)
 
 
 def load_basis(settings: Settings) -> Basis:

@@ -25,6 +25,10 @@ class Principal(Protocol):
         """For the audit record; requests are counted by it."""
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """In which a cluster counts it; for the audit record."""
+
+    @property
     def team(self) -> str | None:
         """The namespace that is meant where none is named; None: all in a list, `default` for a job."""
 

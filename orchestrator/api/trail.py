@@ -58,7 +58,9 @@ class Trail:
         number = scope["state"].get("audit")
         try:
             if number is not None:
-                await quick(partial(self._audit.finish, number, status))
+                state = scope["state"]
+                about = {"job": state.get("job", ""), "digest": state.get("digest", "")}
+                await quick(partial(self._audit.finish, number, status, **about))
             elif not self._unknown.take(""):
                 await quick(partial(self._audit.begin, _deed(scope), status))
         except FathomError as error:  # the answer is given already; the record stays without its end
@@ -92,4 +94,5 @@ def _deed(scope: Scope) -> Deed:
     caller = scope["state"].get("caller")
     query = scope.get("query_string", b"").decode("latin-1")
     path = printable(scope["path"]) + (f"?{query}" if query else "")
-    return Deed("" if caller is None else caller.name, scope["method"], path, scope["state"]["request_id"])
+    name, groups = ("", ()) if caller is None else (caller.name, caller.groups)
+    return Deed(name, scope["method"], path, scope["state"]["request_id"], ",".join(groups))

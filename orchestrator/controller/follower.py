@@ -192,6 +192,8 @@ class Follower:
             if self._watch is not None:
                 self._watch.add(event)
         self._count(self.sight, was_paid=was_paid)
+        if not self.alive and self.sight.verdict is not None:
+            self.history.refine(self.last, self.sight.verdict)
         if self.alive:
             self._observe_life(self.sight)
         elif was_alive and (ended := self.history.end_of(self.last)) is not None:

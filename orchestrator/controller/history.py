@@ -7,6 +7,8 @@ import os
 import time
 from decimal import ROUND_DOWN, Decimal
 
+from pydantic import TypeAdapter, ValidationError
+
 from orchestrator.controller.observe import Observation
 from orchestrator.controller.record import Record
 from orchestrator.controller.report import training_flops
@@ -28,6 +30,7 @@ from orchestrator.launch.events import (
     Progress,
     Started,
 )
+from orchestrator.launch.failure import Verdict
 from orchestrator.launch.files import in_short, replace_file
 from orchestrator.launch.resolve import Resolved, read_resolved
 
@@ -35,6 +38,10 @@ _NO_DRIVERS = (Evaluated, BudgetNote)
 """Events that come from no driver, and say nothing of its life."""
 _NOTES = "launcher"
 """Incarnation of words on money: they have numbers of their own, since a driver in a cluster counts its own events."""
+
+_VERDICT: TypeAdapter[Verdict] = TypeAdapter(Verdict)
+_LONGEST = 1000
+"""Characters of a refined last word."""
 
 
 class History:
@@ -75,7 +82,8 @@ class History:
             return []
         found, self._offset = self._log.read(self._offset)
         news = []
-        for event in found:
+        for said in found:
+            event = _refined(said, self._folder) if isinstance(said, Ended) else said
             if isinstance(event, _NO_DRIVERS) or event.attempt >= self.observation.attempt:
                 self.observation.add(event)
                 self._index(event)
@@ -114,6 +122,18 @@ class History:
         )
         self.read()
 
+    def refine(self, attempt: int, verdict: Verdict) -> None:
+        """Keep what those say who watched an attempt, where that tells more than its driver's last word. The file of
+        events stays as the driver wrote it; all that is read of it says it from now on."""
+        ended = self._ends.get(attempt)
+        if ended is None or not verdict.refines(ended.failure_class):
+            return
+        replace_file(self._folder.seen(attempt), _VERDICT.dump_json(verdict).decode(), durable=True)
+        known = self._ends[attempt] = _refined(ended, self._folder)
+        self.events = [known if event is ended else event for event in self.events]
+        if self.observation.ended is ended:
+            self.observation.ended = known
+
     def has_ended(self, attempt: int) -> bool:
         """Whether its last event is written."""
         return self.end_of(attempt) is not None
@@ -127,7 +147,7 @@ class History:
         return max([*held, *(event.time for event in self._of(attempt))], default=None)
 
     def end_of(self, attempt: int) -> Ended | None:
-        """Its last event, once that is written."""
+        """Its last event, once that is written, with what was seen from outside."""
         return self._ends.get(attempt)
 
     def _of(self, attempt: int) -> list[Event]:
@@ -253,6 +273,19 @@ class History:
             limit=limit,
             share=share,
         )
+
+
+def _refined(ended: Ended, folder: RunFolder) -> Ended:
+    """A file that cannot be read tells nothing more."""
+    try:
+        seen = _VERDICT.validate_json(folder.seen(ended.attempt).read_bytes())
+    except (OSError, ValidationError):
+        return ended
+    if not seen.refines(ended.failure_class):
+        return ended
+    return ended.model_copy(
+        update={"failure_class": seen.failure, "message": f"{seen.message} ({ended.message})"[:_LONGEST]}
+    )
 
 
 def ledger_of(record: Record) -> Ledger | None:

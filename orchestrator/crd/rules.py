@@ -180,6 +180,7 @@ _NOTIFY = (
     ),
 )
 _MODEL = (Rule("has(self.preset) || has(self.initFrom)", words.UNDECIDED, {}, "preset", "FieldValueRequired"),)
+_URI = (Rule(f"!self.matches({literal(words.PASSWORD)})", words.NO_PASSWORD),)
 
 
 def _tags() -> tuple[Rule, ...]:
@@ -295,6 +296,11 @@ _STATUS = (
 RULES: dict[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
     "spec.model": _MODEL,
+    "spec.model.initFrom": _URI,
+    "spec.data.source": _URI,
+    "spec.data.tokenizer": _URI,
+    "spec.training.evaluation.tasks[]": _URI,
+    "spec.checkpoint.uri": _URI,
     "spec.training.schedule": _SCHEDULE,
     "spec.training.optimizer": _OPTIMIZER,
     "spec.compute": _COMPUTE,

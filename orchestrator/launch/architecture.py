@@ -61,7 +61,7 @@ def choose_architecture(job: TrainingJob, choose: Choices, *, elsewhere: bool = 
     if wanted.init_from is None:
         return Architecture(_from_preset(job, choose))
     if elsewhere:
-        _require_store(wanted.init_from)
+        require_store(wanted.init_from)
     uri = _weights_folder(absolute(wanted.init_from))
     try:
         stored = read_released(uri)
@@ -100,9 +100,9 @@ def _require_dense(config: ModelConfig, path: str, what: str, remedy: str) -> No
 # Weights
 
 
-def _require_store(uri: str) -> None:
-    """Refuse what is not a plain address in an object store: a path would be one of the controller's pod, and http:// a
-    request that the controller makes, wherever it may call."""
+def require_store(uri: str) -> None:
+    """InvalidJob for `model.initFrom` that is no plain address in an object store: a path would be one of the
+    controller's pod, and http:// a request that the controller makes, wherever it may call."""
     if uri.startswith(CLAIM):
         what = "which only the job's pods can read"
     elif "::" in uri or uri.partition("://")[0] not in _STORES or "://" not in uri:

@@ -128,6 +128,10 @@ class RunFolder:
         """What a rank that stalled was doing."""
         return self.root / "logs" / f"stacks-attempt-{attempt}-{incarnation}-rank-{rank}.txt"
 
+    def seen(self, attempt: int) -> Path:
+        """How an attempt has ended by the word of those who watched it, where they know better than its driver."""
+        return self.root / f"seen-{attempt}.json"
+
     def ray_job(self, attempt: int) -> Path:
         """What a cluster has made of an attempt; not there if it ran on this machine. See `launch.cluster.memory`."""
         return self.root / f"rayjob-{attempt}.json"

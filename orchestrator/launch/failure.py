@@ -29,3 +29,8 @@ class Verdict:
 
     failure: FailureClass
     message: str
+
+    def refines(self, said: FailureClass | None) -> bool:
+        """Whether it tells more than the driver's own last word: a driver sees a worker go, and not that the node has
+        killed it for want of memory."""
+        return said is FailureClass.WORKER_LOST and self.failure is FailureClass.OUT_OF_MEMORY

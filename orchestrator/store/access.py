@@ -59,6 +59,11 @@ class Token:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Only a cluster knows some."""
+        return ()
+
     def why_not(self, role: Role, namespace: str | None) -> str:
         """Why it does not allow in a namespace, or (None) in all of them, what the role does; empty: it does."""
         if why := self.why_never(role):

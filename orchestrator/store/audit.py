@@ -31,6 +31,12 @@ class Deed:
     method: str
     path: str
     request_id: str
+    groups: str = ""
+    """In which a cluster counts the principal, with commas between."""
+    job: str = ""
+    """The namespace and name that the body is about, where the path does not say it."""
+    digest: str = ""
+    """SHA-256 of the body; empty: there was none, or nobody read it."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,18 @@ class Audit:
             "method": _plain(deed.method),
             "path": _plain(deed.path),
             "request_id": deed.request_id,
+            "teams": _plain(deed.groups),
             "status": status,
         }
         with self._database.write() as connection:
             [number] = connection.execute(insert(audit).values(values)).inserted_primary_key or (0,)
         return int(number)
 
-    def finish(self, number: int, status: int) -> None:
-        """What came of it."""
+    def finish(self, number: int, status: int, *, job: str = "", digest: str = "") -> None:
+        """What came of it, and what it was about, by what was read of the request."""
+        values = {"status": status, "job": _plain(job), "digest": digest}
         with self._database.write() as connection:
-            connection.execute(update(audit).where(audit.c.seq == number).values(status=status))
+            connection.execute(update(audit).where(audit.c.seq == number).values(values))
 
     def records(self, *, limit: int = 100, after: str = "") -> AuditPage:
         """UsageError for a wrong limit or cursor."""
@@ -107,5 +115,6 @@ def _plain(text: str) -> str:
 
 
 def _record(row: RowMapping) -> AuditRecord:
-    deed = Deed(row["principal"], row["method"], row["path"], row["request_id"])
+    names = ("principal", "method", "path", "request_id", "teams", "job", "digest")
+    deed = Deed(*(row[name] for name in names))
     return AuditRecord(deed, datetime.fromisoformat(row["at"]), row["status"])

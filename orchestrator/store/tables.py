@@ -11,10 +11,13 @@ from sqlalchemy import Boolean, Column, Computed, Index, Integer, MetaData, Tabl
 
 from orchestrator.status import Phase
 
-VERSION = 2
+VERSION = 3
 """Of these tables, kept in the file's `user_version`."""
 
-STEPS = {1: ("ALTER TABLE jobs ADD COLUMN force BOOLEAN NOT NULL DEFAULT 0",)}
+STEPS = {
+    1: ("ALTER TABLE jobs ADD COLUMN force BOOLEAN NOT NULL DEFAULT 0",),
+    2: tuple(f"ALTER TABLE audit ADD COLUMN {name} TEXT NOT NULL DEFAULT ''" for name in ("teams", "job", "digest")),
+}
 """From each version to the next."""
 metadata = MetaData()
 
@@ -91,5 +94,8 @@ audit = Table(
     Column("path", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("status", Integer),
+    Column("teams", Text, nullable=False, server_default=text("''")),
+    Column("job", Text, nullable=False, server_default=text("''")),
+    Column("digest", Text, nullable=False, server_default=text("''")),
     sqlite_autoincrement=True,
 )

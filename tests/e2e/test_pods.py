@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.canaries import files_below, found_in_texts
 from support.ear import Ear, listening
 from support.home import JOB, ROOT
 from support.pods import INCARNATION, PATIENCE, HeadPod
@@ -70,8 +71,18 @@ def pod(tmp_path: Path, data: Path, ray_address: str) -> Iterator[HeadPod]:
         storage_uri="unused", read_data=False,
     )  # fmt: skip
     command = [sys.executable, "-m", "orchestrator.launch.entry"]
+    environment = {"RAY_ADDRESS": ray_address, "AWS_SECRET_ACCESS_KEY": "canary-of-the-store-0123"}
     with listening(RunFolder(tmp_path / "controller")) as ear:
-        yield HeadPod(tmp_path, job, resolved, ear, command, {"RAY_ADDRESS": ray_address})
+        yield HeadPod(
+            tmp_path,
+            job,
+            resolved,
+            ear,
+            command,
+            environment,
+            "canary-of-the-pod-0123",
+            b"canary-of-the-key-0123456789abcd",
+        )
 
 
 def test_a_run_to_the_end(pod: HeadPod) -> None:
@@ -83,7 +94,7 @@ def test_a_run_to_the_end(pod: HeadPod) -> None:
     assert [e.step for e in events if isinstance(e, Progress)] == list(range(1, STEPS + 1))
     assert [e.world_size for e in events if isinstance(e, Started)] == [2]
     assert (events[-1], pod.ended().outcome, pod.ended().step) == (pod.ended(), "succeeded", STEPS)
-    assert {*pod.ear.tokens} == {"a-token"}
+    assert {*pod.ear.tokens} == {pod.token}
     completed = Resolved.model_validate_json(pod.run.resolved(1).read_text())
     assert (completed.data_pending, completed.incarnation) == (False, INCARNATION)
     assert "arithmetic: " in pod.ear.log.decode(), "what workers print"
@@ -92,6 +103,13 @@ def test_a_run_to_the_end(pod: HeadPod) -> None:
         assert (pod.ear.folder.artifacts / name).read_bytes() == (pod.run.artifacts / name).read_bytes()
     assert pod.done
     assert list((pod.run.root / "workers").iterdir()) == [], "each process has signed off"
+    secrets = {"token": pod.token.encode(), "signing key": pod.key, "store": pod.more["AWS_SECRET_ACCESS_KEY"].encode()}
+    told = {"log": pod.ear.log, "printed": pod.said.encode()}
+    told |= {f"event {event.seq}": event.model_dump_json().encode() for event in events}
+    places = (
+        files_below(pod.run.root, ()) | files_below(pod.ear.folder.root, ()) | files_below(pod.root / "storage", ())
+    )
+    assert found_in_texts(secrets, told | places) == []
 
 
 def test_a_worker_dies_and_later_the_answer_orders_a_stop(pod: HeadPod) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from support.canaries import files_below, found_in_texts
 from support.home import FATHOM, JOB, Done, Home, finish
 from support.shooting import left
 
@@ -23,6 +26,13 @@ from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
+HOOKS = "hooks.yaml"
+PLANTED = {"AWS_SECRET_ACCESS_KEY": "canary-of-the-store-0123", "WANDB_API_KEY": "canary-of-another-0123"}
+"""Secrets in the environment of the service, which its drivers and workers inherit."""
+PATH_OF_HOOK, SECRET_OF_HOOK = (
+    "canary-of-the-hook-0123",
+    "whsec_" + base64.b64encode(b"canary-of-the-team-0123x").decode(),
+)
 ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
 
 
@@ -40,7 +50,7 @@ def job(name: str, steps: int) -> dict[str, Any]:
 def serve(home: Home) -> subprocess.Popen[bytes]:
     """-> once it serves."""
     with (home.root / "service.log").open("ab") as log:
-        environment = home.environment() | {"FATHOM_CPUS": "2"}
+        environment = home.environment() | {"FATHOM_CPUS": "2", "FATHOM_WEBHOOKS": str(home.root / HOOKS)} | PLANTED
         command = [*FATHOM, "serve", "--port", "0"]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=home.root, env=environment)
     until, announced = time.monotonic() + 240, home.runs / "service.json"
@@ -63,16 +73,49 @@ def post(url: str, token: Path, document: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+PRINTED: list[str] = []
+
+
 def fine(home: Home, *arguments: object) -> Done:
     """A command that ends well; what it says is shown where the test fails."""
     done = home.fathom(*arguments)
+    PRINTED.append(done.out + done.err)
     print(f"$ fathom {' '.join(map(str, arguments))}\n{done.out}{done.err}")
     assert done.code == 0, done.err
     return done
 
 
+def plant(home: Home) -> None:
+    """A webhook that nobody answers, so that there is something to complain of."""
+    row = f"{{team: default, url: 'http://127.0.0.1:1/{PATH_OF_HOOK}', secret: {SECRET_OF_HOOK}}}"
+    (home.root / HOOKS).write_text(f"- {row}\n")
+
+
+def require_no_secret_anywhere(home: Home) -> None:
+    """In no log, event, status, ledger, artifact, run of MLflow, metric or answer, and in nothing that was printed."""
+    token, key = ((home.runs / name).read_bytes().strip() for name in ("admin.token", "signing.key"))
+    secrets = {name: value.encode() for name, value in PLANTED.items()}
+    secrets |= {
+        "admin token": token,
+        "signing key": key,
+        "hook": PATH_OF_HOOK.encode(),
+        "team": SECRET_OF_HOOK.encode(),
+    }
+    files = files_below(home.root, {"admin.token", "signing.key", HOOKS})
+    assert len(files) > 50
+    assert "canary" not in json.dumps(sorted(files))
+    assert any(b"webhook of the team" in text for name, text in files.items() if name == "service.log")
+    url = json.loads((home.runs / "service.json").read_text())["url"]
+    for path in ("/metrics", "/v1/jobs", "/v1/jobs/default/second", "/v1/jobs/default/second/events", "/v1/audit"):
+        request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {token.decode()}"})
+        with urllib.request.urlopen(request) as answer:
+            files[path] = answer.read()
+    assert found_in_texts(secrets, files | {"what commands print": "\n".join(PRINTED).encode()}) == []
+
+
 def test_a_day_with_the_service(make_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch) -> None:
     home = make_home()
+    plant(home)
     monkeypatch.setenv("FATHOM_HOME", str(home.runs))
     service = serve(home)
     try:
@@ -131,6 +174,7 @@ def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
     compared = fine(home, "compare", "first", "second", "--html", home.root / "compare.html")
     assert "first" in compared.out
     _require_in_mlflow_once(home, phases)
+    require_no_secret_anywhere(home)
     fine(home, "delete", *phases, "-y")
     until = time.monotonic() + 240
     while json.loads(home.fathom("list", "-o", "json").out):

@@ -12,6 +12,7 @@ from orchestrator.api.kube_access import people_door
 from orchestrator.errors import Forbidden, Unauthorized, Unavailable
 from orchestrator.kube.access import Person
 from orchestrator.kube.resources import Target
+from orchestrator.launch.base import Launcher
 from orchestrator.launch.delivery import PATH
 from orchestrator.launch.local import LocalLauncher
 from support.api import Service
@@ -63,9 +64,11 @@ class ClusterService(Service):
         self.known = Known() if known is None else known
         self.pods: dict[tuple[str, str], Json] = {}
         self.lacking: list[str] = []
+        self.launcher: Launcher | None = None
         super().__init__(home, **options)
 
     def start(self) -> None:
+        self.launcher = self.launcher or LocalLauncher(self.settings)
         door = people_door(self.known, PEOPLE, {PATH: pods_door(self.known, PODS)})
         self.app = make_app(
             self.store,
@@ -74,7 +77,7 @@ class ClusterService(Service):
             wake=self._wake,
             hosts=None,
             limits=self._limits,
-            cluster=InCluster(door, self, LocalLauncher(self.settings), lambda: self.lacking),
+            cluster=InCluster(door, self, self.launcher, lambda: self.lacking),
         )
 
     def pod_of(self, namespace: str, name: str) -> Json | None:

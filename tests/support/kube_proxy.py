@@ -241,6 +241,8 @@ class KubeProxy:
                         self._upstream.close()
 
             def finish(self) -> None:
+                if self._upstream is not None:
+                    self._upstream.close()
                 with suppress(OSError, ValueError):
                     super().finish()
 

@@ -33,6 +33,9 @@ class HeadPod:
     command: Sequence[str]
     more: dict[str, str] = field(default_factory=dict)
     """Of the environment."""
+    token: str = "a-token"
+    key: bytes = bytes(range(32))
+    """By which its checkpoints are signed."""
 
     @property
     def run(self) -> RunFolder:
@@ -70,8 +73,8 @@ class HeadPod:
         etc.mkdir(exist_ok=True)
         (etc / agreed.JOB_DOCUMENT).write_text(json.dumps(self.job.document()))
         (etc / agreed.RESOLVED).write_text(self.resolved.model_dump_json())
-        (etc / agreed.SIGNING_KEY).write_bytes(bytes(range(32)))
-        (self.root / "token").write_text("a-token\n")
+        (etc / agreed.SIGNING_KEY).write_bytes(self.key)
+        (self.root / "token").write_text(f"{self.token}\n")
 
     @contextmanager
     def driver(self) -> Iterator[subprocess.Popen[bytes]]:

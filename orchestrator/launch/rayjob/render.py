@@ -21,7 +21,7 @@ from orchestrator.launch.rayjob.isolation import network_policy
 from orchestrator.launch.rayjob.names import Object, attempt_name, content_hash, labels, owner
 from orchestrator.launch.rayjob.pods import Common, head_pod, submitter_pod, worker_pod
 from orchestrator.launch.rayjob.queueing import queue_annotations, queue_labels, topology_annotations
-from orchestrator.launch.rayjob.settings import ClusterSettings
+from orchestrator.launch.rayjob.settings import Allowed, ClusterSettings
 from orchestrator.launch.rayjob.shape import Shape, worker_shape
 from orchestrator.launch.resolve import Resolved
 from orchestrator.spec import TrainingJob
@@ -63,7 +63,7 @@ def render(
     inside, claims, problems = for_pods(job, resolved)
     shape = worker_shape(job, resolved, settings)
     image, refused = _image(job, settings)
-    problems = [*problems, *refused, *_queue(job)]
+    problems = [*problems, *refused, *_queue(job), *_not_allowed(job, settings.allowed)]
     if not isinstance(shape, Shape):
         raise InvalidJob([*problems, *shape])
     if problems:
@@ -205,6 +205,20 @@ def _begins(image: str, allowed: str) -> bool:
     """Up to a border of its parts: registry.example.com is not registry.example.com.elsewhere.org."""
     rest = image.removeprefix(allowed)
     return image.startswith(allowed) and (allowed[-1] == "/" or rest[:1] in ("", "/", ":", "@"))
+
+
+def _not_allowed(job: TrainingJob, allowed: Allowed) -> list[Problem]:
+    """What it names that pods of this cluster may not use."""
+    named = (
+        ("compute.serviceAccountName", job.spec.compute.service_account_name, allowed.service_accounts),
+        ("storage.secretRef", job.spec.storage.secret_ref, allowed.secrets),
+        ("queue.priorityClass", job.spec.queue.priority_class, allowed.priority_classes),
+    )
+    return [
+        Problem(f"spec.{field}", f"is {name!r}, which jobs of this cluster may not name: use {' or '.join(names)}")
+        for field, name, names in named
+        if name is not None and names and name not in names
+    ]
 
 
 def _queue(job: TrainingJob) -> list[Problem]:

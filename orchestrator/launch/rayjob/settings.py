@@ -44,6 +44,18 @@ class Images(Part):
     """When a node pulls an image."""
 
 
+class Allowed(Part):
+    """What of its namespace a job may name. Who may create TrainingJobs there uses it through their pods, whether
+    or not Kubernetes lets that person read it."""
+
+    service_accounts: tuple[ObjectName, ...] = Field((), max_length=64)
+    """Service accounts; empty: all of its namespace."""
+    secrets: tuple[ObjectName, ...] = Field((), max_length=64)
+    """Secrets with credentials of an object store; empty: all of its namespace."""
+    priority_classes: tuple[ObjectName, ...] = Field((), max_length=64)
+    """Kueue's priority classes; empty: all."""
+
+
 class Head(Part):
     """The pod of Ray's head and of the driver. It has no accelerator and runs no worker."""
 
@@ -153,6 +165,8 @@ class ClusterSettings(Part):
 
     images: Images = Images()
     """What pods are made of."""
+    allowed: Allowed = Allowed()
+    """What a job may name."""
     ray_version: str = Field("2.60.0", pattern=r"^2\.(5[2-9]|[6-9][0-9]|[1-9][0-9]{2})\.[0-9]{1,3}$")
     """Ray's version in the image: 2.52.0 at least, the first that knows tokens."""
     head: Head = Head()

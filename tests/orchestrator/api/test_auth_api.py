@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -222,6 +224,18 @@ def test_the_record_has_the_id_of_the_request(service: Service) -> None:
     answer = service.runner.post("/v1/jobs", json={}, headers={"X-Request-ID": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert service.audited()[0]["requestId"] == "mine-1"
+
+
+def test_the_record_says_what_was_sent_and_about_what(service: Service) -> None:
+    body = json.dumps({"job": service.document("mine", "team-a")}).encode()
+    headers = {"Content-Type": "application/json"}
+    assert service.of_team("team-b").post("/v1/jobs", content=body, headers=headers).status_code == 403
+    assert service.runner.post("/v1/jobs", content=body, headers=headers).status_code == 201
+    service.runner.delete("/v1/jobs/team-a/mine")
+    gone, done, denied = service.audited()
+    digest = hashlib.sha256(body).hexdigest()
+    assert [(one["job"], one["digest"]) for one in (done, denied)] == [("team-a/mine", digest)] * 2
+    assert not {"job", "digest", "groups"} & set(gone), "its path says it, and it has no body"
 
 
 def test_audit_pages(service: Service) -> None:

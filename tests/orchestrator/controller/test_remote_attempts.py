@@ -160,6 +160,45 @@ def test_an_attempt_without_a_last_word_ends_as_it_was_seen_to(
     assert queued.stored().status.phase is phase
 
 
+def loses_a_worker(attempt: Attempt) -> Iterator[object]:
+    """As a driver says it: it sees that a worker is gone, and not why."""
+    attempt.start(0)
+    yield 1
+    attempt.end("failed", "worker-lost", "rank 1 was lost")
+
+
+def test_a_worker_that_was_killed_for_want_of_memory_is_told_so_and_tried_once_more(stage: Far) -> None:
+    stage.far.said = replace(stage.far.said, verdict=Verdict(FailureClass.OUT_OF_MEMORY, "worker w was killed"))
+    stage.turning = stage.controller()
+    stage.stories += [loses_a_worker] * 3
+    turn(stage, times=40)
+    assert len(stage.launcher.started) == 2, "twice in a row is no chance, and worker-lost would have been tried on"
+    status = stage.stored().status
+    assert status.phase is Phase.FAILED
+    assert status.attempts[-1].reason == "out-of-memory: worker w was killed (rank 1 was lost)"
+    assert [one.failure_class for one in stage.ends()] == [FailureClass.WORKER_LOST] * 2, "events are the driver's"
+    stage.turning.close()
+    stage.turning = stage.controller()
+    turn(stage, times=3)
+    assert stage.stored().status.phase is Phase.FAILED, "the next process knows it, too"
+    stage.turning.close()
+
+
+@pytest.mark.parametrize("said", ["user-error", "not-finite"])
+def test_what_a_driver_knows_itself_stays(stage: Far, said: str) -> None:
+    def ends(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        yield 1
+        attempt.end("failed", said, "as it said")
+
+    stage.far.said = replace(stage.far.said, verdict=Verdict(FailureClass.OUT_OF_MEMORY, "worker w was killed"))
+    stage.turning = stage.controller()
+    stage.stories.append(ends)
+    turn(stage, times=10)
+    assert stage.stored().status.attempts[-1].reason == f"{said}: as it said"
+    stage.turning.close()
+
+
 def test_the_wish_explains_an_end_before_what_was_seen() -> None:
     newest = Newest(1, alive=False, ordered="suspended", verdict=Verdict(FailureClass.DRIVER_LOST, "gone"))
     assert decide(Situation(newest=newest)) == (WriteEnd("stopped", FailureClass.INTERRUPTED, "suspended"),)

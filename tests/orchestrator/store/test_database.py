@@ -16,6 +16,7 @@ from sqlalchemy import text
 from support.store import small_job
 
 from orchestrator.errors import Conflict, Unavailable
+from orchestrator.store.audit import Audit, Deed
 from orchestrator.store.base import Query, Wish
 from orchestrator.store.database import Database
 from orchestrator.store.sqlite import SqliteStore
@@ -168,7 +169,7 @@ def test_damage_is_said(store: SqliteStore) -> None:
 def test_a_newer_form_is_refused(store: SqliteStore) -> None:
     with sqlite3.connect(store.database.path) as raw:
         raw.execute("PRAGMA user_version = 7")
-    with pytest.raises(Unavailable, match=r"newer version of Fathom \(form 7, this one knows 2\)"):
+    with pytest.raises(Unavailable, match=r"newer version of Fathom \(form 7, this one knows 3\)"):
         SqliteStore(store.database.path)
 
 
@@ -177,14 +178,19 @@ def test_a_file_of_the_first_form_is_brought_up(store: SqliteStore) -> None:
     store.database.close()
     with sqlite3.connect(store.database.path) as raw:
         raw.execute("ALTER TABLE jobs DROP COLUMN force")
+        for name in ("teams", "job", "digest"):
+            raw.execute(f"ALTER TABLE audit DROP COLUMN {name}")
         raw.execute("PRAGMA user_version = 1")
     opened = [SqliteStore(store.database.path) for _ in range(2)]
     assert opened[1].get("default", "mini") == before
     opened[0].change("default", "mini", lambda wish: replace(wish, deleted_at=before.created_at, force=True))
     assert opened[1].get("default", "mini").wish.force is True
     opened[1].create(small_job("later"), by="ann")
+    audit = Audit(opened[0].database)
+    audit.finish(audit.begin(Deed("ann", "POST", "/v1/jobs", "r", "g")), 201, job="a/b", digest="d")
+    assert audit.records().records[0].deed == Deed("ann", "POST", "/v1/jobs", "r", "g", "a/b", "d")
     with sqlite3.connect(store.database.path) as raw:
-        assert raw.execute("PRAGMA user_version").fetchone() == (2,)
+        assert raw.execute("PRAGMA user_version").fetchone() == (3,)
     for one in opened:
         one.database.close()
 

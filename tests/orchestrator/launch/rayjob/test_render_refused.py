@@ -100,6 +100,19 @@ def test_no_image_at_all() -> None:
     assert (path, "images.train" in message) == ("spec.compute.image", True)
 
 
+def test_names_that_are_not_allowed() -> None:
+    compute = {"accelerator": "cpu", "workers": 2, "serviceAccountName": "builder"}
+    of = job(compute=compute, storage={"secretRef": "root-password"}, queue={"name": "q", "priorityClass": "urgent"})
+    assert rendered(of), "all, unless the settings name some"
+    allowed = {"serviceAccounts": ["trainer"], "secrets": ["s3", "s3-eu"], "priorityClasses": ["low"]}
+    found = dict(refusals(of, by=settings(allowed=allowed)))
+    assert list(found) == ["spec.compute.serviceAccountName", "spec.storage.secretRef", "spec.queue.priorityClass"]
+    assert "'root-password', which jobs of this cluster may not name: use s3 or s3-eu" in found[list(found)[1]]
+    allowed = {"serviceAccounts": ["builder"], "secrets": ["root-password"], "priorityClasses": ["urgent"]}
+    assert rendered(of, settings(allowed=allowed))
+    assert rendered(job(), settings(allowed=allowed)), "who names none gets an account of the attempt"
+
+
 def test_machines_that_the_cluster_does_not_have() -> None:
     table = {"accelerators": {"H100": {"perNode": 4}, "cpu": {}}}
     path, message = refusal(job(compute={"accelerator": "B200", "gpus": 8}), by=settings(**table))
