@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -47,8 +48,18 @@ V3: Json = {
 }
 
 
+@pytest.fixture
+def emptied(plane: KubeHome) -> Iterator[list[str]]:
+    """Namespaces of which all pods are gone when the test ends, however it does."""
+    found: list[str] = []
+    yield found
+    for namespace in found:
+        plane.kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force", "--wait=false")
+        wait_until(lambda: not nodes_of(plane, namespace), lambda: nodes_of(plane, namespace))  # noqa: B023 - called here
+
+
 def test_a_job_for_2048_gpus_has_a_node_for_each_worker_pod_and_another_for_its_head(
-    on_plane: Fathom, heads: str
+    on_plane: Fathom, heads: str, emptied: list[str]
 ) -> None:
     """From the submission to the last pod's end, through the controller."""
     jobs = Jobs(on_plane, Team.of(on_plane.cluster))
@@ -58,6 +69,7 @@ def test_a_job_for_2048_gpus_has_a_node_for_each_worker_pod_and_another_for_its_
     made = jobs.ray_job("v3")
     assert made is not None
     namespace = jobs.team.namespace
+    emptied.append(namespace)
     claim(on_plane.cluster, namespace)
     pods = pods_of(made, owners=True)
     asked = [one["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for one in pods]
@@ -72,13 +84,14 @@ def test_a_job_for_2048_gpus_has_a_node_for_each_worker_pod_and_another_for_its_
     jobs.wait(lambda: not nodes_of(on_plane.cluster, namespace), "v3")
 
 
-def test_a_later_attempt_keeps_away_from_the_node_that_failed(plane: KubeHome, heads: str) -> None:
+def test_a_later_attempt_keeps_away_from_the_node_that_failed(plane: KubeHome, heads: str, emptied: list[str]) -> None:
     """As rendered for its third attempt. It takes all nodes but that one: there is no other way to place it."""
     namespace = plane.namespace(**{"pod-security.kubernetes.io/enforce": "restricted"})
     settings = ClusterSettings.model_validate(PLANE["cluster"] | {"images": PLANE["images"]})
     made = rendered(make("v3", namespace, **V3), settings, attempt=3, avoid=(AVOIDED,))
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": made.name}}
     plane.kubectl("apply", "-n", namespace, "-f", "-", given=account)
+    emptied.append(namespace)
     claim(plane, namespace)
     create(plane, namespace, pods_of(made.ray_job, owners=False))
     wait_until(lambda: placed(plane, namespace), lambda: nodes_of(plane, namespace))

@@ -57,11 +57,16 @@ class ChartProcess:
         env |= {"KUBECONFIG": str(self._kubeconfig(folder, home)), "MLFLOW_TRACKING_URI": "", "HOME": str(folder)}
         python, *command = [_moved(one, here) for one in container["command"]]
         assert python == "python3"
+        self._command, self._env = [sys.executable, *command], os.environ | env
+        self.start()
+        self._probe = container["readinessProbe"]["httpGet"]
+
+    def start(self) -> None:
+        """Once more, as the kubelet does with a container that has ended."""
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command], env=os.environ | env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self._command, env=self._env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
-        self._probe = container["readinessProbe"]["httpGet"]
 
     def _kubeconfig(self, folder: Path, home: str) -> Path:
         """Of the account, by a token as its pod has it."""

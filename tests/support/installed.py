@@ -37,6 +37,8 @@ PLANE: Json = {
     },
 }  # fmt: skip
 """Values for a control plane with pretended nodes, which have no fast network."""
+LOST_LEASE = 75
+"""Exit status of a controller that does not lead any more."""
 GPU_PRICES = """
 - {accelerator: H800, priceClass: on-demand, amount: "2.00", currency: USD,
    unit: gpu-hour, source: test, date: 2026-01-01}
@@ -66,6 +68,17 @@ class AsProcess:
         wait_until(self.process.ready, self.process.log)
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> httpx2.Response:  # noqa: ANN401
+        try:
+            return self._asked(method, path, token, body)
+        except httpx2.TransportError:
+            # on a machine that is too busy to renew a lease in time it ends, and is started again
+            if self.process.process.wait(30) != LOST_LEASE:
+                raise
+            self.process.start()
+            self.wait_ready()
+            return self._asked(method, path, token, body)
+
+    def _asked(self, method: str, path: str, token: str, body: Any) -> httpx2.Response:  # noqa: ANN401
         url = self.process.url() + path
         return httpx2.request(method, url, headers=_bearer(token), json=body, timeout=60, trust_env=False)
 
