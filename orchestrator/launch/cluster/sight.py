@@ -58,6 +58,13 @@ class Scene:
         return [pod for pod in self.pods if not pods.is_over(pod)]
 
     @property
+    def is_idle(self) -> bool:
+        """Whether its driver cannot have begun: no worker has had a node, or the head's containers have not begun, e.g.
+        for want of their image. A head that is gone is not made again once KubeRay has seen it ready."""
+        heads = [status_of(pod).get("phase") for pod in self.pods if pods.part_of(pod) == "head"]
+        return self.memory.began is None or (bool(heads) and set(heads) == {"Pending"} and self.state != "Running")
+
+    @property
     def is_evicted(self) -> bool:
         """Whether the Ray cluster that it became was taken from it; one that never had a node has lost nothing."""
         known = self.memory.incarnation
@@ -76,6 +83,7 @@ def sight_of(scene: Scene, now: float) -> Sight:
         holding=holding,
         incarnation=scene.memory.incarnation,
         up=scene.state == "Running",
+        idle=scene.is_idle,
     )
     if scene.is_evicted:
         return _evicted(scene, seen)
@@ -128,6 +136,7 @@ def _with(
         let_go=seen.let_go,
         incarnation=seen.incarnation,
         up=seen.up,
+        idle=seen.idle,
         admitted=admitted,
         running=running,
     )

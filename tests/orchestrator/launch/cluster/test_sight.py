@@ -371,6 +371,15 @@ def test_what_workers_want_is_said_first_and_what_all_want_once() -> None:
     assert sight.running.message == f"worker w1 (and 1 more) finds no node: {gpus}; head h finds no node: {memory}"
 
 
+def test_a_driver_whose_head_has_not_begun_has_nothing_to_save() -> None:
+    waits = container("ray-head", waiting={"reason": "ImagePullBackOff"})
+    unbegun, worker = pod("head", phase="Pending", containers=[waits]), pod()
+    assert seen(ray_job("Initializing"), unbegun, worker, memory=Memory(began=BEGAN)).idle
+    assert not seen(ray_job("Initializing"), pod("head"), worker, memory=Memory(began=BEGAN)).idle
+    assert not seen(ray_job("Running"), worker, memory=Memory(began=BEGAN)).idle, "a head that is gone may have saved"
+    assert seen(ray_job("Initializing"), memory=Memory()).idle
+
+
 def test_what_settles_by_itself_is_no_trouble_at_first() -> None:
     secret = {"reason": "CreateContainerConfigError", "message": "failed to sync secret cache"}
     one = pod("head", containers=[container("ray-head", waiting=secret)])
