@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.installed import HEADS, PLANE, Fathom, Jobs, Team
+from support.installed import HEADS, PATIENCE, PLANE, Fathom, Jobs, Team
 from support.kube_home import Json, KubeHome
 from support.rendering import as_pod, rendered
 from support.rendering import job as make
@@ -17,7 +17,7 @@ from support.shooting import wait_until
 
 from orchestrator.launch.rayjob import ClusterSettings
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 WORKERS, GPUS = 256, 8
 HEAD_NODE = "heads-0"
 AVOIDED = "fake-0007"
@@ -34,7 +34,7 @@ def heads(plane: KubeHome) -> str:
         "spec": {"taints": [{"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}]},
         "status": {"capacity": capacity, "allocatable": capacity},
     })  # fmt: skip
-    plane.kubectl("wait", "--for=condition=Ready", f"node/{HEAD_NODE}", "--timeout=60s", seconds=90)
+    plane.kubectl("wait", "--for=condition=Ready", f"node/{HEAD_NODE}", "--timeout=300s")
     return HEAD_NODE
 
 
@@ -55,7 +55,7 @@ def emptied(plane: KubeHome) -> Iterator[list[str]]:
     yield found
     for namespace in found:
         plane.kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force", "--wait=false")
-        wait_until(lambda: not nodes_of(plane, namespace), lambda: nodes_of(plane, namespace))  # noqa: B023 - called here
+        wait_until(lambda: not nodes_of(plane, namespace), lambda: nodes_of(plane, namespace), PATIENCE)  # noqa: B023 - called here
 
 
 def test_a_job_for_2048_gpus_has_a_node_for_each_worker_pod_and_another_for_its_head(
@@ -94,7 +94,7 @@ def test_a_later_attempt_keeps_away_from_the_node_that_failed(plane: KubeHome, h
     emptied.append(namespace)
     claim(plane, namespace)
     create(plane, namespace, pods_of(made.ray_job, owners=False))
-    wait_until(lambda: placed(plane, namespace), lambda: nodes_of(plane, namespace))
+    wait_until(lambda: placed(plane, namespace), lambda: nodes_of(plane, namespace), PATIENCE)
     require_spread(plane, namespace, heads)
     assert AVOIDED not in nodes_of(plane, namespace)["worker"]
 

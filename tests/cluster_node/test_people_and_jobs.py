@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.installed import Fathom, Jobs, Team
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,15 @@ def test_who_may_what(jobs: Jobs, team: Team) -> None:
     assert made["metadata"]["annotations"]["fathom.dev/created-by"].endswith(":editor")
 
     assert jobs.do("GET", "shared", team.reader).json()["metadata"]["uid"] == made["metadata"]["uid"]
-    for token in (team.reader, team.stranger):
-        assert jobs.do("POST", "shared", token, "cancel").status_code == 403
-        assert jobs.do("DELETE", "shared", token).status_code == 403
-    assert jobs.do("GET", "shared", team.stranger).status_code in (403, 404)
+    # to a stranger it is as if it were not there
+    for token, status in ((team.reader, 403), (team.stranger, 404)):
+        assert jobs.do("POST", "shared", token, "cancel").status_code == status
+        assert jobs.do("DELETE", "shared", token).status_code == status
+    assert jobs.do("GET", "shared", team.stranger).status_code == 404
     listed = jobs.fathom.ask("GET", "/v1/jobs", team.stranger)
     assert "shared" not in listed.text
     assert jobs.do("GET", "shared", "").status_code == 401
-    assert jobs.do("DELETE", "shared").status_code == 200
+    assert jobs.do("DELETE", "shared").status_code == 202
     jobs.wait(lambda: jobs.resource("shared") is None, "shared")
 
 
@@ -59,12 +60,12 @@ def test_a_job_becomes_a_ray_job_and_goes_when_it_is_cancelled(jobs: Jobs, team:
     assert jobs.do("POST", "one", verb="cancel").status_code == 200
     jobs.wait(lambda: jobs.do("GET", "one", team.reader).json()["status"]["phase"] == "Cancelled", "one")
     jobs.wait(lambda: jobs.of_attempt("one") == [], "one")
-    assert jobs.do("DELETE", "one").status_code == 200
+    assert jobs.do("DELETE", "one").status_code == 202
     jobs.wait(lambda: jobs.resource("one") is None, "one")
 
 
 def test_what_a_job_leaves_is_collected_when_it_is_deleted_with_kubectl(jobs: Jobs, team: Team) -> None:
     assert jobs.submit(jobs.document("two")).status_code == 201
     jobs.wait(lambda: jobs.ray_job("two"), "two")
-    jobs.fathom.cluster.kubectl("delete", "trainingjob", "two", "-n", team.namespace, "--timeout=60s", seconds=90)
+    jobs.fathom.cluster.kubectl("delete", "trainingjob", "two", "-n", team.namespace, "--timeout=300s")
     jobs.wait(lambda: jobs.of_attempt("two") == [], "two")

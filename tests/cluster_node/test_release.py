@@ -6,7 +6,7 @@ import pytest
 from support.discovery import Kinds
 from support.installed import AsPods, Jobs, Team
 
-pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.timeout(1800)]
 KEPT = {("CustomResourceDefinition", "trainingjobs.fathom.dev"), ("PersistentVolumeClaim", "fathom-home")}
 
 
@@ -38,7 +38,7 @@ def test_a_job_waits_through_an_upgrade_of_the_release(on_node: AsPods, jobs: Jo
     assert after["metadata"]["uid"] == job["metadata"]["uid"]
     assert after["spec"] == job["spec"]
     assert _reason_why_not_admitted(jobs, "waits") == reason
-    assert jobs.do("DELETE", "waits").status_code == 200
+    assert jobs.do("DELETE", "waits").status_code == 202
     jobs.wait(lambda: jobs.resource("waits") is None, "waits")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ from support.shooting import wait_until
 from support.store import small_document
 
 SYSTEM = "fathom-system"
+PATIENCE = 600.0
+"""Seconds: a whole Kubernetes on two cores that others use, too, takes its time."""
 DIGEST = "@sha256:" + "5f" * 32
 _FAKE = [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}]
 HEADS = {"type": "kwok", "heads": "here"}
@@ -65,9 +69,12 @@ class AsProcess:
         self.process = ChartProcess(cluster, folder, helm, SYSTEM, values, PRICES + GPU_PRICES)
 
     def wait_ready(self) -> None:
-        wait_until(self.process.ready, self.process.log)
+        wait_until(self.process.ready, self.process.log, PATIENCE)
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> httpx2.Response:  # noqa: ANN401
+        return patiently(lambda: self._once_more(method, path, token, body))
+
+    def _once_more(self, method: str, path: str, token: str, body: Any) -> httpx2.Response:  # noqa: ANN401
         try:
             return self._asked(method, path, token, body)
         except httpx2.TransportError:
@@ -112,12 +119,13 @@ class AsPods:
         self.helm.done("upgrade", "--install", "fathom", "{}", "--namespace", SYSTEM, values=self.values(**more))
 
     def wait_ready(self) -> None:
-        words = ("rollout", "status", "deployment/fathom-controller", "-n", SYSTEM, "--timeout=240s")
-        self.cluster.kubectl(*words, seconds=260)
-        wait_until(lambda: self.ask("GET", "/readyz").status_code == 200, lambda: self.ask("GET", "/readyz").text)
+        words = ("rollout", "status", "deployment/fathom-controller", "-n", SYSTEM, f"--timeout={PATIENCE:.0f}s")
+        self.cluster.kubectl(*words)
+        assert self.ask("GET", "/readyz").status_code == 200
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> httpx2.Response:  # noqa: ANN401
-        return self.cluster.client().request(method, self._path + path, headers=_bearer(token), json=body)
+        client, headers = self.cluster.client(), _bearer(token)
+        return patiently(lambda: client.request(method, self._path + path, headers=headers, json=body))
 
     def pods(self) -> list[Json]:
         """The controller's, but for those that are ending."""
@@ -129,7 +137,7 @@ class AsPods:
         """What the chart keeps on purpose goes, too: the cluster may be somebody's."""
         self.helm.run("uninstall", "fathom", "--namespace", SYSTEM)
         for kind in ("namespace/" + SYSTEM, "crd/trainingjobs.fathom.dev", "persistentvolume/fathom-test-home"):
-            self.cluster.kubectl("delete", kind, "--ignore-not-found", "--timeout=120s", seconds=150)
+            self.cluster.kubectl("delete", kind, "--ignore-not-found", "--timeout=300s")
 
     def _volume(self) -> None:
         """A folder of the node, where the cluster makes no volumes."""
@@ -212,7 +220,15 @@ class Jobs:
 
     def wait(self, true: Any, name: str) -> None:  # noqa: ANN401 - anything to call
         """Until it is so; or say how the job stands."""
-        wait_until(true, lambda: self.do("GET", name).text)
+        wait_until(true, lambda: self.do("GET", name).text, PATIENCE)
+
+
+def patiently(ask: Callable[[], httpx2.Response]) -> httpx2.Response:
+    """Again while the service is not there: its own API server may be slow to answer, or another replica begins."""
+    until = time.monotonic() + PATIENCE
+    while (answer := ask()).status_code == 503 and time.monotonic() < until:
+        time.sleep(0.5)
+    return answer
 
 
 def _restricted(cluster: KubeHome) -> str:

@@ -34,7 +34,7 @@ DEBIAN = {
 
 
 _PATIENCE = 600
-"""Seconds for one call of the program."""
+"""Seconds for one call of a program."""
 
 
 class NoCluster(Exception):
@@ -118,7 +118,7 @@ class KubeHome:
             self._client = _client_of(config["clusters"][0]["cluster"], config["users"][0]["user"])
         return self._client
 
-    def kubectl(self, *words: str, given: Json | None = None, seconds: int = 60) -> str:
+    def kubectl(self, *words: str, given: Json | None = None) -> str:
         """What it prints; AssertionError with its complaint."""
         done = subprocess.run(
             [str(self.assets() / "kubectl"), *words],
@@ -126,7 +126,7 @@ class KubeHome:
             input=None if given is None else json.dumps(given),
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=_PATIENCE,
         )
         assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr.strip()}"
         return done.stdout
@@ -151,7 +151,7 @@ class KubeHome:
         """A custom resource definition, until its resources are served."""
         answer = self.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
         assert answer.status_code in (201, 409), answer.text
-        self.kubectl("wait", "--for=condition=Established", f"crd/{definition['metadata']['name']}", "--timeout=60s")
+        self.kubectl("wait", "--for=condition=Established", f"crd/{definition['metadata']['name']}", "--timeout=300s")
 
     def found(self, path: str) -> Json | None:
         """One object; None where there is none."""
@@ -173,4 +173,4 @@ class KubeHome:
 def _client_of(cluster: Json, user: Json) -> httpx2.Client:
     context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
     headers = {"Authorization": f"Bearer {user['token']}"}
-    return httpx2.Client(base_url=cluster["server"], headers=headers, verify=context, timeout=60, trust_env=False)
+    return httpx2.Client(base_url=cluster["server"], headers=headers, verify=context, timeout=300, trust_env=False)
