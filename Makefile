@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test e2e lint format docs trust bench mlflow clean
+.PHONY: help venv demo test test-cluster e2e lint format docs trust bench mlflow clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## Make the environment in .venv from the constraints
 
@@ -34,11 +34,14 @@ FLAKES := .pytest_cache/flakes.txt
 
 test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray" -n auto --dist loadfile \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n auto --dist loadfile \
 	  --second-go $(FLAKES)
 	@$(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 \
 	  --second-go $(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
+
+test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/e2e.md
+	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m live.testcluster $(CLUSTER)
 
 e2e: $(STAMP) ## Install on the cluster of KUBECONFIG, train there and break things; E2E="--train-image ... --controller-image ..."
 	@PYTHONPATH=.:tests $(BIN)/python -m live.e2e $(E2E)

@@ -182,6 +182,8 @@ class Sight:
     """The Ray cluster that it became; None: the one that was written down."""
     up: bool = True
     """Whether its driver has all that it needs to begin: what comes late from now on, is late."""
+    idle: bool = False
+    """Whether its driver cannot have begun yet, so that nothing is lost if it is ended at once."""
     admitted: Told | None = None
     """Whether it may have machines."""
     running: Told | None = None

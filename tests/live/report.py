@@ -32,8 +32,8 @@ def page(outcomes: Sequence[Outcome], about: str) -> str:
     """In Markdown."""
     lines = ["# Trainings on a live cluster, disturbed", "", about, ""]
     lines += [
-        "| case | ends | final loss | attempts | paid s | pods held s | spent | wasted | takes |",
-        "|" + "---|" * 9,
+        "| case | ends | final loss | attempts | starts | paid s | workers held s | spent | wasted | takes |",
+        "|" + "---|" * 10,
     ]
     for one in outcomes:
         last = one.losses[max(one.losses)] if one.losses else float("nan")

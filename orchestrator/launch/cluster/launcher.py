@@ -207,8 +207,8 @@ class KubeLauncher:
                 self._let_go(one)
                 self._clear(one)
         why, until = ordered(folder.control)
-        if why is not None and sight.alive and one.memory.began is None and ray_job is not None:
-            self._end(one, ray_job)  # it has no node yet, and nothing to save
+        if why is not None and sight.alive and sight.idle and ray_job is not None:
+            self._end(one, ray_job)  # there is nothing to save
         return replace(sight, ordered=why, deadline=until)
 
     def _seen(self, one: _Attempt, ray_job: Json | None) -> Sight:

@@ -5,6 +5,7 @@ Fields by the core API; what they hold in each case was observed (docs/kubernete
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ _NO_IMAGE = (
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
     "RegistryUnavailable", "SignatureValidationFailed",
 )  # fmt: skip
+NO_NODE = " finds no node: "
+"""Between a pod and the scheduler's words."""
+_NOT_THE_CAUSE = re.compile(r"\.? (?:no new claims to deallocate|preemption: )")
+"""Where the scheduler goes on with what it has tried in vain."""
 _TAKEN = ("PreemptionByScheduler", "EvictionByEvictionAPI")
 """Reasons of DisruptionTarget by which somebody else wanted the machine; by the others it is lost."""
 
@@ -83,7 +88,8 @@ def trouble_of(pod: Json, now: float) -> Told | None:
     if since is None:
         if scheduled.get("reason") != "Unschedulable":
             return None
-        return Told(False, Reason.UNSCHEDULABLE, f"{named(pod)} finds no node: {scheduled.get('message', '')}")
+        why = _NOT_THE_CAUSE.split(scheduled.get("message", ""))[0].rstrip(".")
+        return Told(False, Reason.UNSCHEDULABLE, f"{named(pod)}{NO_NODE}{why}")
     found = (_of_container(pod, one, now - since) for one in _containers(pod))
     return next((told for told in found if told is not None), None)
 

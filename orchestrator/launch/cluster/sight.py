@@ -58,6 +58,13 @@ class Scene:
         return [pod for pod in self.pods if not pods.is_over(pod)]
 
     @property
+    def is_idle(self) -> bool:
+        """Whether its driver cannot have begun: no worker has had a node, or the head's containers have not begun, e.g.
+        for want of their image. A head that is gone is not made again once KubeRay has seen it ready."""
+        heads = [status_of(pod).get("phase") for pod in self.pods if pods.part_of(pod) == "head"]
+        return self.memory.began is None or (bool(heads) and set(heads) == {"Pending"} and self.state != "Running")
+
+    @property
     def is_evicted(self) -> bool:
         """Whether the Ray cluster that it became was taken from it; one that never had a node has lost nothing."""
         known = self.memory.incarnation
@@ -76,6 +83,7 @@ def sight_of(scene: Scene, now: float) -> Sight:
         holding=holding,
         incarnation=scene.memory.incarnation,
         up=scene.state == "Running",
+        idle=scene.is_idle,
     )
     if scene.is_evicted:
         return _evicted(scene, seen)
@@ -128,6 +136,7 @@ def _with(
         let_go=seen.let_go,
         incarnation=seen.incarnation,
         up=seen.up,
+        idle=seen.idle,
         admitted=admitted,
         running=running,
     )
@@ -159,15 +168,31 @@ def _running(scene: Scene, ray_job: Json, now: float) -> Told:
 def trouble_of(scene: Scene, now: float) -> Told | None:
     """What is in the way of its pods; of several things that which asks most for somebody."""
     refused = condition(scene.ray_cluster, "ReplicaFailure")
-    found = [told for pod in scene.pods if (told := pods.trouble_of(pod, now)) is not None]
+    workers_first = sorted(scene.pods, key=lambda pod: pods.part_of(pod) != "worker")
+    found = [told for pod in workers_first if (told := pods.trouble_of(pod, now)) is not None]
+    homeless = [told.message for told in found if told.reason is Reason.UNSCHEDULABLE]
+    if homeless:
+        found = [told for told in found if told.reason is not Reason.UNSCHEDULABLE]
+        found.append(Told(False, Reason.UNSCHEDULABLE, _homeless(homeless)))
     if refused.get("status") == "True":
         message = str(refused.get("message", ""))
         reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in message else Reason.PODS_REFUSED
-        found.append(Told(False, reason, f"{refused.get('reason')}: {message}"[:900]))
+        word = str(refused.get("reason"))
+        found.append(Told(False, reason, f"{word}: {message.removeprefix(word).lstrip()}"[:900]))
     if len(scene.memory.exits) > 1 and scene.state != "Running":  # each got a new pod at once
         exits = scene.memory.exits
         found.append(Told(False, Reason.CRASH_LOOPING, f"{len(exits)} pods have ended so far; the last: {exits[-1]}"))
     return min(found, key=lambda told: URGENT.index(told.reason), default=None)
+
+
+def _homeless(messages: Sequence[str]) -> str:
+    """Of all pods without a node: once for each thing that is missing, since heads and workers want different ones."""
+    alike: dict[str, list[str]] = {}
+    for message in messages:
+        pod, _, why = message.partition(pods.NO_NODE)
+        alike.setdefault(why, []).append(pod)
+    more = {why: f" (and {len(found) - 1} more)" if len(found) > 1 else "" for why, found in alike.items()}
+    return "; ".join(f"{found[0]}{more[why]}{pods.NO_NODE}{why}" for why, found in alike.items())[:900]
 
 
 def wanted(ray_job: Json) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.launch.pods.reporter import PodReporter
+from orchestrator.launch.pods.shortage import ROOT, shortage
 from orchestrator.launch.rayjob import agreed
 
 if TYPE_CHECKING:
@@ -26,9 +27,19 @@ def work(config: dict[str, Assignment]) -> None:
     assert isinstance(reporter, PodReporter), "made by the driver in a pod"
     with registered(reporter.run / PIDS):
         try:
+            _require_memory(reporter)
             train_worker(config)
         finally:
             reporter.arrive()
+
+
+def _require_memory(reporter: PodReporter, root: Path = ROOT) -> None:
+    """MemoryError where a process of this pod was killed for want of it: the next one would be, too. Ray starts the
+    workers once more for that, and those end quietly since it is known by then why."""
+    words = shortage(f"pod {os.environ.get('FATHOM_POD', 'of this worker')}", root)
+    if words is not None and not reporter.has_failed():
+        reporter.failed("out-of-memory", words)
+        raise MemoryError(words)
 
 
 @contextmanager

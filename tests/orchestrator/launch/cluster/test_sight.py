@@ -360,6 +360,26 @@ def test_what_is_in_the_way_of_the_pods(pods: list[Json], cluster: Json | None, 
     assert (sight.running.reason, words in sight.running.message) == (reason, True), sight.running
 
 
+def test_what_workers_want_is_said_first_and_what_all_want_once() -> None:
+    gpus = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu"
+    memory = "0/1 nodes are available: 1 Insufficient memory"
+    tried = ". no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found."
+    head = unschedulable(memory + tried, "h")
+    head["metadata"]["labels"]["ray.io/node-type"] = "head"
+    sight = seen(ray_job("Initializing"), head, unschedulable(gpus + tried, "w1"), unschedulable(gpus + tried, "w2"))
+    assert sight.running is not None
+    assert sight.running.message == f"worker w1 (and 1 more) finds no node: {gpus}; head h finds no node: {memory}"
+
+
+def test_a_driver_whose_head_has_not_begun_has_nothing_to_save() -> None:
+    waits = container("ray-head", waiting={"reason": "ImagePullBackOff"})
+    unbegun, worker = pod("head", phase="Pending", containers=[waits]), pod()
+    assert seen(ray_job("Initializing"), unbegun, worker, memory=Memory(began=BEGAN)).idle
+    assert not seen(ray_job("Initializing"), pod("head"), worker, memory=Memory(began=BEGAN)).idle
+    assert not seen(ray_job("Running"), worker, memory=Memory(began=BEGAN)).idle, "a head that is gone may have saved"
+    assert seen(ray_job("Initializing"), memory=Memory()).idle
+
+
 def test_what_settles_by_itself_is_no_trouble_at_first() -> None:
     secret = {"reason": "CreateContainerConfigError", "message": "failed to sync secret cache"}
     one = pod("head", containers=[container("ray-head", waiting=secret)])

@@ -92,6 +92,12 @@ def test_one_that_waits(seen: Scene, cause: str, remedy: str) -> None:
     assert remedy in advice
 
 
+def test_kuberays_reason_is_said_once() -> None:
+    refused = condition("ReplicaFailure", "True", "FailedCreateWorkerPod", f"FailedCreateWorkerPod {TEAM}")
+    sentence, _ = told(STARTS, scene=scene(cluster=ray_cluster(refused)))
+    assert "FailedCreateWorkerPod: pods " in sentence
+
+
 def test_too_small_a_budget() -> None:
     why_not = "of 5.00 USD 0.020000 are left, which pay for 9 s; an attempt needs more than 120 s: raise budget.limit"
     sentence, advice = told(Standing(Phase.SUSPENDED, Reason.LIMIT_REACHED, why_not, accepted=True))
