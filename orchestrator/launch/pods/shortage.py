@@ -1,7 +1,7 @@
 """Whether processes of this pod were killed because it had too little memory.
 
-The kernel kills one process, and where it does not take the whole container with it (cgroup v1, or a kubelet with
 The kernel kills one process, and where it does not take the whole container along (cgroup v1, or a kubelet with
+`singleProcessOOMKill`), Kubernetes tells nobody: the container lives on, and Ray begins another worker in
 the same pod. The pod's control group counts them.
 """
 
