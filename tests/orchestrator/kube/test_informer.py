@@ -65,8 +65,8 @@ def watches(proxy: KubeProxy) -> list[Call]:
 
 def listed_again(proxy: KubeProxy) -> None:
     """The connection breaks, and what the watch would go on from is too old."""
-    first = len(watches(proxy))
-    proxy.plan = lambda call: Say(410, "Expired") if call.watch and len(watches(proxy)) <= first + 1 else "ok"
+    before = len(lists(proxy))
+    proxy.plan = lambda call: Say(410, "Expired") if call.watch and len(lists(proxy)) == before else "ok"
     proxy.hang_up()
 
 
@@ -166,14 +166,16 @@ def test_each_event_lost_once(start: Start, world: World, proxy: KubeProxy) -> N
         world.make("c")
 
     for lost in range(6):
-        seen: dict[str, int] = {}
+        seen: dict[int, int] = {}
+        before = int(world.kube.get(CONFIG_MAPS.at(world.namespace))["metadata"]["resourceVersion"])
 
-        def drop(line: bytes, seen: dict[str, int] = seen, lost: int = lost) -> list[Line]:
+        def drop(line: bytes, seen: dict[int, int] = seen, lost: int = lost, before: int = before) -> list[Line]:
             """By its number, however often it is sent: a watch that goes on from before sends it once more."""
             event = json.loads(line)
-            if event["type"] == "BOOKMARK":
+            version = int(event["object"]["metadata"]["resourceVersion"])
+            if event["type"] == "BOOKMARK" or version <= before:
                 return [line]
-            return [] if seen.setdefault(event["object"]["metadata"]["resourceVersion"], len(seen)) == lost else [line]
+            return [] if seen.setdefault(version, len(seen)) == lost else [line]
 
         proxy.calls.clear()
         proxy.lines, proxy.plan = drop, lambda call: "ok"
