@@ -34,7 +34,7 @@ test: $(STAMP) ## Run all tests, the quick ones first
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n auto --dist loadfile
 	@$(BIN)/python -m pytest -q -m "processes or ray" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
-test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/e2e.md
+test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/test-cluster.md
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m live.testcluster $(CLUSTER)
 
 e2e: $(STAMP) ## Install on the cluster of KUBECONFIG, train there and break things; E2E="--train-image ... --controller-image ..."
