@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv demo test test-cluster e2e lint format docs trust bench mlflow clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## Make the environment in .venv from the constraints
 
