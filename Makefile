@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv demo test test-cluster e2e lint format docs trust bench mlflow clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 venv: $(STAMP) ## Make the environment in .venv from the constraints
 
@@ -40,7 +40,7 @@ test: $(STAMP) ## Run all tests, the quick ones first
 	  --second-go $(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 
-test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/e2e.md
+test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/test-cluster.md
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(BIN)/python -m live.testcluster $(CLUSTER)
 
 e2e: $(STAMP) ## Install on the cluster of KUBECONFIG, train there and break things; E2E="--train-image ... --controller-image ..."

@@ -135,7 +135,7 @@ ADMITTED: dict[R, Text] = {
     R.PREEMPTED: Text(
         "gave its place in the queue to a job of higher priority",
         "wait: it goes on by itself from the last checkpoint; a higher `spec.queue.priorityClass` prevents it",
-        65,
+        67,  # above what is said of its machines: of a queue it knows better what helps
     ),
     R.SUSPENDED: Text("is suspended and stands in no queue", "let it queue again with {resume}", 70),
 }

@@ -104,6 +104,11 @@ def _special(job: TrainingJob, status: JobStatus, leading: Condition | None, now
         return None
     if status.phase is Phase.SUSPENDED and last is not None and not job.spec.suspend:
         return _stopped(last, money=reason is Reason.LIMIT_REACHED)
+    if status.phase in _STARTED and last is not None and last.outcome == "succeeded":
+        return (
+            "has done all its steps, and its machines are about to be free",
+            "wait; {look} shows when it has succeeded",
+        )
     if status.phase in _STARTED and (silent := _silent(status, now)) is not None:
         return silent
     if status.phase is Phase.RUNNING and reason is Reason.MAKING_PROGRESS:

@@ -52,14 +52,13 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHome]:
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeHome]:
     """A cluster with real pods: that of FATHOM_TEST_KUBECONFIG, or one that begins and ends here."""
-    if given := os.environ.get("FATHOM_TEST_KUBECONFIG"):
-        yield _ready(KubeHome(tmp_path_factory.mktemp("node"), Path(given)))
-        return
-    if missing := lacking(node=True):
+    given = os.environ.get("FATHOM_TEST_KUBECONFIG")
+    if given is None and (missing := lacking(node=True)):
         pytest.fail("; ".join(missing))
-    made = KubeHome(tmp_path_factory.mktemp("node"))
+    made = KubeHome(tmp_path_factory.mktemp("node"), None if given is None else Path(given))
     try:
-        _up(made)
+        if given is None:
+            _up(made)
         yield _ready(made)
     finally:
         made.down()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
+from live.kubectl import kubectl, say
+
 Json = dict[str, Any]
 
 
@@ -31,19 +33,19 @@ class PodWatch:
     """Until it is left; begun before the first pod."""
 
     def __init__(self, namespace: str) -> None:
-        self._path, self._pods = f"/api/v1/namespaces/{namespace}/pods?watch=1", dict[str, Seen]()
+        self._path, self._pods = f"/api/v1/namespaces/{namespace}/pods", dict[str, Seen]()
         self._process: subprocess.Popen[str] | None = None
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(["kubectl", "get", "--raw", self._path], stdout=subprocess.PIPE, text=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait()
+        self._over.set()
+        if self._process is not None:
+            self._process.terminate()
         self._thread.join()
 
     def of(self, job: str) -> list[Seen]:
@@ -52,12 +54,34 @@ class PodWatch:
         return sorted(found, key=lambda one: one.scheduled or float("inf"))
 
     def _follow(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event = json.loads(line)
-            if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
-                self._take(event["object"], gone=event["type"] == "DELETED")
+        """An API server ends every watch after half an hour to an hour: from a new list on, then."""
+        while not self._over.is_set():
+            try:
+                listed = json.loads(kubectl("get", "--raw", self._path))
+            except SystemExit as error:  # it is busy, or away for a moment
+                say(str(error))
+                self._over.wait(1)
+                continue
+            self._took(listed["items"])
+            path = f"{self._path}?watch=1&resourceVersion={listed['metadata']['resourceVersion']}"
+            with subprocess.Popen(["kubectl", "get", "--raw", path], stdout=subprocess.PIPE, text=True) as process:
+                self._process = process
+                if self._over.is_set():
+                    process.terminate()
+                assert process.stdout is not None
+                for line in process.stdout:
+                    event = json.loads(line)
+                    if event["type"] in ("ADDED", "MODIFIED", "DELETED"):
+                        self._take(event["object"], gone=event["type"] == "DELETED")
+
+    def _took(self, pods: list[Json]) -> None:
+        """All that there are: what was known and is not among them has gone meanwhile."""
+        there = {pod["metadata"]["uid"] for pod in pods}
+        for uid, seen in self._pods.items():
+            if uid not in there and seen.gone is None:
+                self._pods[uid] = replace(seen, gone=time.time())
+        for pod in pods:
+            self._take(pod, gone=False)
 
     def _take(self, pod: Json, *, gone: bool) -> None:
         metadata, labels = pod["metadata"], pod["metadata"].get("labels", {})

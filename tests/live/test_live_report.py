@@ -63,3 +63,12 @@ def test_a_pod_lets_go_when_its_containers_have_ended() -> None:
     watch._take({"metadata": metadata, "status": status}, gone=True)
     assert watch.of("calm") == [WORKER]
     assert "| w | u1 | 1 | worker |" in page([outcome("calm", starts=1)], "a cluster")
+
+
+def test_a_pod_that_went_while_nobody_watched_is_gone() -> None:
+    watch = PodWatch("e2e")
+    labels = {"fathom.dev/job": "calm", "fathom.dev/attempt": "1", "ray.io/node-type": "worker"}
+    first, second = ({"metadata": {"name": uid, "uid": uid, "labels": labels}, "status": {}} for uid in ("u1", "u2"))
+    watch._took([first])
+    watch._took([second])
+    assert [(one.uid, one.gone is None) for one in watch.of("calm")] == [("u1", False), ("u2", True)]

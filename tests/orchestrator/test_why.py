@@ -177,6 +177,13 @@ def test_trouble_of_the_service_is_not_hidden_by_the_silence_that_it_causes() ->
     assert found.sentence.endswith("because something fails in the service, which tries again: disk full.")
 
 
+def test_one_that_is_done_is_not_told_to_go_on() -> None:
+    ended = condition("Running", "Ended", "False")
+    found = why(tiny_job(), status(phase="Running", conditions=[ended], attempts=[attempt(outcome="succeeded")]), NOW)
+    assert "has done all its steps" in found.sentence
+    assert "resume" not in found.advice
+
+
 def test_a_suspended_wish_is_named_before_how_the_attempt_ended() -> None:
     job = tiny_job()
     job = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True})})

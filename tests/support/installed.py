@@ -134,7 +134,10 @@ class AsPods:
         return [one for one in found if "deletionTimestamp" not in one["metadata"]]
 
     def leave_nothing(self) -> None:
-        """What the chart keeps on purpose goes, too: the cluster may be somebody's."""
+        """What the chart keeps on purpose goes, too: the cluster may be somebody's. Jobs first, while somebody is there
+        who takes his finalizer off them."""
+        if self.cluster.found("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingjobs.fathom.dev"):
+            self.cluster.kubectl("delete", "trainingjobs", "--all", "--all-namespaces", "--timeout=300s")
         self.helm.run("uninstall", "fathom", "--namespace", SYSTEM)
         for kind in ("namespace/" + SYSTEM, "crd/trainingjobs.fathom.dev", "persistentvolume/fathom-test-home"):
             self.cluster.kubectl("delete", kind, "--ignore-not-found", "--timeout=300s")

@@ -89,10 +89,11 @@ class KubeHome:
         self._program("image", str(root), name, "--user", "1000", *(part for one in env for part in ("--env", one)))
 
     def down(self) -> None:
-        """With all that runs in it."""
+        """With all that runs in it, unless it was there before."""
         if self._client is not None:
             self._client.close()
-        self._program("down")
+        if self._given is None:
+            self._program("down")
 
     def _program(self, *words: str) -> str:
         program = find_program()

@@ -115,7 +115,7 @@ def test_one_leads_and_the_other_stands_by(api_server: ApiServer, namespace: str
     change = {"spec": {"holderIdentity": "somebody else"}}
     headers = {"Content-Type": "application/merge-patch+json"}
     assert api_server.client().patch(lease, json=change, headers=headers).status_code == 200
-    assert second.process.wait(60) == EXIT_LOST
+    assert second.process.wait(240) == EXIT_LOST
 
 
 def own_address() -> str:

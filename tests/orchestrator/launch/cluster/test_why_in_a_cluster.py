@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from support.kuberay_objects import (
     BEGAN,
+    CLUSTER,
     Json,
     condition,
     container,
@@ -90,6 +91,20 @@ def test_one_that_waits(seen: Scene, cause: str, remedy: str) -> None:
     sentence, advice = told(STARTS, scene=seen)
     assert cause in sentence
     assert remedy in advice
+
+
+def test_one_that_kueue_took_its_machines_from() -> None:
+    words = "Preempted to accommodate a workload (UID: f96e, JobUID: 4a13) due to prioritization in the ClusterQueue"
+    lets_go = pod(deleted=True)
+    memory = Memory()
+    memory.show(lets_go["metadata"]["name"], lets_go, BEGAN)
+    memory.name(CLUSTER)
+    taken = workload(condition("Evicted", "True", "Preempted", words))
+    seen = Scene(ray_job("Suspended", queue="team"), pods=[lets_go], workload=taken, memory=memory)
+    sentence, advice = told(Standing(Phase.RUNNING, accepted=True), scene=seen)
+    assert "due to prioritization in the ClusterQueue" in sentence
+    assert "spec.queue.priorityClass" in advice
+    assert "spec.compute.priceClass" not in advice
 
 
 def test_kuberays_reason_is_said_once() -> None:
