@@ -370,11 +370,11 @@ class Follower:
         self._forget()
         now = self._clock.now()
         self.history.hold_anew(action.attempt, now)
-        self.record.save_held(self.history.held)
+        self.history.keep_held()
         self.sight = Sight(alive=False, begun=False)
         self._launcher.start(self.folder, action.attempt)
         self.observation.ended = None
-        self.sight = Sight(alive=True, holding=False, up=False) if self._remote else Sight(alive=True, began=now)
+        self.sight = self._launcher.look(self.folder, action.attempt) if self._remote else Sight(alive=True, began=now)
         self._adopt(self.sight)
 
     def order(self, action: Order) -> None:

@@ -61,6 +61,7 @@ class History:
         self._notes: list[BudgetNote] = []
         self.observation = Observation(steps=0)
         self.held = record.held()
+        self._kept: list[Held] = []
         self._resolved: dict[int, Resolved] = {}
         self._tariffs: dict[int, Tariff] = {}
         self.read()
@@ -180,6 +181,12 @@ class History:
         """The last attempt holds its devices still."""
         last = self.held[-1]
         self.held[-1] = Held(last.attempt, last.start, max(last.end, now))
+
+    def keep_held(self) -> None:
+        """Write it down, if it is not as it was written last: that waits for a disk."""
+        if self.held != self._kept:
+            self._record.save_held(self.held)
+            self._kept = list(self.held)
 
     def close_held(self) -> None:
         """Up to the last word of its driver, if that went on after an earlier launcher had died, or while this one was

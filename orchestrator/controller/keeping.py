@@ -149,12 +149,10 @@ class Keeper:
         return differ(known, known.model_copy(update={"phase": phase}))
 
     def _save(self, follower: Follower, status: JobStatus, ledger: Ledger | None) -> None:
-        record = follower.record
-        if follower.history.held:
-            record.save_held(follower.history.held)
+        follower.history.keep_held()
         if ledger is not None:
             replace_file(follower.folder.ledger, ledger.to_json())
-        record.save_status(status)
+        follower.record.save_status(status)
 
     def farewell(self, job: StoredJob, follower: Follower | None) -> None:
         """The last word on a job that is deleted, before its files go: in the store, where a process finds it that

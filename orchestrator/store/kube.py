@@ -8,7 +8,9 @@ told so in its own conditions.
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +45,7 @@ from orchestrator.store.tally import TeamTally, tally
 _LOG = logging.getLogger(__name__)
 _TRIES = 20
 """Of a change that others are quicker than each time."""
+_WAY_SECONDS = 0.01
 
 
 class KubeStore:
@@ -170,7 +173,8 @@ class KubeStore:
         generation: int | None = None,
         uid: str | None = None,
     ) -> StoredJob:
-        for _ in range(_TRIES):
+        for number in range(_TRIES):
+            _give_way(number)
             found = self._live(namespace, name)
             before = stored_of(found)
             before.require(generation=generation, uid=uid)
@@ -356,6 +360,12 @@ class _Told:
 
 def _nothing(target: Target) -> str:
     return f"there is no job {target.namespace}/{target.name}: `fathom list` shows those there are"
+
+
+def _give_way(number: int) -> None:
+    """Before the n-th try of a change: two that keep pace would be in each other's way for ever."""
+    if number > 1:
+        time.sleep(random.uniform(0.0, _WAY_SECONDS * number))
 
 
 def _readable(rows: Iterable[Row]) -> Iterator[StoredJob]:

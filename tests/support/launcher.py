@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.controller import follower as follower_module
-from orchestrator.controller import keeping, lending, service
+from orchestrator.controller import drafting, keeping, lending, service
 from orchestrator.controller.record import Record
 from orchestrator.controller.result import Result, result_of
 from orchestrator.controller.service import Controller
@@ -166,7 +166,7 @@ class Stage:
         self.job = self.store.create(job, by="test")
         self.record = Record.take(root / self.job.folder, self.job.uid, job)
         self.stories = self.launcher.stories
-        for module in (follower_module, service, keeping, lending):
+        for module in (follower_module, drafting, service, keeping, lending):
             monkeypatch.setattr(module, "time", self.clock)
 
     @property

@@ -40,6 +40,7 @@ from orchestrator.launch.cluster.kinds import (
     status_of,
 )
 from orchestrator.launch.cluster.memory import Mark, Memory, read_mark, write_mark
+from orchestrator.launch.cluster.queued import admission_at_first
 from orchestrator.launch.cluster.sight import URGENT, Scene, in_words, sight_of, wanted
 from orchestrator.launch.cluster.tending import Tending
 from orchestrator.launch.cluster.writing import Objects, is_gated
@@ -86,6 +87,8 @@ class _Attempt:
     mark: Mark | None
     making: Future[Json] | None = None
     """Its objects are being made, of which the last is its RayJob."""
+    queue: str | None = None
+    """In which it will stand; known while it is made."""
     made: Json | None = None
     """Its RayJob as the server answered, until a watch shows it."""
     asked_at: float | None = None
@@ -192,8 +195,7 @@ class KubeLauncher:
             raise Unavailable(f"what runs in the cluster is not known yet: {self.problem or 'it is being listed'}")
         one = self._attempt(folder, attempt)
         if one.making is not None and not one.making.done():
-            why, until = ordered(folder.control)
-            return Sight(alive=True, holding=False, up=False, ordered=why, deadline=until)
+            return self._being_made(one)
         self._take_made(one)
         ray_job = self._ray_job(one)
         with self._lock:
@@ -210,6 +212,20 @@ class KubeLauncher:
         if why is not None and sight.alive and sight.idle and ray_job is not None:
             self._end(one, ray_job)  # there is nothing to save
         return replace(sight, ordered=why, deadline=until)
+
+    def _being_made(self, one: _Attempt) -> Sight:
+        """As it will look at first, so that nothing is news when it is there."""
+        why, until = ordered(one.folder.control)
+        return Sight(
+            alive=True,
+            holding=False,
+            up=False,
+            idle=True,
+            ordered=why,
+            deadline=until,
+            admitted=admission_at_first(one.queue),
+            running=Told(False, Reason.STARTING, in_words((), 0)),
+        )
 
     def _seen(self, one: _Attempt, ray_job: Json | None) -> Sight:
         now, scene = time.time(), self._scene(one, ray_job)
@@ -337,6 +353,7 @@ class KubeLauncher:
         with self._lock:
             self._hold(one)
         folder.control.unlink(missing_ok=True)
+        one.queue = job.spec.queue.name
         one.making = self._makers.submit(self._make, one.key, rendered)
 
     def _make(self, key: str, rendered: Rendered) -> Json:

@@ -21,7 +21,7 @@ def admission_of(ray_job: Json, workload: Json | None, now: float) -> Told:
     """Whether it may have machines. One that stands in no queue may."""
     queue = labels_of(ray_job).get(QUEUE)
     if queue is None:
-        return Told(True, Reason.NO_QUEUE)
+        return admission_at_first(None)
     if workload is None:
         return _unseen(ray_job, queue, now)
     if (workload.get("spec") or {}).get("active") is False:
@@ -36,6 +36,13 @@ def admission_of(ray_job: Json, workload: Json | None, now: float) -> Told:
     return Told(False, _reason(quota.get("reason", "")), _said(quota) or f"it stands in queue {queue}")
 
 
+def admission_at_first(queue: str | None) -> Told:
+    """Of one that is being made."""
+    if queue is None:
+        return Told(True, Reason.NO_QUEUE)
+    return Told(False, Reason.WAITING_FOR_QUEUE, f"it was put into queue {queue} just now")
+
+
 def _reason(word: str) -> Reason:
     if word in _FOR_QUOTA:
         return Reason.WAITING_FOR_QUOTA
@@ -48,7 +55,7 @@ def _unseen(ray_job: Json, queue: str, now: float) -> Told:
     created = seconds_of(ray_job["metadata"].get("creationTimestamp"))
     waited = 0.0 if created is None else now - created
     if waited <= PATIENCE_SECONDS:
-        return Told(False, Reason.WAITING_FOR_QUEUE, f"it was put into queue {queue} just now")
+        return admission_at_first(queue)
     priority = labels_of(ray_job).get(PRIORITY_CLASS)
     mostly = f"mostly because there is no priority class {priority!r}" if priority else "see whether Kueue runs"
     words = f"Kueue has not taken it into queue {queue} for {waited:.0f} s, {mostly}"
