@@ -102,6 +102,7 @@ class KubeHome:
             self._client.close()
         if self._given is None:
             self._program("down")
+            shutil.rmtree(self.folder / "containerd", ignore_errors=True)  # images; what programs said stays
 
     def _program(self, *words: str) -> str:
         program = find_program()
