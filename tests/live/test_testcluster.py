@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from support import kube_home
@@ -15,6 +16,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Exit status of each part, by name; nothing is missing."""
     status = dict.fromkeys(testcluster.PARTS, 0)
     monkeypatch.setattr(testcluster, "lacking", lambda *, node: [])
+    monkeypatch.setenv("FATHOM_TEST_CRDS", "/somewhere")
     monkeypatch.setattr(testcluster, "_run", lambda name, which: status[name])
     return status
 
@@ -26,16 +28,28 @@ def exit_status(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
 
 def test_what_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(kube_home.NAMED_BY, "/nowhere/cluster")
+    monkeypatch.delenv("FATHOM_TEST_CRDS", raising=False)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", "")
     assert exit_status(monkeypatch) == 1
     said = capsys.readouterr().err
     assert "did NOT run" in said
     assert kube_home.NAMED_BY in said
+    assert "FATHOM_TEST_CRDS" in said
     assert "root: this is user 1000" in said
     assert "apt-get install" in said
     assert exit_status(monkeypatch, "--if-possible") == 0
     assert "did NOT run" in capsys.readouterr().err
+
+
+def test_definitions_beside_the_program_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cluster").touch()
+    monkeypatch.setenv(kube_home.NAMED_BY, str(tmp_path / "cluster"))
+    monkeypatch.delenv("FATHOM_TEST_CRDS", raising=False)
+    assert [one for one in kube_home.lacking(node=False) if "definitions" in one]
+    (tmp_path / "crds").mkdir()
+    assert kube_home.lacking(node=False) == []
+    assert kube_home.definitions_beside() == str(tmp_path / "crds")
 
 
 def test_pretended_nodes_need_no_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,12 @@ controller's image, which is made first. Says what is missing, and how long each
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 
-from support.kube_home import NoCluster, lacking
+from support.kube_home import NoCluster, definitions_beside, lacking
 
 PARTS = {"pretended nodes": "cluster and not node", "a real node": "cluster and node"}
 
@@ -25,6 +26,7 @@ def main() -> int:
     options = parser.parse_args()
     if missing := lacking(node=not options.without_node):
         return _not_run(missing, options.if_possible)
+    os.environ.setdefault("FATHOM_TEST_CRDS", definitions_beside())
     parts = list(PARTS.items())[: 1 if options.without_node else 2]
     found = {name: _run(name, which) for name, which in parts}
     if absent := [name for name, status in found.items() if status == NoCluster.status]:

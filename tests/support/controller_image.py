@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ def controller_image(cluster: KubeHome, folder: Path) -> str:
     target = folder / "opt" / "fathom"
     _run("sh", str(ROOT / "k8s" / "images" / "install.sh"), "controller", str(target), _python())
     cluster.image(folder, NAME, env=("PYTHONPATH=/opt/fathom", "PATH=/opt/fathom/bin:/usr/bin:/bin", "HOME=/tmp"))
+    shutil.rmtree(folder)
     return NAME
 
 

@@ -50,6 +50,12 @@ def find_program() -> Path | None:
     return found if found.exists() else None
 
 
+def definitions_beside() -> str:
+    """The folder with the operators' definitions that lies beside the program; "" where there is none."""
+    program = find_program()
+    return str(program.parent / "crds") if program is not None and (program.parent / "crds").is_dir() else ""
+
+
 def lacking(*, node: bool) -> list[str]:
     """What a control plane with pretended nodes, or a real node, needs and this machine does not have."""
     found = []
@@ -57,6 +63,8 @@ def lacking(*, node: bool) -> list[str]:
         found.append(f"the program that starts Kubernetes: it is not at {BESIDE}; name it in {NAMED_BY}")
     if node and os.geteuid() != 0:
         found.append(f"root: this is user {os.geteuid()}, and a node starts containers")
+    if not os.environ.get("FATHOM_TEST_CRDS") and not definitions_beside():
+        found.append("KubeRay's resource definitions: name their folder in FATHOM_TEST_CRDS")
     packages = sorted({package for program, package in DEBIAN.items() if shutil.which(program) is None}) if node else []
     if packages:
         found.append(f"Debian's packages: apt-get install {' '.join(packages)}")
@@ -94,6 +102,7 @@ class KubeHome:
             self._client.close()
         if self._given is None:
             self._program("down")
+            shutil.rmtree(self.folder / "containerd", ignore_errors=True)  # images; what programs said stays
 
     def _program(self, *words: str) -> str:
         program = find_program()
