@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.controller import follower as follower_module
 from orchestrator.controller import drafting, keeping, lending, service
+from orchestrator.controller import follower as follower_module
 from orchestrator.controller.record import Record
 from orchestrator.controller.result import Result, result_of
 from orchestrator.controller.service import Controller
