@@ -16,7 +16,6 @@ from support.kube_objects import CONFIG_MAPS, World, until, versions
 from support.kube_proxy import Call, Fault, KubeProxy, Line, Say
 from support.store import small_document
 
-from orchestrator.kube import watch
 from orchestrator.kube.client import Kube, Timeouts
 from orchestrator.kube.resources import TRAINING_JOBS, Target
 from orchestrator.kube.stream import Stream
@@ -204,95 +203,6 @@ def test_a_deletion_that_was_missed_is_told_at_the_next_list(start: Start, world
     world.remove("a")
     until(lambda: told == [f"{world.namespace}/a"])
     assert len(informer.cache) == 0
-
-
-# ------------------------------------------------------------------ who begins to write
-def listed(proxy: KubeProxy) -> list[Call]:
-    return [call for call in lists(proxy) if "limit" in call.query]
-
-
-def test_who_catches_up_knows_all_that_others_did_without_a_list(start: Start, world: World, proxy: KubeProxy) -> None:
-    """The first watch loses three events; one that goes on from before them sends them once more."""
-    for name in ("a", "b"):
-        world.make(name)
-    lost, losing = set[str](), threading.Event()
-
-    def lose(line: bytes) -> list[Line]:
-        version = json.loads(line)["object"]["metadata"]["resourceVersion"]
-        if not losing.is_set() or version in lost:
-            return [line]
-        lost.add(version)
-        return []
-
-    proxy.lines = lose
-    informer = start(replace(QUICK, page=50))
-    assert informer.synced.wait(20)
-    until(lambda: watches(proxy))
-    losing.set()
-    world.change("a", x="1")
-    world.remove("b")
-    world.make("c")
-    until(lambda: len(lost) >= 3)
-    assert versions(informer.cache.all()) != world.truth()
-    informer.catch_up()
-    assert informer.synced.wait(30)
-    assert versions(informer.cache.all()) == world.truth()
-    assert len(listed(proxy)) == 1
-    world.make("d")
-    converges(informer, world)
-    assert informer.problem == ""
-
-
-def test_who_catches_up_is_told_when_there_was_nothing(
-    start: Start, world: World, proxy: KubeProxy, kube_jobs: KubeJobs
-) -> None:
-    """What others wrote was of another kind: no event shows how far the cache is, a bookmark does."""
-    world.make("a")
-    informer = start()
-    assert informer.synced.wait(20)
-    until(lambda: watches(proxy))
-    made = kube_jobs.create(small_document("other"))
-    informer.catch_up()
-    assert not informer.synced.is_set()
-    assert informer.synced.wait(30)
-    assert informer.reached >= int(made["metadata"]["resourceVersion"])
-    assert len(listed(proxy)) == 1
-
-
-def test_who_catches_up_with_a_server_without_bookmarks_lists(
-    start: Start, world: World, proxy: KubeProxy, kube_jobs: KubeJobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "_CATCH_UP_S", 1)
-    world.make("a")
-    proxy.lines = lambda line: [] if json.loads(line)["type"] == "BOOKMARK" else [line]
-    informer = start()
-    assert informer.synced.wait(20)
-    until(lambda: watches(proxy))
-    kube_jobs.create(small_document("other"))
-    informer.catch_up()
-    assert informer.synced.wait(60)
-    assert len(listed(proxy)) == 2
-
-
-def test_who_catches_up_while_a_watch_is_opened(through: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no stream yet that could be ended."""
-    begun: list[Informer] = []
-    opened, open_watch = threading.Event(), through.watch
-
-    def late(target: Target, **more: Any) -> Stream:  # noqa: ANN401
-        stream = open_watch(target, **more)
-        if not opened.is_set():
-            begun[0].catch_up()
-            opened.set()
-        return stream
-
-    monkeypatch.setattr(through, "watch", late)
-    informer = Informer(through, CONFIG_MAPS.at("default"), rhythm=QUICK)
-    begun.append(informer)
-    informer.start()
-    assert opened.wait(20)
-    assert informer.synced.wait(30)
-    informer.stop()
 
 
 # ------------------------------------------------------------------ bad answers
