@@ -32,5 +32,11 @@ class Verdict:
 
     def refines(self, said: FailureClass | None) -> bool:
         """Whether it tells more than the driver's own last word: a driver sees a worker go, and not that the node has
-        killed it for want of memory."""
-        return said is FailureClass.WORKER_LOST and self.failure is FailureClass.OUT_OF_MEMORY
+        killed it for want of memory; it is told to end, and not that it makes room for another job."""
+        return (said, self.failure) in _REFINED
+
+
+_REFINED = {
+    (FailureClass.WORKER_LOST, FailureClass.OUT_OF_MEMORY),
+    (FailureClass.INTERRUPTED, FailureClass.PREEMPTED),
+}

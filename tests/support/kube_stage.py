@@ -62,8 +62,8 @@ class KubeStage:
             self.kube, writer, self.settings, self.cluster, self.job_of,
             namespaces=[self.player.namespace], say=self.said.append, rhythm=Rhythm(first_wait=0.05, longest_wait=0.3),
         )  # fmt: skip
+        self.launcher.lead()  # from the first: what it lists then is what there is, and need not be caught up with
         self.launcher.follow()
-        self.launcher.lead()
         mirror: Any = Mirror()
         self.controller = Controller(self.store, self.launcher, self.settings, self.said.append, mirror=mirror)
         try:

@@ -189,6 +189,26 @@ def test_one_that_kueue_preempts_saves_and_queues_again(stage: KubeStage) -> Non
         assert stage.folder.last_attempt() == 2
 
 
+def test_one_that_is_preempted_and_says_goodbye_is_preempted_all_the_same(stage: KubeStage) -> None:
+    """Its driver knows only that it was told to end."""
+    stage.player.lingering = 2.0
+    stage.submit(queue=QUEUE)
+    with stage.service():
+        stage.until(lambda: stage.names == ["mini-a1"], "made")
+        stage.player.queues("mini-a1")
+        stage.player.admits("mini-a1")
+        stage.player.runs("mini-a1")
+        stage.starts_when_known()
+        stage.until_phase("Running")
+        stage.saves()
+        stage.player.preempts("mini-a1")
+        stage.ends("stopped", failure_class="interrupted", message="terminated")
+        stage.until(lambda: stage.names == ["mini-a2"], "the next attempt")
+        first = stage.status.attempts[0]
+        assert (first.reason or "").startswith("preempted: "), first
+        assert "Preempted to accommodate" in (first.reason or "")
+
+
 def test_a_controller_that_comes_back_finds_what_runs(stage: KubeStage) -> None:
     stage.submit(budget={"limit": "5"})
     with stage.service():
