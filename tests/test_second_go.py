@@ -140,3 +140,9 @@ def test_without_the_option_nothing_is_repeated(suite: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-k", "slow_once"]
     assert subprocess.run(command, cwd=suite, env=ENVIRONMENT, check=False, capture_output=True).returncode == 1
     assert (suite / "slow").read_text() == "."
+
+
+def test_make_names_the_file_in_the_same_word() -> None:
+    """In a word of its own it is taken for a folder of tests, as soon as it is there, and the option is not known."""
+    text = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert text.count("--second-go") == text.count("--second-go=$(FLAKES)") == 2

@@ -40,9 +40,11 @@ class _TimerSpec(ctypes.Structure):
 
 
 class Deadman:
-    """Of this process; OSError where the kernel has no such timer."""
+    """Of this process; OSError where the kernel has no such timer, or would not obey it."""
 
     def __init__(self) -> None:
+        if os.getpid() == 1:  # pid_namespaces(7): of signals from within, only those that it handles
+            raise OSError("the first process of a container is not ended by its own timer: set shareProcessNamespace")
         try:
             self._libc = ctypes.CDLL(None, use_errno=True)
             create, clock = self._libc.timer_create, time.CLOCK_BOOTTIME

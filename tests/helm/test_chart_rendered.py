@@ -212,6 +212,7 @@ def test_replicas_share_a_home_and_take_turns(helm: Helm) -> None:
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": "100%", "maxUnavailable": "100%"}
     claim = the(objects, "PersistentVolumeClaim", "fathom-home")["spec"]
     assert (claim["accessModes"], claim["storageClassName"]) == (["ReadWriteMany"], "nfs")
+    assert spec["template"]["spec"]["shareProcessNamespace"], "the first process of a container outlives its timer"
     assert the(objects, "PodDisruptionBudget", "fathom-controller")["spec"]["maxUnavailable"] == "100%"
     alone = helm.rendered()
     assert the(alone, "Deployment", "fathom-controller")["spec"]["strategy"] == {"type": "Recreate"}

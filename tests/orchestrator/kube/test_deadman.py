@@ -73,6 +73,15 @@ def test_where_there_is_no_such_timer_it_is_told(
     assert "has no timers" in caplog.text
 
 
+def test_the_first_process_of_a_container_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would live on, as was seen."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    deadman()(steady() - 1)
+    assert "shareProcessNamespace" in caplog.text
+
+
 def test_what_the_kernel_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Deadman()
     monkeypatch.setattr(made, "_timer", ctypes.c_void_p(12345))

@@ -10,7 +10,7 @@ import time
 import pytest
 from support import rendering
 from support.kube_proxy import Call, Fault, KubeProxy, Say
-from support.kube_stage import KubeStage
+from support.kube_stage import KubeStage, wait
 from support.operators import create
 
 from orchestrator.controller import follower
@@ -363,6 +363,7 @@ def test_a_watch_that_lags_hides_no_rayjob(between: KubeStage, proxy: KubeProxy)
             between.controller.turn()
         assert between.status.phase.value == "Starting"
     assert [call for call in proxy.calls[before:] if call.writes] == [], "it was found, not made again"
+    wait(lambda: between.player.made, lambda: "the player has not looked yet")
     assert {name: len(uids) for name, uids in between.player.made.items()} == {"mini-a1": 1}
 
 
