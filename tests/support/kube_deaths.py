@@ -1,5 +1,4 @@
-"""A controller that dies at any of its writes, before the server has it or before the answer comes: the next one ends
-up where an undisturbed one does, with one RayJob for each attempt and nothing left behind."""
+"""A controller that dies at any of its writes, before the server has it or before the answer comes."""
 
 from __future__ import annotations
 
@@ -8,16 +7,14 @@ import itertools
 import time
 from dataclasses import dataclass, field
 
-import pytest
+from orchestrator.errors import FathomError
+from orchestrator.settings import Settings
 from support.kube_proxy import Call, Fault, KubeProxy
 from support.kube_stage import KubeStage
 from support.kube_stories import LIVES, PRICES, Life
 
-from orchestrator.errors import FathomError
-from orchestrator.settings import Settings
-
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
-
+STORIES = [("success", 11), ("cancel", 11), ("retry", 22), ("suspend and resume", 22), ("budget", 11)]
+"""And how many writes there are in each, at least."""
 _PATIENCE, _PAUSE = 240.0, 0.05
 
 
@@ -60,11 +57,8 @@ def live(life: Life, proxy: KubeProxy, fate: Fate) -> None:
         fate.dead = False
 
 
-@pytest.mark.parametrize("how", ["cut before", "cut after"])
-@pytest.mark.parametrize(
-    ("story", "least"), [("success", 11), ("cancel", 11), ("retry", 22), ("suspend and resume", 22), ("budget", 11)]
-)
-def test_crash_at_every_write(between: KubeStage, proxy: KubeProxy, story: str, least: int, how: Fault) -> None:
+def die_at_every_write(between: KubeStage, proxy: KubeProxy, story: str, least: int, how: Fault) -> None:
+    """The next one ends up where an undisturbed one does, with one RayJob for each attempt and nothing left behind."""
     prices = between.settings.home / "prices.yaml"
     prices.write_text(PRICES)
     between.settings = Settings.load({"FATHOM_HOME": str(between.settings.home), "FATHOM_PRICES": str(prices)})
