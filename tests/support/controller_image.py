@@ -11,13 +11,13 @@ from support.kube_home import KubeHome
 
 ROOT = Path(__file__).parents[2]
 NAME = "docker.io/library/fathom-controller:test"
-MIRROR, SUITE = "http://deb.debian.org/debian", "bookworm"
+SUITE = "bookworm"
 """Whose Python is 3.11, as that of the image files."""
 
 
 def controller_image(cluster: KubeHome, folder: Path) -> str:
     """Made there, for the pods of the cluster; -> its name. Takes minutes, and a gigabyte of the folder."""
-    _run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, str(folder), MIRROR)
+    _run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", SUITE, str(folder))
     target = folder / "opt" / "fathom"
     _run("sh", str(ROOT / "k8s" / "images" / "install.sh"), "controller", str(target), _python())
     cluster.image(folder, NAME, env=("PYTHONPATH=/opt/fathom", "PATH=/opt/fathom/bin:/usr/bin:/bin", "HOME=/tmp"))
