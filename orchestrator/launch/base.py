@@ -124,6 +124,10 @@ class RunFolder:
         """Left by a worker whose error trying again cannot cure; that of a zombie names its own attempt."""
         return self.root / f"failure-{attempt}-{incarnation}.json"
 
+    def places(self, attempt: int, incarnation: str) -> Path:
+        """On which node of a cluster each rank was, in the pod of its driver."""
+        return self.root / f"places-{attempt}-{incarnation}.txt"
+
     def stacks(self, attempt: int, incarnation: str, rank: int) -> Path:
         """What a rank that stalled was doing."""
         return self.root / "logs" / f"stacks-attempt-{attempt}-{incarnation}-rank-{rank}.txt"

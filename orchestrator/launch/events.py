@@ -108,6 +108,9 @@ class WorkersLost(_Event):
 
     kind: Literal["workers-lost"] = "workers-lost"
     message: str = Field(max_length=_MAX_MESSAGE)
+    nodes: tuple[Annotated[str, Field(max_length=253)], ...] = Field((), max_length=64)
+    """Of the machines that may be to blame; none where that is not known, or so many went at once that it is not
+    theirs."""
 
 
 class Anomaly(_Event):

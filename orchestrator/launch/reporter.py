@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from orchestrator.launch.events import (
     read_control,
     shared_log,
 )
+from orchestrator.launch.suspects import blamed, nodes_of, note_place
 
 _LOCK, _MAX_WAITING = threading.Lock(), 10_000
 _WAITING: dict[Path, deque[tuple[str, dict[str, Any]]]] = {}
@@ -85,9 +87,15 @@ class FileReporter:
         """See `Reporter`."""
         self._append("checkpoint-committed", step=step, uri=uri, size_bytes=size_bytes, seconds=seconds)
 
-    def workers_lost(self, message: str) -> None:
-        """Told by Ray's controller, which starts the workers again."""
-        self._append("workers-lost", message=message)
+    def here(self, rank: int, node: str) -> None:
+        """Told by each worker of a cluster when it begins: on which machine it is."""
+        note_place(self._folder.places(self.attempt, self.incarnation), rank, node)
+
+    def workers_lost(self, message: str, ranks: Sequence[int] = ()) -> None:
+        """Told by Ray's controller, which starts the workers again; `ranks` may have gone by their machines' fault."""
+        nodes = nodes_of(self._folder.places(self.attempt, self.incarnation), ranks)
+        where = f" (on {', '.join(nodes)})" if nodes else ""
+        self._append("workers-lost", message=f"{message}{where}", nodes=blamed(nodes))
 
     def machine_load(self, node: str, metrics: dict[str, float]) -> None:
         """Told by a thread of the driver; see `launch.machine`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.cost.budget import Reserve
 from orchestrator.launch.rayjob import ClusterSettings, Rendered
+from orchestrator.launch.suspects import Suspects
 from support.rendering import IMAGE, rendered, resolved
 from support.rendering import job as make
 
@@ -96,7 +97,9 @@ def _spot() -> Rendered:
         },
         checkpoint={"uri": "s3://checkpoints/v2-lite"},
     )
-    return rendered(of, settings, attempt=3, avoid=("ip-10-0-3-7.ec2.internal", "ip-10-0-1-9.ec2.internal"))
+    return rendered(
+        of, settings, attempt=3, suspects=Suspects(avoid=("ip-10-0-1-9.ec2.internal", "ip-10-0-3-7.ec2.internal"))
+    )
 
 
 CASES = {

@@ -28,6 +28,7 @@ from orchestrator.launch import local
 from orchestrator.launch.base import RunFolder, Sight, Told
 from orchestrator.launch.choices import CLAIM
 from orchestrator.launch.cluster.cached import Group, Kind
+from orchestrator.launch.cluster.elsewhere import suspects_before
 from orchestrator.launch.cluster.kinds import (
     PODS,
     RAY_CLUSTERS,
@@ -50,6 +51,7 @@ from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed, render
 from orchestrator.launch.rayjob.names import attempt_name
 from orchestrator.launch.removing import Remover
 from orchestrator.launch.resolve import JobRef, Resolved, read_resolved
+from orchestrator.launch.suspects import Suspects
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Reason
@@ -348,7 +350,7 @@ class KubeLauncher:
         job = self._job_of(resolved.job.uid)
         if job is None:
             raise NotFound(f"job {resolved.job.uid} is gone: attempt {attempt} of it is not begun")
-        rendered = self._render(job, resolved)
+        rendered = self._render(job, resolved, suspects_before(folder, attempt))
         one = self._attempt(folder, attempt)
         with self._lock:
             self._hold(one)
@@ -462,9 +464,9 @@ class KubeLauncher:
             return Told(False, Reason.QUEUE_MISSING, f"the job names queue {job.spec.queue.name}, and {_KUEUE}")
         return None
 
-    def _render(self, job: TrainingJob, resolved: Resolved) -> Rendered:
+    def _render(self, job: TrainingJob, resolved: Resolved, suspects: Suspects) -> Rendered:
         key = hmac.new(self._settings.signing_key(), resolved.job.uid.encode(), hashlib.sha256).digest()
-        return render(job, resolved, self._cluster, signing_key=key)
+        return render(job, resolved, self._cluster, signing_key=key, suspects=suspects)
 
     # ------------------------------------------------------------------ what pods say
     def describe(self, folder: RunFolder, attempt: int) -> str:

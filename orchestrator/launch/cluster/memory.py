@@ -38,6 +38,8 @@ class Mark(Frozen):
     failure: FailureClass | None = None
     """How it ended without a last word."""
     message: str = ""
+    lost: tuple[str, ...] = ()
+    """Nodes that failed under it."""
 
 
 def read_mark(folder: RunFolder, attempt: int) -> Mark | None:
@@ -69,6 +71,8 @@ class Memory:
     """With the unix time at which they were seen; one for each pod."""
     ends: dict[str, float] = field(default_factory=dict)
     """When pods that are paid for let go of their nodes, by name; unix seconds."""
+    lost: set[str] = field(default_factory=set)
+    """Nodes that failed under it; not those that somebody else took."""
     _held: set[str] = field(default_factory=set)
     """Names of those that had a node when they were seen last."""
     _clusters: set[str] = field(default_factory=set)
@@ -80,7 +84,7 @@ class Memory:
         if mark is None:
             return cls()
         verdict = None if mark.failure is None else Verdict(mark.failure, mark.message)
-        return cls(mark.incarnation, mark.began, mark.evicted, verdict)
+        return cls(mark.incarnation, mark.began, mark.evicted, verdict, lost=set(mark.lost))
 
     def mark(self, uid: str) -> Mark:
         """What a later process must know."""
@@ -92,6 +96,7 @@ class Memory:
             evicted=self.evicted,
             failure=None if verdict is None else verdict.failure,
             message="" if verdict is None else verdict.message,
+            lost=tuple(sorted(self.lost)),
         )
 
     @property
@@ -121,6 +126,8 @@ class Memory:
         known = {clue for _, clue in self.clues}
         if (clue := pods.clue_of(pod)) is not None and clue not in known:
             self.clues = [*(one for one in self.clues if one[1].pod != name), (now, clue)][-_MOST:]
+            if clue.node_lost and clue.failure is not FailureClass.PREEMPTED and clue.node:
+                self.lost.add(clue.node)
 
     def _hold(self, name: str, pod: Json, since: float, now: float) -> None:
         self.began = since if self.began is None else min(self.began, since)

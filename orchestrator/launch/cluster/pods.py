@@ -105,12 +105,14 @@ class Clue:
     """Or somebody else has it; not a container that ended by itself."""
     of_driver: bool = False
     """Of a pod without which the attempt cannot go on."""
+    node: str = ""
+    """That the pod was on."""
 
 
 def clue_of(pod: Json) -> Clue | None:
     """None: nothing has, or only a deletion that somebody asked for."""
     found, name, leading = status_of(pod), pod["metadata"]["name"], part_of(pod) != "worker"
-    lost = FailureClass.DRIVER_LOST if leading else FailureClass.WORKER_LOST
+    lost, node = FailureClass.DRIVER_LOST if leading else FailureClass.WORKER_LOST, pod["spec"].get("nodeName", "")
     for container in _containers(pod):
         if _ended(container).get("reason") == "OOMKilled":
             return Clue(FailureClass.OUT_OF_MEMORY, _out_of_memory(pod, container), name, of_driver=leading)
@@ -118,10 +120,11 @@ def clue_of(pod: Json) -> Clue | None:
     if disrupted.get("status") == "True":
         why = disrupted.get("reason", "")
         words = f"{named(pod)} lost its node ({why}): {first_line(disrupted.get('message', ''))}"
-        return Clue(FailureClass.PREEMPTED if why in _TAKEN else lost, words, name, node_lost=True, of_driver=leading)
+        failure = FailureClass.PREEMPTED if why in _TAKEN else lost
+        return Clue(failure, words, name, node_lost=True, of_driver=leading, node=node)
     if is_over(pod) and (why := found.get("reason")):  # Evicted, NodeLost, ...
         words = f"{named(pod)} was ended by its node ({why}): {said}"
-        return Clue(lost, words, name, node_lost=True, of_driver=leading)
+        return Clue(lost, words, name, node_lost=True, of_driver=leading, node=node)
     if part_of(pod) == "submitter" or leaves(pod):
         return None  # the submitter always exits 1 when the driver failed; of one that is deleted all end so
     for container in _containers(pod):

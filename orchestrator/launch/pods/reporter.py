@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,13 @@ class PodReporter:
         """See `Reporter`."""
         self._tell("checkpoint_committed", step=step, uri=uri, size_bytes=size_bytes, seconds=seconds)
 
-    def workers_lost(self, message: str) -> None:
+    def here(self, rank: int, node: str) -> None:
+        """Told by each worker when it begins: on which machine it is."""
+        self._tell("here", rank=rank, node=node)
+
+    def workers_lost(self, message: str, ranks: Sequence[int] = ()) -> None:
         """Told by Ray's controller, which starts the workers again."""
-        self._tell("workers_lost", message=message)
+        self._tell("workers_lost", message=message, ranks=list(ranks))
 
     def warning(self, message: str) -> None:
         """See `Reporter`."""

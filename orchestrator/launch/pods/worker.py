@@ -25,12 +25,21 @@ def work(config: dict[str, Assignment]) -> None:
 
     reporter = config["assignment"].reporter
     assert isinstance(reporter, PodReporter), "made by the driver in a pod"
+    _say_where(reporter)
     with registered(reporter.run / PIDS):
         try:
             _require_memory(reporter)
             train_worker(config)
         finally:
             reporter.arrive()
+
+
+def _say_where(reporter: PodReporter) -> None:
+    """So that it is known of which machine a rank was that dies."""
+    from ray.train import get_context
+
+    if node := os.environ.get("FATHOM_NODE"):
+        reporter.here(get_context().get_world_rank(), node)
 
 
 def _require_memory(reporter: PodReporter, root: Path = ROOT) -> None:

@@ -18,6 +18,7 @@ from orchestrator.launch.rayjob.names import Object
 from orchestrator.launch.rayjob.placement import Place
 from orchestrator.launch.rayjob.settings import ClusterSettings
 from orchestrator.launch.rayjob.shape import Shape, head_memory
+from orchestrator.launch.suspects import Suspects
 
 USER = 1000
 """And group, also of mounted volumes; the image needs no entry for it."""
@@ -60,7 +61,7 @@ class Common:
     secret_ref: str | None
     """With the credentials of an object store."""
     claims: Sequence[str]
-    avoid: Sequence[str]
+    suspects: Suspects
     """Nodes that earlier attempts have failed on."""
     stop_seconds: int
     settings: ClusterSettings
@@ -158,15 +159,25 @@ def _pod(common: Common, place: Place) -> Object:
         found["nodeSelector"] = dict(place.node_selector)
     if place.tolerations:
         found["tolerations"] = [one.document() for one in place.tolerations]
-    if common.avoid:
-        found["affinity"] = {"nodeAffinity": _none_of(common.avoid)}
+    if elsewhere := _elsewhere(common.suspects):
+        found["affinity"] = {"nodeAffinity": elsewhere}
+    return found
+
+
+def _elsewhere(suspects: Suspects) -> Object:
+    found: Object = {}
+    if suspects.avoid:
+        terms = {"nodeSelectorTerms": [_none_of(suspects.avoid)]}
+        found["requiredDuringSchedulingIgnoredDuringExecution"] = terms
+    if suspects.shun:
+        preferred = [{"weight": 100, "preference": _none_of(suspects.shun)}]
+        found["preferredDuringSchedulingIgnoredDuringExecution"] = preferred
     return found
 
 
 def _none_of(nodes: Sequence[str]) -> Object:
     """By their names, not by a label that might say something else; a requirement on a field takes one value."""
-    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
-    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}}
+    return {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]}
 
 
 def _ray_container(common: Common, name: str, hook: list[str], env: Mapping[str, str]) -> Object:

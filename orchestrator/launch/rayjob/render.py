@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import InvalidJob, Problem
@@ -24,6 +23,7 @@ from orchestrator.launch.rayjob.queueing import queue_annotations, queue_labels,
 from orchestrator.launch.rayjob.settings import Allowed, ClusterSettings
 from orchestrator.launch.rayjob.shape import Shape, worker_shape
 from orchestrator.launch.resolve import Resolved
+from orchestrator.launch.suspects import Suspects
 from orchestrator.spec import TrainingJob
 
 MAX_CONFIGURATION_BYTES = 2**20
@@ -53,9 +53,14 @@ class Rendered:
 
 
 def render(
-    job: TrainingJob, resolved: Resolved, settings: ClusterSettings, *, signing_key: bytes, avoid: Sequence[str] = ()
+    job: TrainingJob,
+    resolved: Resolved,
+    settings: ClusterSettings,
+    *,
+    signing_key: bytes,
+    suspects: Suspects = Suspects(),  # noqa: B008 - frozen
 ) -> Rendered:
-    """The objects of one attempt. `signing_key` is the job's, the same for all its attempts; `avoid` names nodes.
+    """The objects of one attempt. `signing_key` is the job's, the same for all its attempts; `suspects` are nodes.
 
     InvalidJob for what this cluster's settings do not allow: every reason, each with its field.
     """
@@ -75,7 +80,7 @@ def render(
         service_account=job.spec.compute.service_account_name or name,
         secret_ref=job.spec.storage.secret_ref,
         claims=claims,
-        avoid=sorted(set(avoid)),
+        suspects=suspects,
         stop_seconds=stop_seconds(resolved.reserve, settings.stopping),
         settings=settings,
     )

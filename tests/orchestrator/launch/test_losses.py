@@ -44,8 +44,21 @@ def events_file(reporter: FileReporter) -> Path:
 
 def test_who_died_is_blamed_and_not_who_failed_because_of_it(losses: Any) -> None:  # noqa: ANN401 - a module
     failures = {1: RuntimeError("connection closed\n by peer"), 0: ActorDiedError("The actor died\nunexpectedly")}
-    assert losses.describe(failures) == "rank 0: ActorDiedError: The actor died unexpectedly"
-    assert losses.describe({3: RuntimeError("x" * 999)}) == "rank 3: RuntimeError: " + "x" * 300
+    assert losses.describe(failures) == ("rank 0: ActorDiedError: The actor died unexpectedly", [0])
+    assert losses.describe({3: RuntimeError("x" * 999)}) == ("rank 3: RuntimeError: " + "x" * 300, [])
+
+
+def test_a_machine_is_blamed_for_who_died_and_for_its_hardware(losses: Any) -> None:  # noqa: ANN401 - a module
+    told = ActorDiedError("x" * 400 + " Expected termination: received SIGTERM")
+    ecc = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    blamed = {
+        0: ActorDiedError("The actor died"),
+        1: told,
+        2: RuntimeError("Connection closed by peer [10.244.0.243]:56474"),
+    }
+    assert losses.describe(blamed)[1] == [0]
+    assert losses.describe({1: told, 2: blamed[2]})[1] == []
+    assert losses.describe({2: blamed[2], 3: ecc})[1] == [3]
 
 
 class Wrapped(Exception):
@@ -59,8 +72,8 @@ class Wrapped(Exception):
 def test_what_ray_has_wrapped_is_told(losses: Any) -> None:  # noqa: ANN401 - a module
     died = Wrapped("health_check_failure", ActorDiedError("gone"))
     raised = Wrapped("_base_exc", ValueError("wrong"))
-    assert losses.describe({0: raised, 2: died, 1: died}) == "rank 1, 2: ActorDiedError: gone"
-    assert losses.describe({0: Wrapped("_base_exc", raised)}) == "rank 0: ValueError: wrong"
+    assert losses.describe({0: raised, 2: died, 1: died})[0] == "rank 1, 2: ActorDiedError: gone"
+    assert losses.describe({0: Wrapped("_base_exc", raised)})[0] == "rank 0: ValueError: wrong"
 
 
 def test_each_loss_is_told_once(losses: Any, reporter: FileReporter) -> None:  # noqa: ANN401 - a module
