@@ -193,3 +193,18 @@ def test_a_worker_that_trains_imports_no_mlflow() -> None:
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.split()[-2:] == ["False", "mlflow"]
+
+
+def test_a_worker_that_trains_compiles_no_optimizer_that_it_does_not_use() -> None:
+    """ZeRO asks each time whether an optimizer is Muon; what others want to be compiled still is."""
+    program = (
+        "import sys, torch, model.engine.zero\n"
+        "from deepspeed.runtime import compiler\n"
+        "from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam\n"
+        "print('torch._dynamo' in sys.modules, issubclass(MuonWithAuxAdam, torch.optim.Optimizer))\n"
+        "print(compiler.compile() is torch.compile)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split()[-3:] == ["False", "True", "True"]

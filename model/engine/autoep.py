@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.engine.without_mlflow import AutoEPMoELayer, GroupedExperts, TokenChoiceTopKRouter
+from model.engine.lean_deepspeed import AutoEPMoELayer, GroupedExperts, TokenChoiceTopKRouter
 from model.experts import feed_forward
 from model.local import Choice, applies, routed
 from model.moe import MoE

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.engine.without_mlflow import CheckpointCommitInfo, CheckpointEngine
+from model.engine.lean_deepspeed import CheckpointCommitInfo, CheckpointEngine
 
 
 class HostCheckpoints(CheckpointEngine):  # type: ignore[misc]

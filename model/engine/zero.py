@@ -23,8 +23,8 @@ from model.collective import together
 from model.engine.autoep import autoep_config, bind
 from model.engine.base import topology_of
 from model.engine.host import HostCheckpoints
+from model.engine.lean_deepspeed import deepspeed, is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from model.engine.universal import convert, require_loadable
-from model.engine.without_mlflow import deepspeed, is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from model.flops import count
 from model.loss import Losses, training_losses
 from model.names import autoep_to_memory

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support.faults import slow
 from support.home import Home, events, finish, wait_for
 
 from orchestrator.controller.record import Record
@@ -30,7 +31,9 @@ def test_a_raised_limit_and_a_raised_price(make_home: Callable[[], Home]) -> Non
     home = make_home()
     file = home.prices
     file.write_text(PRICES.format("1800"))  # the two of them cost a dollar a second
-    process = home.start("train", "job.yaml", "-o", "json", "--set", "training.tokens=50M", "--set", "budget.limit=70")
+    home.inject(slow(0.25))  # it goes on for a minute, in which others want the cores
+    job = ("--set", "training.tokens=50M", "--set", "budget.limit=70", "--set", "checkpoint.intervalMinutes=0.2")
+    process = home.start("train", "job.yaml", "-o", "json", *job)
     folder = home.run_folder()
     began = wait_for(lambda: next((one.start for one in Record.open(folder.root).held()), None))
     raised = home.fathom("budget", folder.root, "--limit", "2000", "-o", "json")  # at once: starting may take long

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import yaml
 from support.canaries import files_below, found_in_texts
+from support.faults import slow
 from support.home import FATHOM, JOB, Done, Home, finish
 from support.shooting import left
 
@@ -33,6 +34,8 @@ PATH_OF_HOOK, SECRET_OF_HOOK = (
     "canary-of-the-hook-0123",
     "whsec_" + base64.b64encode(b"canary-of-the-team-0123x").decode(),
 )
+SECOND, LONG = 200, 3000
+"""Steps of the job that is suspended, and of the one that is cancelled at last."""
 ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
 
 
@@ -116,6 +119,7 @@ def require_no_secret_anywhere(home: Home) -> None:
 def test_a_day_with_the_service(make_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch) -> None:
     home = make_home()
     plant(home)
+    home.inject(slow(0.08, SECOND), slow(0.2, LONG))  # they last while other things happen, which want the cores
     monkeypatch.setenv("FATHOM_HOME", str(home.runs))
     service = serve(home)
     try:
@@ -129,14 +133,16 @@ def test_a_day_with_the_service(make_home: Callable[[], Home], monkeypatch: pyte
 
 
 def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
-    (home.root / "two.yaml").write_text(f"{yaml.safe_dump(job('first', 120))}---\n{yaml.safe_dump(job('second', 600))}")
+    (home.root / "two.yaml").write_text(
+        f"{yaml.safe_dump(job('first', 120))}---\n{yaml.safe_dump(job('second', SECOND))}"
+    )
     fine(home, "apply", "two.yaml", "-y")
     announced = json.loads((home.runs / "service.json").read_text())
     data = str(home.root / "data")
     by_curl = job("by-curl", 60)
     by_curl["spec"]["data"]["source"] = data
     assert post(announced["url"], home.runs / "admin.token", by_curl)["metadata"]["name"] == "by-curl"
-    by_client = job("by-client", 3000)
+    by_client = job("by-client", LONG)
     by_client["spec"]["data"]["source"] = data
     with Client() as client:
         assert client.apply(by_client).key == "default/by-client"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from numpy.typing import NDArray
+from support.forked import in_processes
 from support.recipes import TINY
 
 from model.evaluate import evaluate
@@ -108,7 +108,7 @@ def share(rank: int, folder: str) -> None:
 @pytest.mark.processes
 def test_processes_share_the_windows_and_make_equally_many_passes(tmp_path: Path) -> None:
     """Seven windows for two processes of three: the second pass has one window, on one process."""
-    mp.spawn(share, (str(tmp_path),), nprocs=2)
+    in_processes(share, 2, str(tmp_path))
     for rank in range(2):
         result = torch.load(tmp_path / f"{rank}.pt")
         assert result.pop("passes") == 2

@@ -167,7 +167,7 @@ def test_autoep_names_by_example(prefix: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # DeepSpeed's own, at import
 def test_autoep_names_are_deepspeeds() -> None:
     """Its router and expert modules, built as AutoEPMoELayer builds them, hold the names of the table."""
-    from model.engine.without_mlflow import GroupedExperts, TokenChoiceTopKRouter
+    from model.engine.lean_deepspeed import GroupedExperts, TokenChoiceTopKRouter
 
     router: dict[str, Any] = {
         "score_func": "sigmoid",

@@ -1,6 +1,6 @@
 """Runs in real gloo processes started by the engine's tests: trains a few steps and writes what happened.
 
-One set of processes works through many cases: starting them and importing DeepSpeed takes most of the time.
+One set of processes works through many cases: making their process group takes its time, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from model.balance import collect_loads, update_biases
@@ -24,6 +23,7 @@ from model.checkpoint import CheckpointError, Topology
 from model.optim import build_optimizer
 from model.recipe import Optimizer, Recipe
 from model.schedule import bias_speed, learning_rate, multi_token_weight
+from support.forked import in_processes
 
 STEPS = 4
 PATIENCE = timedelta(seconds=240)
@@ -88,7 +88,7 @@ def windows(recipe: Recipe, step: int) -> Tensor:
 
 def run(folder: Path, world: int, cases: list[Case]) -> dict[str, list[Outcome]]:
     """Work through `cases` in `world` processes; -> by case, one outcome per rank."""
-    mp.spawn(_worker, (world, str(folder), cases), nprocs=world)
+    in_processes(_worker, world, world, str(folder), cases)
     ranks = [torch.load(folder / f"outcomes-{world}-{rank}.pt", weights_only=False) for rank in range(world)]
     return {case.name: [outcomes[case.name] for outcomes in ranks] for case in cases}
 

@@ -28,6 +28,11 @@ def one(kind: str, step: int, rank: int | None = None, **more: object) -> dict[s
     return {"kind": kind, "step": step} | ({} if rank is None else {"rank": rank}) | more
 
 
+def slow(seconds: float, steps: int | None = None) -> dict[str, Any]:
+    """Each step takes so much longer, without work for a core; of a run of so many steps, or of any."""
+    return {"kind": "slow", "seconds": seconds} | ({} if steps is None else {"steps": steps})
+
+
 QUICK_STALL = ("--set", "retry.stallMinutes=0.5")
 SCENARIOS = (
     Scenario("exception in one worker", (one("exception", 90, 1),), "an injected fault"),

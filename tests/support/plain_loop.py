@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from model.reporting import Stop
 from model.router import Routing
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.transformer import CausalLM
+from support.forked import in_processes
 from support.recipes import tiny_recipe
 from support.tokens import write_tokens
 
@@ -89,7 +89,7 @@ def one_thread() -> Iterator[None]:
 
 def run_ranks(work: Callable[..., Any], world: int, folder: Path, *args: object) -> list[Any]:
     """`work(folder, *args)` in each of `world` gloo processes, which wait for each other; -> what each returned."""
-    mp.spawn(_rank, (world, str(folder), work, args), nprocs=world)
+    in_processes(_rank, world, world, str(folder), work, args)
     return [torch.load(folder / f"returned-{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -102,7 +102,7 @@ def driven(process: psutil.Process, home: Path) -> str | None:
     """The run whose driver this process is; one that is between fork and exec is no driver yet."""
     try:
         command = process.cmdline()
-        if process.status() == psutil.STATUS_ZOMBIE or COMMAND[1] not in command:
+        if COMMAND[1] not in command or process.status() == psutil.STATUS_ZOMBIE:
             return None
         folder = command[command.index(COMMAND[1]) + 1]
         return folder if Path(folder).parent == home else None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from support.forked import in_processes
 from support.recipes import TINY
 
 from model.tasks.requests import Request
@@ -135,7 +135,7 @@ def share(rank: int, folder: str) -> None:
 @pytest.mark.processes
 def test_two_processes_share_the_requests_and_make_the_same_passes(tmp_path: Path, direct: list[Score]) -> None:
     """Eleven for two processes of two: the last pass has three, on one process one row is filled up."""
-    mp.spawn(share, (str(tmp_path),), nprocs=2)
+    in_processes(share, 2, str(tmp_path))
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert found[0] == found[1]
     assert len(found[0]["passes"]) == 3

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import typer
 from support.checkpoints import save
+from support.forked import in_processes
 from support.recipes import TINY, tiny_recipe
 from support.runs import resolved, tiny_job
 
@@ -265,7 +265,7 @@ def with_checkpoint(record: Record, data: Path, stage: int, folder: Path, tasks:
     identity = Identity(job=record.uid, attempt=1, incarnation="i1")
     store = Store(str(record.folder.root), identity, Settings.load().signing_key())
     store.claim()
-    mp.spawn(write_checkpoint, (recipe, str(folder / "meeting"), store, str(tasks)), nprocs=2)
+    in_processes(write_checkpoint, 2, recipe, str(folder / "meeting"), store, str(tasks))
     return recipe, folder / "meeting-weights"
 
 

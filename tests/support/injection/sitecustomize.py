@@ -1,7 +1,9 @@
 """Makes faults happen inside real training processes; Python runs it at its start where this folder is on the path.
 
 The file named by TEST_FAULTS holds a JSON list of faults: kind, step (0-based), rank, and `always` if it is to happen
-each time instead of once. The product knows nothing of this: functions are wrapped when their module is imported.
+each time instead of once. `slow` makes each step take so many `seconds` longer, in which its process does nothing;
+with `steps` in runs of so many only. The product knows nothing of this: functions are wrapped when their module is
+imported.
 """
 
 import errno
@@ -20,7 +22,7 @@ PLAN = os.environ.get("TEST_FAULTS")
 def _due(kind, step, rank):
     """Whether this fault is to happen here and now; what happens once leaves a mark."""
     for number, fault in enumerate(json.loads(Path(PLAN).read_text())):
-        if (fault["kind"], fault["step"]) != (kind, step) or fault.get("rank", rank) != rank:
+        if (fault["kind"], fault.get("step")) != (kind, step) or fault.get("rank", rank) != rank:
             continue
         if fault.get("always"):
             return True
@@ -32,7 +34,15 @@ def _due(kind, step, rank):
     return False
 
 
+def _pause(steps):
+    """By how many seconds each step of a run of so many is longer."""
+    plan = json.loads(Path(PLAN).read_text())
+    return sum(one["seconds"] for one in plan if one["kind"] == "slow" and one.get("steps", steps) == steps)
+
+
 def _patch_loop(module):
+    import time
+
     import numpy as np
     import torch
 
@@ -44,6 +54,7 @@ def _patch_loop(module):
 
     def micro_steps(self, number, position):
         rank = self.engine.rank
+        time.sleep(_pause(self.recipe.steps))
         if _due("exception", number, rank):
             raise RuntimeError("an injected fault")
         if _due("kill", number, rank):
