@@ -67,14 +67,22 @@ class Keeper:
         self._unlinked: dict[str, tuple[float, RunFolder]] = {}
         """Runs that are over and not whole in MLflow yet; the one that was looked at last is the last."""
         self._look_at = 0.0
+        self._started = False
 
     def start(self) -> None:
-        """Take over those whose status says that MLflow could not be reached."""
+        """Take over, once, those whose status says that MLflow could not be reached. Of those that came to rest just
+        before an earlier controller died, MLflow's process sends the end: no job may be open that it would be told of.
+        Only after all that lives is followed: what nobody follows counts as over, with the money that is written down.
+        """
+        if self._started:
+            return
         for stored in self._store.saying(Reason.SERVER_UNREACHABLE):
             folder = RunFolder(self._settings.home / stored.folder)
             if stored.status.phase in RESTS and folder.job.exists():
                 self._unlinked[stored.uid] = (time.monotonic() + _LINK_SECONDS, folder)
                 self._mirror.tell(folder.root.name)
+        self._mirror.start()
+        self._started = True
 
     def keep(self, job: StoredJob, follower: Follower, *, now: bool = False) -> None:
         """Write down what is due, or all of it `now`."""

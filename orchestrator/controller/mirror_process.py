@@ -24,6 +24,11 @@ class MirrorProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = float("-inf")
 
+    def start(self) -> None:
+        """It looks for what earlier controllers have left, though there be no news. One that does not come up comes up
+        with the first news."""
+        self._stream()
+
     def tell(self, name: str) -> None:
         """That the run in this folder of the home has news. What does not get through is told again later."""
         stream = self._stream()

@@ -140,8 +140,6 @@ class Controller:
         self._notifier.start()
         try:
             self._launcher.sweep()
-            with suppress(FathomError):  # of the store, which the turns tell of
-                self._keeper.start()
             while not self._stopped.is_set():
                 self._woken.clear()
                 began = time.monotonic()
@@ -173,6 +171,8 @@ class Controller:
             self._act_on(cases, found)
             self._take_up(new)
             self._forget({job.uid for job in jobs})
+            if self._only is None:
+                self._keeper.start()
             self._keeper.turn()
 
     def _sorted(self, jobs: Sequence[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]]:

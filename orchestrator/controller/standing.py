@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Self
 
 from orchestrator.controller.decide import Accept, Action, Queue, Reject, Settle, Start
 from orchestrator.launch.base import Told
-from orchestrator.status import REASONS, Condition, ConditionType, JobStatus, MlflowRun, Phase, Reason
+from orchestrator.status import REASONS, Condition, ConditionType, JobStatus, MlflowRun, Phase, Progress, Reason
 
 _LONGEST = 1000
 _OF_PHASE = {
@@ -112,6 +112,7 @@ def status_of(
             "phase": phase,
             "conditions": _sorted(conditions),
             "observed_generation": generation,
+            "progress": base.progress if alive else _as_before(base.progress, before.progress),
             "plan": base.plan or before.plan,
             "mlflow": base.mlflow or before.mlflow,
         }
@@ -130,6 +131,13 @@ def differ(one: JobStatus, other: JobStatus) -> bool:
         other.attempt_count,
     )
     return not same or answers(one) != answers(other)
+
+
+def _as_before(found: Progress | None, before: Progress | None) -> Progress | None:
+    """Of a run that does nothing: seen again is no news, or each controller that comes up writes it of each job."""
+    if found is None or before is None:
+        return found
+    return before if found == before.model_copy(update={"observed_at": found.observed_at}) else found
 
 
 def troubled(before: JobStatus, message: str, now: datetime, generation: int) -> JobStatus:

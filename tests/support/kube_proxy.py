@@ -33,6 +33,7 @@ class Call:
     method: str
     path: str
     query: dict[str, str]
+    body: bytes = b""
 
     @property
     def watch(self) -> bool:
@@ -74,13 +75,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class KubeProxy:
-    """Forwards each request; `plan` says what becomes of it, `lines` what becomes of an event of a watch."""
+    """Forwards each request; `plan` says what becomes of it, `lines` what becomes of an event of a watch; `answered`
+    hears what the server has said, before the client does."""
 
     def __init__(self, server: ApiServer) -> None:
         self._upstream = urlsplit(server.url)
         self._context = ssl.create_default_context(cafile=str(server.ca))
         self.plan: Callable[[Call], Fault] = lambda call: "ok"
         self.lines: Callable[[bytes], list[Line]] = lambda line: [line]
+        self.answered: Callable[[Call, int], None] = lambda call, status: None
         self.calls: list[Call] = []
         self.go_on = threading.Event()
         """Answers that are held come when this is set."""
@@ -127,11 +130,11 @@ class KubeProxy:
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def _take(self, method: str, target: str) -> tuple[Call, Fault]:
+    def _take(self, method: str, target: str, body: bytes) -> tuple[Call, Fault]:
         parts = urlsplit(target)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         with self._lock:
-            call = Call(len(self.calls), method, parts.path, query)
+            call = Call(len(self.calls), method, parts.path, query, body)
             self.calls.append(call)
         return call, "cut before" if self.away else self.plan(call)
 
@@ -147,7 +150,7 @@ class KubeProxy:
 
             def _any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                call, fault = proxy._take(self.command, self.path)
+                call, fault = proxy._take(self.command, self.path, body)
                 if fault == "cut before":
                     return self._cut()
                 if isinstance(fault, Say) and not fault.after:
@@ -162,6 +165,7 @@ class KubeProxy:
                     finally:
                         upstream.close()
                 status, headers, content = answer.status, answer.getheaders(), answer.read()
+                proxy.answered(call, status)
                 if fault == "cut after":
                     return self._cut()
                 if isinstance(fault, Say):

@@ -25,7 +25,7 @@ from orchestrator.launch.resolve import read_resolved
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Condition, ConditionType, JobStatus
-from orchestrator.store.base import StoredJob, Wish
+from orchestrator.store.base import JobStore, StoredJob, Wish
 from orchestrator.store.sqlite import SqliteStore
 from support import rendering
 from support.kuberay_player import Player
@@ -38,10 +38,18 @@ _PATIENCE = 120.0
 class KubeStage:
     """One job. Controllers come and go."""
 
-    def __init__(self, home: Path, kube: Kube, player: Player, cluster: ClusterSettings = rendering.SETTINGS) -> None:
+    def __init__(
+        self,
+        home: Path,
+        kube: Kube,
+        player: Player,
+        cluster: ClusterSettings = rendering.SETTINGS,
+        store: JobStore | None = None,
+    ) -> None:
+        """`store`: another than a file in `home`."""
         self.kube, self.player, self.cluster, self.said = kube, player, cluster, list[str]()
         self.settings = Settings.load({"FATHOM_HOME": str(home)})
-        self.store = SqliteStore(home / "fathom.db")
+        self.store = store or SqliteStore(home / "fathom.db")
         self.launcher: KubeLauncher
         self.controller: Controller
 

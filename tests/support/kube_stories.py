@@ -9,22 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any
 
 from orchestrator.launch.events import CheckpointAndStop, Ended, read
 from orchestrator.spec import TrainingJob
 from orchestrator.store.base import Wish
-from support.kube_stage import KubeStage
+from support.kube_whole import WholeStage
 
 HELD_SECONDS = 60.0
 """By each attempt."""
 SAVE_SECONDS = 3000.0
 """What a checkpoint takes by the word of a driver that is about to run out of money: time enough to be told."""
-PRICES = """
-- {accelerator: cpu, priceClass: on-demand, amount: "0.05", currency: USD,
-   unit: cpu-hour, source: test, date: 2026-01-01}
-"""
 BUDGET, PAYS_SECONDS = "0.2", 7200.0
 """For so long it pays for two workers of one core each; to stop is due when SAVE_SECONDS and little more are left."""
 
@@ -33,7 +28,7 @@ BUDGET, PAYS_SECONDS = "0.2", 7200.0
 class Life:
     """Of one job."""
 
-    stage: KubeStage
+    stage: WholeStage
     attempts: int
     """That it has in the end."""
     phase: str
@@ -57,6 +52,7 @@ class Life:
     def go_on(self) -> bool:
         """-> whether it is over, and nothing of it is left."""
         player = self.stage.player
+        player.clean()
         jobs = player.ray_jobs()
         for found in jobs:
             name, state = found["metadata"]["name"], (found.get("status") or {}).get("jobDeploymentStatus")
@@ -107,26 +103,21 @@ class Life:
             self.ends(attempt, name, "stopped", failure_class=failure, message=answer.reason)
 
     @property
-    def outcome(self) -> tuple[object, ...]:
+    def outcome(self) -> dict[str, object]:
         """What must be the same each time."""
-        status, held = self.stage.status, self.stage.held()
-        ends = [one for one in read(self.stage.folder.events)[0] if isinstance(one, Ended)]
-        made = self.stage.player.made
-        names = [name for name in made if name.startswith(f"{self.stage.job.name}-a")]
-        return (
-            status.phase,
-            [(one.type, one.status, one.reason) for one in status.conditions or ()],
-            status.attempt_count,
-            [(one.attempt, one.outcome, one.failure_class) for one in ends],
-            [(one.attempt, one.end - one.start) for one in held],
-            None if status.cost is None else Decimal(status.cost.spent),
-            sorted((name.rpartition("-a")[2], len(made[name])) for name in names),
-        )
+        stage = self.stage
+        ends = [one for one in read(stage.folder.events)[0] if isinstance(one, Ended)]
+        return {
+            "TrainingJob": stage.kept(),
+            "ends": [(one.attempt, one.outcome, one.failure_class) for one in ends],
+            "held": [(one.attempt, one.end - one.start) for one in stage.held()],
+            "MLflow": stage.tracked(),
+        }
 
 
 # ------------------------------------------------------------------ what becomes of an attempt
 def succeeds(life: Life, attempt: int, name: str) -> None:
-    if life.trains(attempt):
+    if life.trains(attempt) and life.stage.status.phase.value == "Running":
         life.ends(attempt, name, "succeeded")
 
 
@@ -172,7 +163,7 @@ def _suspended(wish: Wish, *, suspend: bool) -> Wish:
     return replace(wish, job=job, granted_after=0 if suspend else 1, resumed=wish.resumed + (not suspend))
 
 
-LIVES: dict[str, Callable[[KubeStage], Life]] = {
+LIVES: dict[str, Callable[[WholeStage], Life]] = {
     "success": lambda stage: Life(stage, 1, "Succeeded", succeeds),
     "cancel": lambda stage: Life(stage, 1, "Cancelled", succeeds, meanwhile=cancels, cancelled=True),
     "retry": lambda stage: Life(stage, 2, "Succeeded", loses_its_head_first),

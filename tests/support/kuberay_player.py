@@ -209,21 +209,25 @@ class Player:
 
     def _clean(self) -> None:
         while not self._stop.wait(0.05):
-            found = self.client.get(RAY_JOBS.format(self.namespace)).json()
-            for one in found["items"]:
-                self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
-            if found["metadata"]["resourceVersion"] == self._cleaned:
-                continue  # nothing was written since, of whatever kind
-            owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
-            owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
-            for path, metadata in owned:  # which were there before their owners were asked for
-                orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
-                if orphan and not metadata.get("deletionTimestamp"):
-                    self._delete(path, metadata["name"])
-            for pod in self.pods():
-                if pod["metadata"].get("deletionTimestamp"):
-                    self._end(pod)
-            self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
+            self.clean()
+
+    def clean(self) -> None:
+        """What is due of that now, once."""
+        found = self.client.get(RAY_JOBS.format(self.namespace)).json()
+        for one in found["items"]:
+            self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
+        if found["metadata"]["resourceVersion"] == self._cleaned:
+            return  # nothing was written since, of whatever kind
+        owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
+        owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
+        for path, metadata in owned:  # which were there before their owners were asked for
+            orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
+            if orphan and not metadata.get("deletionTimestamp"):
+                self._delete(path, metadata["name"])
+        for pod in self.pods():
+            if pod["metadata"].get("deletionTimestamp"):
+                self._end(pod)
+        self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
 
     def _end(self, pod: Json) -> None:
         name = pod["metadata"]["name"]

@@ -49,6 +49,10 @@ class Mirror:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.started = 0
+
+    def start(self) -> None:
+        self.started += 1
 
     def tell(self, name: str) -> None:
         self.told.append(name)

@@ -114,6 +114,21 @@ def test_suspend_resume_cancel(stage: Stage) -> None:
     controller.close()
 
 
+def test_a_job_at_rest_is_no_news_to_a_controller_that_comes_up(stage: Stage) -> None:
+    stage.stories.append(obeys)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.wish(lambda wish: with_suspend(wish, suspend=True))
+    turns(stage, controller)
+    controller.close()
+    stored = stage.stored()
+    assert (stored.status.phase, stored.status.progress is None) == (Phase.SUSPENDED, False)
+    second = stage.controller(only=False)
+    turns(stage, second)
+    assert stage.stored().version == stored.version
+    second.close()
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_job_that_is_cancelled_by_force_is_ended_at_once(stage: Stage, restarted: bool, stops: bool) -> None:

@@ -100,7 +100,6 @@ def test_a_run_that_is_over_is_watched_until_mlflow_has_it_also_by_the_next_serv
     assert stage.stored().version == version, "nothing is written where nothing is new"
     controller.close()
     second = stage.controller(only=False)
-    second._keeper.start()
     stage.mirror.told.clear()
     turns(stage, second)
     assert stage.mirror.told, "the process that sends is started for it"
@@ -111,6 +110,17 @@ def test_a_run_that_is_over_is_watched_until_mlflow_has_it_also_by_the_next_serv
     assert (condition.status, condition.reason) == ("True", Reason.LOGGED)
     assert status.mlflow is not None
     assert status.phase is Phase.SUCCEEDED
+    second.close()
+
+
+def test_what_came_to_rest_when_a_controller_died_is_sent_though_no_job_is_open(stage: Stage) -> None:
+    stage.run(ends)
+    stage.mirror.told.clear()
+    second = stage.controller(only=False)
+    assert not stage.mirror.started, "before the first turn what lives is nobody's, and would count as over"
+    turns(stage, second, 2)
+    assert stage.mirror.told == []
+    assert stage.mirror.started == 1, "its process looks for it"
     second.close()
 
 

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.apiserver import ApiServer
+from support.kube_mortal import MortalKube
 from support.kube_objects import PATIENT
 from support.kube_proxy import KubeProxy
 from support.kube_stage import KubeStage
+from support.kube_store import serving
+from support.kube_whole import WholeStage
 from support.kuberay_player import Player
+from support.mirrored import close_databases
 
 from orchestrator.kube.client import Kube
 
@@ -34,8 +39,25 @@ def proxy(operated: ApiServer) -> Iterator[KubeProxy]:
 
 
 @pytest.fixture
-def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
-    """The same, through the proxy."""
-    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path), timeouts=PATIENT)
-    yield KubeStage(tmp_path / "home", kube, player)
-    kube.close()
+def whole(
+    operated: ApiServer, trainingjobs: dict[str, Any], proxy: KubeProxy, mlflow: str, tmp_path: Path
+) -> Iterator[WholeStage]:
+    """With a real job store and a real MLflow, and controllers that are behind the proxy."""
+    assert trainingjobs
+    kubeconfig = proxy.kubeconfig(operated, tmp_path)
+    player = Player(operated.client(), operated.namespace())  # who is not in time: the stories ask it to clean up
+
+    def way() -> MortalKube:
+        return MortalKube.from_kubeconfig(kubeconfig, timeouts=PATIENT)
+
+    direct = Kube.from_kubeconfig(operated.kubeconfig(), timeouts=PATIENT)
+    with serving(direct, [player.namespace]) as store:
+        yield WholeStage(tmp_path / "home", direct, store, player, way, mlflow)
+    direct.close()
+
+
+@pytest.fixture(scope="session")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of one for all tests: making its tables takes seconds."""
+    yield f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    close_databases()
