@@ -307,7 +307,8 @@ def test_why_a_queued_one_waits(found: Json | None, reason: Reason, words: str) 
 
 
 def test_an_unknown_priority_class_makes_no_workload() -> None:
-    sight = seen(ray_job("Suspended", queue="q", priority="urgent"), now=BEGAN + 60)
+    sight, later = (seen(ray_job("Suspended", queue="q", priority="urgent"), now=BEGAN + after) for after in (60, 70))
+    assert sight == later, "other words would be a status to write, again and again, of each job"
     assert sight.admitted is not None
     assert sight.admitted.reason is Reason.QUEUE_MISSING
     assert "'urgent'" in sight.admitted.message
@@ -321,8 +322,9 @@ def test_one_that_was_let_in() -> None:
 
 
 def test_kuberay_that_does_nothing() -> None:
-    sights = [seen(ray_job(), now=BEGAN + after).admitted for after in (5, 30)]
-    assert [told.reason for told in sights if told] == [Reason.NO_QUEUE, Reason.KUBERAY_MISSING]
+    sights = [seen(ray_job(), now=BEGAN + after).admitted for after in (5, 30, 40)]
+    assert [told.reason for told in sights if told] == [Reason.NO_QUEUE, *[Reason.KUBERAY_MISSING] * 2]
+    assert sights[1] == sights[2], "other words would be a status to write, again and again, of each job"
 
 
 WAITS = {"reason": "PodInitializing"}
