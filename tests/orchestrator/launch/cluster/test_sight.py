@@ -21,6 +21,7 @@ from support.kuberay_objects import (
 )
 
 from orchestrator.launch.base import Sight
+from orchestrator.launch.cluster.kinds import PODS, RAY_CLUSTERS, RAY_JOBS, WORKLOADS, kept
 from orchestrator.launch.cluster.memory import Memory
 from orchestrator.launch.cluster.sight import Scene, sight_of
 from orchestrator.launch.failure import FailureClass
@@ -32,8 +33,11 @@ NOW = BEGAN + 30
 def seen(
     job: Json | None, *pods: Json, now: float = NOW, memory: Memory | None = None, **others: Any,  # noqa: ANN401
 ) -> Sight:  # fmt: skip
-    """After all pods were shown, and the RayJob has named its cluster."""
+    """After all pods were shown, and the RayJob has named its cluster; of each object there is what caches keep."""
     memory = memory or Memory()
+    job, pods = job and kept(RAY_JOBS, job), tuple(kept(PODS, one) for one in pods)
+    kinds = {"ray_cluster": RAY_CLUSTERS, "workload": WORKLOADS}
+    others = {name: found and kept(kinds[name], found) for name, found in others.items()}
     for one in pods:
         memory.show(one["metadata"]["name"], one, now)
     memory.name(str(((job or {}).get("status") or {}).get("rayClusterName", "")))
