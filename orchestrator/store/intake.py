@@ -66,6 +66,11 @@ class Intake:
         """Nothing is claimed any more."""
         self._claiming.shutdown(cancel_futures=True)
 
+    def read_of(self, row: Row) -> StoredJob | None:
+        """The job as it was read at the last look; None if that was another state of it. For any thread."""
+        known = self._read.get(row.uid)
+        return known if known is not None and known.version == row.version else None
+
     def look(self, rows: Sequence[Row]) -> Sequence[StoredJob]:
         """Those that can be looked after now. LostLease; no other error."""
         read: dict[str, StoredJob] = {}
@@ -75,11 +80,11 @@ class Intake:
             if self._unfit.get(row.uid) == row.version:
                 unfit[row.uid] = row.version
                 continue
-            known = self._read.get(row.uid)
-            if known is None or known.version != row.version:
+            known = self.read_of(row)
+            if known is None:
                 found = row.found()
                 try:
-                    known = stored_of(found, known)
+                    known = stored_of(found, self._read.get(row.uid))
                 except Unavailable as error:
                     unfit[row.uid] = self._refuse(found, str(error))
                     continue

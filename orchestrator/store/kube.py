@@ -121,7 +121,7 @@ class KubeStore:
 
     def by_uid(self, uid: str) -> StoredJob | None:
         row = self._known().by_uid(uid)
-        return None if row is None else stored_of(row.found())
+        return None if row is None else self._intake.read_of(row) or stored_of(row.found())
 
     def list(self, query: Query) -> Page:
         rows, following = self._page(query)

@@ -41,6 +41,10 @@ def test_a_job_that_waits_to_be_claimed_is_read_once(monkeypatch: pytest.MonkeyP
     for _ in range(3):
         assert own.look([row(5)]) == ()
     assert read == ["5"]
+    known = own.read_of(row(5))
+    assert known is not None
+    assert known.version == 5
+    assert own.read_of(row(6)) is None
     assert own.look([row(6)]) == ()
     assert read == ["5", "6"]
     assert own.look([]) == ()
