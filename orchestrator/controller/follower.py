@@ -116,6 +116,11 @@ class Follower:
         return self.history.observation
 
     @property
+    def remote(self) -> bool:
+        """Whether its attempts are those of a cluster."""
+        return self._remote
+
+    @property
     def alive(self) -> bool:
         """Whether a driver lives, as it was seen last."""
         return self.sight is not None and self.sight.alive

@@ -29,7 +29,8 @@ from orchestrator.tracking.mlflow import Reference, reference, target
 from orchestrator.tracking.reached import Reached
 
 SAVE_SECONDS = 2.0
-TRACK_SECONDS = 5.0
+TRACK_SECONDS, QUIET_SECONDS = 5.0, 60.0
+"""Between two words to MLflow's process on a run that goes on: while it says something, and else."""
 SAVE_PAUSES = 20.0
 """Times as long as saving took, before it is saved again."""
 SAVE_SHARE, LONGEST_PAUSE = 0.05, 10.0
@@ -53,6 +54,8 @@ class _Kept:
     """As it was made last, in short: all rows of many jobs would take much memory."""
     count_at: float = 0.0
     told_at: float = float("-inf")
+    told: tuple[int, int] = (0, 0)
+    """What MLflow's process was told of last: so many attempts, so many events."""
     events: int = 0
     """So many of the run are known to the webhooks."""
     failed: bool = False
@@ -106,8 +109,9 @@ class Keeper:
             self._notifier.tell(job.uid, job.wish.job, kept.status, status, events[kept.events :])
             kept.events, kept.status = len(events), status
         ended = time.monotonic()
-        if ended >= kept.told_at + TRACK_SECONDS:
-            kept.told_at = ended
+        said = (follower.last, len(follower.history.events))
+        if ended >= kept.told_at + (TRACK_SECONDS if said != kept.told else QUIET_SECONDS):
+            kept.told_at, kept.told = ended, said
             self._mirror.tell(follower.folder.root.name)
         kept.save_at = ended + self._pause(ended - began, LONGEST_PAUSE)
 
@@ -275,7 +279,7 @@ def _by_its_events(follower: Follower, ledger: Ledger | None, settings: Settings
 
 
 def _named(attempt: Attempt, follower: Follower) -> Attempt:
-    """With its RayJob, where a cluster has run it."""
-    if not follower.folder.ray_job(attempt.number).exists():
+    """With its RayJob, where a cluster runs it: named before it is there, or each job had one status more to write."""
+    if not follower.remote:
         return attempt
     return attempt.model_copy(update={"ray_job": attempt_name(follower.record.job.metadata.name, attempt.number)})

@@ -28,6 +28,10 @@ SCAN_SECONDS = 300.0
 """Between two looks for what earlier controllers have left."""
 LAST_SECONDS = 20.0
 """What it is doing when its controller ends may take so long."""
+NICE = 10
+"""Steps by which it gives way: a controller that makes attempts needs the cores more than what shows them."""
+UNUSED = "pandas"
+"""mlflow imports it wherever it is installed, does without it elsewhere, and nothing here asks for it: 35 MB."""
 
 
 class Mirrors:
@@ -85,6 +89,8 @@ def _clear(folder: RunFolder) -> None:
 def main() -> None:
     """Until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller
+    os.nice(NICE)
+    sys.modules[UNUSED] = None  # type: ignore[assignment]  # as if it were not installed
     news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin, news), name="news", daemon=True).start()
     run(Mirrors(Settings.load()), news)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 from orchestrator.kube.resources import Json, key_of
 
+Version = tuple[str, str]
+
 
 def without_managed_fields(found: Json) -> Json:
     """Who wrote which field takes more room than the object, and nobody here asks."""
@@ -14,12 +16,22 @@ def without_managed_fields(found: Json) -> Json:
     return found | {"metadata": metadata}
 
 
+def version_of(found: Json) -> Version:
+    """By which two states of one object are told apart."""
+    metadata = found["metadata"]
+    return str(metadata.get("uid")), str(metadata.get("resourceVersion"))
+
+
 class Cache:
     """Threads may share it. What it hands out is shared, too: read it, change a copy."""
 
-    def __init__(self, trim: Callable[[Json], Json] = without_managed_fields) -> None:
-        """`trim`: what is kept of each object."""
-        self._trim = trim
+    def __init__(
+        self,
+        trim: Callable[[Json], Json] = without_managed_fields,
+        version: Callable[[Json], Version] = version_of,
+    ) -> None:
+        """`trim`: what is kept of each object; `version`: what `version_of` says of it, of what is kept."""
+        self._trim, self._version = trim, version
         self._lock = threading.Lock()
         self._objects: dict[str, Json] = {}
 
@@ -41,11 +53,12 @@ class Cache:
     # ------------------------------------------------------------------ by the watch alone
     def put(self, found: Json) -> str | None:
         """-> the key if that is news."""
-        key, kept = key_of(found), self._trim(found)
+        key = key_of(found)
+        before = self.get(key)
+        kept = self._kept(found, before)
         with self._lock:
-            news = _version(self._objects.get(key)) != _version(kept)
             self._objects[key] = kept
-        return key if news else None
+        return None if kept is before else key
 
     def remove(self, found: Json) -> str | None:
         """-> the key if it was there."""
@@ -55,15 +68,20 @@ class Cache:
 
     def replace(self, found: Iterable[Json]) -> list[str]:
         """With a whole list; -> keys of what is new, changed or gone."""
-        new = {key_of(one): self._trim(one) for one in found}
+        new: dict[str, Json] = {}
+        changed: list[str] = []
+        for one in found:
+            key = key_of(one)
+            before = self.get(key)
+            new[key] = self._kept(one, before)
+            if new[key] is not before:
+                changed.append(key)
         with self._lock:
             old, self._objects = self._objects, new
-        changed = [key for key, one in new.items() if _version(old.get(key)) != _version(one)]
         return changed + [key for key in old if key not in new]
 
-
-def _version(found: Json | None) -> tuple[str, str] | None:
-    if found is None:
-        return None
-    metadata = found["metadata"]
-    return str(metadata.get("uid")), str(metadata.get("resourceVersion"))
+    def _kept(self, found: Json, before: Json | None) -> Json:
+        """That of before, if it is the same: a list brings all of them again, and nearly none of them is new."""
+        if before is not None and self._version(before) == version_of(found):
+            return before
+        return self._trim(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -18,19 +19,28 @@ def replace_file(path: Path, text: str, *, durable: bool = False) -> None:
 
 def replace_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """The same of bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own: others may write the same file now
     try:
-        with draft.open("xb") as file:
+        with _begun(draft) as file:
             file.write(content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         draft.replace(path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
+        raise
     if durable:
         make_durable(path.parent)
+
+
+def _begun(draft: Path) -> BinaryIO:
+    """The folder is nearly always there: a controller writes some ten files for each job that begins."""
+    try:
+        return draft.open("xb")
+    except FileNotFoundError:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        return draft.open("xb")
 
 
 def in_short(error: Exception) -> str:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import bisect
 import json
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from orchestrator.kube.cache import without_managed_fields
-from orchestrator.kube.resources import Json
+from orchestrator.kube.cache import Version, without_managed_fields
+from orchestrator.kube.resources import Json, key_of
 from orchestrator.status import Phase
 from orchestrator.store.base import Query
 from orchestrator.store.cursor import position_at
+from orchestrator.store.packing import pack, unpack
 from orchestrator.store.resource import created_at, generation_of, is_claimed, is_leaving, observed
 
 _GONE = 4096
 """So many of the last jobs that are gone are known as such: events of before may still be on their way."""
+_COST = ("spent", "wasted", "burnPerHour", "currency")
 Place = tuple[int, bytes]
 """When a job was made, in microseconds, and 16 bytes of its own: the order of lists."""
 
@@ -34,8 +35,8 @@ class Row:
     """One job, packed: as Python's own objects 20,000 of them would not fit into a controller."""
 
     uid: str
-    namespace: str
-    name: str
+    key: str
+    """`namespace/name`."""
     version: int
     generation: int
     place: Place
@@ -44,8 +45,8 @@ class Row:
     claimed: bool
     deleting: bool
     leaving: bool
-    cost: dict[str, str] | None
-    """As the status has it."""
+    money: str
+    """`status.cost`, as the words of `_COST`; empty: there is none."""
     packed: bytes
 
     @classmethod
@@ -57,8 +58,7 @@ class Row:
         tie = blake2b(metadata["uid"].encode(), digest_size=16).digest()
         return cls(
             uid=metadata["uid"],
-            namespace=metadata["namespace"],
-            name=metadata["name"],
+            key=key_of(found),
             version=int(metadata["resourceVersion"]),
             generation=generation,
             place=(int(created_at(found).timestamp() * 1e6), tie),
@@ -67,17 +67,26 @@ class Row:
             claimed=is_claimed(found),
             deleting=deleting,
             leaving=is_leaving(found),
-            cost=status.get("cost"),
-            packed=zlib.compress(body.encode(), 1),
+            money=" ".join(str(cost[word]) for word in _COST) if (cost := status.get("cost")) else "",
+            packed=pack(body.encode()),
         )
 
     @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+    def namespace(self) -> str:
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        return self.key.partition("/")[2]
+
+    @property
+    def cost(self) -> dict[str, str] | None:
+        """As the status has it."""
+        return dict(zip(_COST, self.money.split(" "), strict=True)) if self.money else None
 
     def text(self) -> bytes:
         """JSON, as the server had it."""
-        return zlib.decompress(self.packed)
+        return unpack(self.packed)
 
     def found(self) -> Json:
         """The object, anew for each who asks."""
@@ -85,10 +94,10 @@ class Row:
         return body
 
 
-def trimmed(found: Json) -> Json:
-    """What an informer's cache keeps: enough to tell versions apart, and the row."""
-    metadata = {key: found["metadata"][key] for key in ("namespace", "name", "uid", "resourceVersion")}
-    return {"metadata": metadata, "row": Row.of(found)}
+def version_of(kept: Json) -> Version:
+    """Of what `Index.kept` gives."""
+    row: Row = kept["row"]
+    return row.uid, str(row.version)
 
 
 def _phase(status: Json) -> Phase:
@@ -111,6 +120,14 @@ class Index:
         self._gone: OrderedDict[str, None] = OrderedDict()
 
     # ------------------------------------------------------------------ what becomes known
+    def kept(self, found: Json) -> Json:
+        """What an informer's cache keeps of an object: its row; that which is here, where this process knows it already
+        since it has written it itself."""
+        metadata, here = found["metadata"], self.by_uid(found["metadata"]["uid"])
+        if here is not None and here.version == int(metadata["resourceVersion"]):
+            return {"row": here}
+        return {"row": Row.of(found)}
+
     def put(self, row: Row) -> bool:
         """-> whether it tells of a wish: a new job, or another generation. What is older than what is known is not."""
         with self._lock:

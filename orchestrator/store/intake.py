@@ -55,7 +55,8 @@ class Intake:
         """`took`: is given what a write has made of an object."""
         self._writer, self._pause, self._took, self._clock = writer, pause, took, clock
         self._read: dict[str, StoredJob] = {}
-        """By uid, as they were read: the controller looks at all of them again and again."""
+        """By uid, as they were read, those for which there was no time yet, too: the controller looks at all of them
+        again and again."""
         self._unfit: dict[str, int] = {}
         """Those that our models refuse, by uid, with the version at which that was told; below 0: it could not be."""
         self._problem = ""
@@ -65,33 +66,37 @@ class Intake:
         """Nothing is claimed any more."""
         self._claiming.shutdown(cancel_futures=True)
 
+    def read_of(self, row: Row) -> StoredJob | None:
+        """The job as it was read at the last look; None if that was another state of it. For any thread."""
+        known = self._read.get(row.uid)
+        return known if known is not None and known.version == row.version else None
+
     def look(self, rows: Sequence[Row]) -> Sequence[StoredJob]:
         """Those that can be looked after now. LostLease; no other error."""
         read: dict[str, StoredJob] = {}
-        new: list[tuple[Json, StoredJob]] = []
+        new: list[tuple[Row, StoredJob]] = []
         unfit: dict[str, int] = {}
         for row in rows:
-            known = self._read.get(row.uid)
-            if known is not None and known.version == row.version:
-                read[row.uid] = known
-            elif self._unfit.get(row.uid) == row.version:
+            if self._unfit.get(row.uid) == row.version:
                 unfit[row.uid] = row.version
-            else:
+                continue
+            known = self.read_of(row)
+            if known is None:
                 found = row.found()
                 try:
-                    job = stored_of(found, known)
+                    known = stored_of(found, self._read.get(row.uid))
                 except Unavailable as error:
                     unfit[row.uid] = self._refuse(found, str(error))
                     continue
-                if row.claimed or row.deleting:
-                    read[row.uid] = job
-                else:
-                    new.append((found, job))
+            if row.claimed or row.deleting:
+                read[row.uid] = known
+            else:
+                new.append((row, known))
         read |= {held.uid: held for held in self._claim_all(new)}
-        self._read, self._unfit = read, unfit
+        self._read, self._unfit = {job.uid: job for _, job in new} | read, unfit
         return tuple(read.values())
 
-    def _claim_all(self, new: Sequence[tuple[Json, StoredJob]]) -> Iterator[StoredJob]:
+    def _claim_all(self, new: Sequence[tuple[Row, StoredJob]]) -> Iterator[StoredJob]:
         """A few at once, the first ones first, while there is time."""
         until = time.monotonic() + _CLAIM_SECONDS
         for first in range(0, len(new), _AT_ONCE):
@@ -100,8 +105,9 @@ class Intake:
             found = self._claiming.map(lambda one: self._claim(*one), new[first : first + _AT_ONCE])
             yield from (held for held in found if held is not None)
 
-    def _claim(self, found: Json, job: StoredJob) -> StoredJob | None:
+    def _claim(self, row: Row, job: StoredJob) -> StoredJob | None:
         """None: not now."""
+        found = row.found()
         try:
             with self._pause:
                 return stored_of(self._took(self._writer.change(target_of(found), found, claim(found))), job)

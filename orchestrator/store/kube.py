@@ -26,7 +26,7 @@ from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Reason
 from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
 from orchestrator.store.cursor import cursor_at
-from orchestrator.store.index import Index, Row, trimmed
+from orchestrator.store.index import Index, Row, version_of
 from orchestrator.store.intake import Intake, Pause
 from orchestrator.store.resource import (
     document_of,
@@ -67,7 +67,12 @@ class KubeStore:
         self._kube, self._writer, self._clock = kube, writer, clock
         self._index = Index()
         self._informers = {
-            name: Informer(kube, TRAINING_JOBS.at(name) if name else TRAINING_JOBS, rhythm=rhythm, cache=Cache(trimmed))
+            name: Informer(
+                kube,
+                TRAINING_JOBS.at(name) if name else TRAINING_JOBS,
+                rhythm=rhythm,
+                cache=Cache(self._index.kept, version_of),
+            )
             for name in (namespaces or ("",))
         }
         for informer in self._informers.values():
@@ -116,7 +121,7 @@ class KubeStore:
 
     def by_uid(self, uid: str) -> StoredJob | None:
         row = self._known().by_uid(uid)
-        return None if row is None else stored_of(row.found())
+        return None if row is None else self._intake.read_of(row) or stored_of(row.found())
 
     def list(self, query: Query) -> Page:
         rows, following = self._page(query)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from orchestrator.kube.cache import Cache
 from orchestrator.kube.client import Kube
 from orchestrator.kube.resources import Json, Target
 from orchestrator.kube.watch import Informer, Rhythm
+from orchestrator.launch.cluster.kinds import kept
 
 Group = tuple[str, ...]
 
 
 class Kind:
-    """Objects of one kind. Threads may share it. What it hands out is shared: read it, change a copy."""
+    """Objects of one kind, each as `kept`. Threads may share it. What it hands out is shared: change a copy of it."""
 
     def __init__(
         self,
@@ -28,7 +31,9 @@ class Kind:
         """`namespaces`: empty: all. `group`: what an object belongs to; None: to nothing that anybody asks for."""
         self.target, self._group = target, group
         places = [target.at(one) for one in namespaces] or [target]
-        self._informers = [Informer(kube, one, labels=labels, rhythm=rhythm) for one in places]
+        self._informers = [
+            Informer(kube, one, labels=labels, rhythm=rhythm, cache=Cache(partial(kept, target))) for one in places
+        ]
         self._by_namespace = dict(zip(namespaces, self._informers, strict=False))
         self._lock = threading.Lock()
         self._groups: dict[Group, set[str]] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from orchestrator.kube.cache import without_managed_fields
 from orchestrator.kube.resources import Json, Target
 
 RAY_JOBS = Target("ray.io", "v1", "rayjobs", "RayJob")
@@ -23,6 +25,39 @@ SUPPORTING = {
 """What has to be there before a RayJob, by kind."""
 
 
+# ------------------------------------------------------------------ what is kept
+_CONTAINER: Json = {"name": True, "resources": {"limits": True}}
+_PLACE: Json = {"spec": {"affinity": True}}
+_READ: Mapping[str, Json] = {
+    RAY_JOBS.plural: {"rayClusterSpec": {"workerGroupSpecs": {"replicas": True, "template": _PLACE}}},
+    RAY_CLUSTERS.plural: {},
+    PODS.plural: {"nodeName": True, "containers": _CONTAINER, "initContainers": _CONTAINER},
+    WORKLOADS.plural: {"active": True},
+}
+"""Fields of specs that anybody here reads, by kind."""
+
+
+def kept(target: Target, found: Json) -> Json:
+    """What a cache keeps of an object: of its spec only what is read. The templates of pods, which RayJob, Ray cluster,
+    Workload and each pod repeat, are some 50 KB in Python's own objects each time."""
+    spec = found.get("spec")
+    if spec is None:
+        return without_managed_fields(found)
+    return without_managed_fields(found) | {"spec": _only(spec, _READ[target.plural])}
+
+
+def _only(found: Any, read: Json) -> Any:  # noqa: ANN401 - any JSON
+    """These fields of an object, or of each object of a list."""
+    if isinstance(found, list):
+        return [_only(one, read) for one in found]
+    if not isinstance(found, dict):
+        return found
+    return {
+        key: found[key] if deeper is True else _only(found[key], deeper) for key, deeper in read.items() if key in found
+    }
+
+
+# ------------------------------------------------------------------ what all have
 def labels_of(found: Json) -> dict[str, str]:
     """All of them."""
     labels: dict[str, str] = found["metadata"].get("labels") or {}

@@ -280,11 +280,12 @@ class KubeLauncher:
             one.made = None if self._ray_jobs.missing else self._objects.find(one.job.namespace, one.name, one.job.uid)
         return one.made
 
-    def _attempt(self, folder: RunFolder, number: int) -> _Attempt:
+    def _attempt(self, folder: RunFolder, number: int, job: JobRef | None = None) -> _Attempt:
+        """`job`: as `resolved-N.json` has it, where somebody has just read that."""
         with self._lock:
             if (known := self._newest.get(folder.root)) is not None and known.number == number:
                 return known
-        job, mark = read_resolved(folder.resolved(number)).job, read_mark(folder, number)
+        job, mark = job or read_resolved(folder.resolved(number)).job, read_mark(folder, number)
         one = _Attempt(folder, number, job, Memory.of(mark), mark)
         with self._lock:
             if known is not None:
@@ -351,7 +352,7 @@ class KubeLauncher:
         if job is None:
             raise NotFound(f"job {resolved.job.uid} is gone: attempt {attempt} of it is not begun")
         rendered = self._render(job, resolved, suspects_before(folder, attempt))
-        one = self._attempt(folder, attempt)
+        one = self._attempt(folder, attempt, resolved.job)
         with self._lock:
             self._hold(one)
         folder.control.unlink(missing_ok=True)

@@ -170,6 +170,6 @@ def _of_container(pod: Json, container: Json, age: float) -> Told | None:
     if reason not in ("", "PodInitializing", "ContainerCreating") and age > SETTLING_SECONDS:
         return Told(False, Reason.PODS_NOT_READY, f"{where}: {reason}: {message}")
     initial = container in (status_of(pod).get("initContainerStatuses") or [])
-    if initial and "running" in state and age > STUCK_SECONDS:
-        return Told(False, Reason.PODS_NOT_READY, f"init {where} has been running for {age:.0f} s")
+    if initial and (running := state.get("running")) is not None and age > STUCK_SECONDS:
+        return Told(False, Reason.PODS_NOT_READY, f"init {where} runs since {running.get('startedAt', 'its node')}")
     return None

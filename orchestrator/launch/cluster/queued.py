@@ -58,7 +58,7 @@ def _unseen(ray_job: Json, queue: str, now: float) -> Told:
         return admission_at_first(queue)
     priority = labels_of(ray_job).get(PRIORITY_CLASS)
     mostly = f"mostly because there is no priority class {priority!r}" if priority else "see whether Kueue runs"
-    words = f"Kueue has not taken it into queue {queue} for {waited:.0f} s, {mostly}"
+    words = f"Kueue has not taken it into queue {queue} since {ray_job['metadata']['creationTimestamp']}, {mostly}"
     return Told(False, Reason.QUEUE_MISSING, f"{words}; `kubectl describe rayjob` shows its events")
 
 

@@ -151,7 +151,8 @@ def _admitted(scene: Scene, ray_job: Json, now: float) -> Told:
     found = _elsewhere(admission_of(ray_job, scene.workload, now), ray_job)
     created = seconds_of(ray_job["metadata"].get("creationTimestamp"))
     if found.yes and not status_of(ray_job) and created is not None and now - created > PATIENCE_SECONDS:
-        words = f"KubeRay has not begun with RayJob {ray_job['metadata']['name']} for {now - created:.0f} s"
+        made = ray_job["metadata"]["creationTimestamp"]
+        words = f"KubeRay has not begun with RayJob {ray_job['metadata']['name']}, made at {made}"
         return Told(False, Reason.KUBERAY_MISSING, words)
     return found
 

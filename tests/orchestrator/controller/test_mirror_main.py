@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,20 @@ def test_a_run_that_is_removed_while_it_is_sent_does_not_come_back(
     assert not folder.root.exists()
     assert not mirrors._mirrors
     stage.store.database.close()
+
+
+def test_what_mlflow_does_without_is_not_loaded() -> None:
+    """A process of its own: this one may have loaded anything."""
+    script = """if True:
+        import sys
+        from orchestrator.controller import mirror_main
+        from orchestrator.tracking.client import connect
+        mirror_main.LAST_SECONDS = 1e6
+        mirror_main.main()
+        connect("http://127.0.0.1:9")
+        print([name for name in sys.modules if name.startswith("pandas.")])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]"]

@@ -14,6 +14,7 @@ from support.launcher import Attempt, Stage, obeys, trains_on, with_budget, with
 from support.turns import another, condition, limited, phase, turns, works
 
 from orchestrator.controller import follower as follower_module
+from orchestrator.controller import keeping
 from orchestrator.controller.history import History
 from orchestrator.controller.limit import change_limit
 from orchestrator.controller.record import Record
@@ -48,6 +49,23 @@ def test_a_job_that_only_the_store_knows_is_run(stage: Stage) -> None:
     assert stage.mirror.told, "MLflow's process hears of it"
     with local.hold_lock(stage.record.folder.launcher_lock):
         pass  # nobody has it in his hands any more
+    controller.close()
+
+
+def test_mlflow_hears_seldom_of_a_run_that_says_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(attempt: Attempt) -> Iterator[object]:
+        attempt.start(0)
+        while True:
+            yield 1
+
+    monkeypatch.setattr(keeping, "QUIET_SECONDS", 20.0)
+    stage.stories.append(silent)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    stage.mirror.told.clear()
+    turns(stage, controller, 80)  # 40 seconds
+    assert 1 <= len(stage.mirror.told) <= 3, "what did not get through is told again, but not all the time"
+    assert phase(stage) is Phase.RUNNING
     controller.close()
 
 

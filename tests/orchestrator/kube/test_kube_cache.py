@@ -34,6 +34,15 @@ def test_a_list_tells_what_is_new_changed_or_gone() -> None:
     assert len(cache) == 4
 
 
+def test_what_is_the_same_is_not_made_again() -> None:
+    cache = Cache()
+    cache.replace([thing("same"), thing("changed")])
+    before = cache.get("ns/same")
+    assert cache.replace([thing("same"), thing("changed", "2")]) == ["ns/changed"]
+    assert cache.put(thing("same")) is None
+    assert cache.get("ns/same") is before, "20,000 jobs are listed again every ten minutes"
+
+
 def test_what_nobody_reads_is_not_kept() -> None:
     cache = Cache()
     cache.put(thing("a", managedFields=[{"manager": "x"}]))

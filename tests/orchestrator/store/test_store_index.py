@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from support.store import small_document
 
+from orchestrator.kube.cache import version_of as versions_of
 from orchestrator.kube.resources import Json
 from orchestrator.status import Phase
 from orchestrator.store.base import Query
-from orchestrator.store.index import Index, Row, trimmed
+from orchestrator.store.index import Index, Row, version_of
+from orchestrator.store.packing import pack, unpack
 from orchestrator.store.resource import FINALIZER, document_of
 
 UIDS = [str(uuid.UUID(int=number)) for number in range(9)]
@@ -94,11 +96,12 @@ def test_a_job_that_changes_its_place_is_there_once() -> None:
 def test_what_is_kept_is_small_and_whole() -> None:
     found = resource(3, managedFields=[{"manager": "x" * 10_000}])
     found["status"] = {"phase": "Succeeded", "observedGeneration": 3}
-    kept = trimmed(found)
-    assert len(kept["row"].packed) < 1000
+    kept = Index().kept(found)
+    assert len(kept["row"].packed) < 400
     del found["metadata"]["managedFields"]
     assert kept["row"].found() == found
     assert document_of(kept["row"].found())["status"]["phase"] == "Succeeded"
+    assert kept["row"].cost is None
     assert not kept["row"].open
 
 
@@ -106,3 +109,17 @@ def test_a_phase_of_another_version_leaves_it_open() -> None:
     found = resource(3) | {"status": {"phase": "Dreaming", "observedGeneration": 3}}
     assert Row.of(found).phase is Phase.PENDING
     assert Row.of(found).open
+
+
+def test_a_row_that_this_process_has_made_is_there_once() -> None:
+    index = Index()
+    index.put(row(3))
+    assert index.kept(resource(3))["row"] is index.by_uid(UIDS[0])
+    assert index.kept(resource(4))["row"] == row(4)
+    assert index.kept(resource(3, 1))["row"] == row(3, 1)
+    assert version_of(index.kept(resource(4))) == versions_of(resource(4))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"kind":"TrainingJob"}', "x" * 100_000, "\u00e4 \U0001f600"])
+def test_what_is_packed_comes_out_again(text: str) -> None:
+    assert unpack(pack(text.encode())) == text.encode()

@@ -56,6 +56,7 @@ def test_one_that_is_new_starts_in_the_turn_that_takes_it_up(stage: KubeStage) -
     with stage.service():
         stage.controller.turn()
         assert stage.status.phase.value == "Starting"
+        assert [one.ray_job for one in stage.status.attempts] == ["mini-a1"], "or that would be written later"
         assert stage.condition(ConditionType.ACCEPTED).reason is Reason.VALID
         stage.until(lambda: stage.names == ["mini-a1"], "made")
 

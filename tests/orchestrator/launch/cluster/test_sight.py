@@ -21,6 +21,7 @@ from support.kuberay_objects import (
 )
 
 from orchestrator.launch.base import Sight
+from orchestrator.launch.cluster.kinds import PODS, RAY_CLUSTERS, RAY_JOBS, WORKLOADS, kept
 from orchestrator.launch.cluster.memory import Memory
 from orchestrator.launch.cluster.sight import Scene, sight_of
 from orchestrator.launch.failure import FailureClass
@@ -32,8 +33,11 @@ NOW = BEGAN + 30
 def seen(
     job: Json | None, *pods: Json, now: float = NOW, memory: Memory | None = None, **others: Any,  # noqa: ANN401
 ) -> Sight:  # fmt: skip
-    """After all pods were shown, and the RayJob has named its cluster."""
+    """After all pods were shown, and the RayJob has named its cluster; of each object there is what caches keep."""
     memory = memory or Memory()
+    job, pods = job and kept(RAY_JOBS, job), tuple(kept(PODS, one) for one in pods)
+    kinds = {"ray_cluster": RAY_CLUSTERS, "workload": WORKLOADS}
+    others = {name: found and kept(kinds[name], found) for name, found in others.items()}
     for one in pods:
         memory.show(one["metadata"]["name"], one, now)
     memory.name(str(((job or {}).get("status") or {}).get("rayClusterName", "")))
@@ -307,7 +311,8 @@ def test_why_a_queued_one_waits(found: Json | None, reason: Reason, words: str) 
 
 
 def test_an_unknown_priority_class_makes_no_workload() -> None:
-    sight = seen(ray_job("Suspended", queue="q", priority="urgent"), now=BEGAN + 60)
+    sight, later = (seen(ray_job("Suspended", queue="q", priority="urgent"), now=BEGAN + after) for after in (60, 70))
+    assert sight == later, "other words would be a status to write, again and again, of each job"
     assert sight.admitted is not None
     assert sight.admitted.reason is Reason.QUEUE_MISSING
     assert "'urgent'" in sight.admitted.message
@@ -321,8 +326,9 @@ def test_one_that_was_let_in() -> None:
 
 
 def test_kuberay_that_does_nothing() -> None:
-    sights = [seen(ray_job(), now=BEGAN + after).admitted for after in (5, 30)]
-    assert [told.reason for told in sights if told] == [Reason.NO_QUEUE, Reason.KUBERAY_MISSING]
+    sights = [seen(ray_job(), now=BEGAN + after).admitted for after in (5, 30, 40)]
+    assert [told.reason for told in sights if told] == [Reason.NO_QUEUE, *[Reason.KUBERAY_MISSING] * 2]
+    assert sights[1] == sights[2], "other words would be a status to write, again and again, of each job"
 
 
 WAITS = {"reason": "PodInitializing"}
