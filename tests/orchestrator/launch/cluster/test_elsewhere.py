@@ -9,6 +9,7 @@ from support.kuberay_objects import condition as said
 
 from orchestrator.launch.base import RunFolder
 from orchestrator.launch.cluster.elsewhere import suspects_before
+from orchestrator.launch.cluster.kinds import RAY_JOBS, kept
 from orchestrator.launch.cluster.memory import Mark, Memory, write_mark
 from orchestrator.launch.cluster.sight import Scene, avoided, sight_of
 from orchestrator.launch.events import EventLog
@@ -55,7 +56,7 @@ def test_a_node_that_fails_is_remembered_and_one_that_is_taken_is_not() -> None:
 
 def test_who_waits_for_a_node_is_told_which_ones_are_excluded() -> None:
     job = excluding("n1")
-    assert avoided(job) == ["n1"]
+    assert avoided(job) == avoided(kept(RAY_JOBS, job)) == ["n1"], "by caches, too"
     sight = sight_of(Scene(job, pods=(homeless(),)), BEGAN)
     assert sight.running is not None
     assert sight.running.reason is Reason.UNSCHEDULABLE
