@@ -39,6 +39,14 @@ def proxy(operated: ApiServer) -> Iterator[KubeProxy]:
 
 
 @pytest.fixture
+def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
+    """The same, through the proxy."""
+    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path), timeouts=PATIENT)
+    yield KubeStage(tmp_path / "home", kube, player)
+    kube.close()
+
+
+@pytest.fixture
 def whole(
     operated: ApiServer, trainingjobs: dict[str, Any], proxy: KubeProxy, mlflow: str, tmp_path: Path
 ) -> Iterator[WholeStage]:
