@@ -53,7 +53,7 @@ def whole(
     """With a real job store and a real MLflow, and controllers that are behind the proxy."""
     assert trainingjobs
     kubeconfig = proxy.kubeconfig(operated, tmp_path)
-    player = Player(operated.client(), operated.namespace())  # who is not in time: the stories ask it to clean up
+    player = Player(operated.client(), operated.namespace())  # does nothing by itself: the stories have it clean up
 
     def way() -> MortalKube:
         return MortalKube.from_kubeconfig(kubeconfig, timeouts=PATIENT)
