@@ -39,13 +39,21 @@ def proxy(operated: ApiServer) -> Iterator[KubeProxy]:
 
 
 @pytest.fixture
+def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Path) -> Iterator[KubeStage]:
+    """The same, through the proxy."""
+    kube = Kube.from_kubeconfig(proxy.kubeconfig(operated, tmp_path), timeouts=PATIENT)
+    yield KubeStage(tmp_path / "home", kube, player)
+    kube.close()
+
+
+@pytest.fixture
 def whole(
     operated: ApiServer, trainingjobs: dict[str, Any], proxy: KubeProxy, mlflow: str, tmp_path: Path
 ) -> Iterator[WholeStage]:
     """With a real job store and a real MLflow, and controllers that are behind the proxy."""
     assert trainingjobs
     kubeconfig = proxy.kubeconfig(operated, tmp_path)
-    player = Player(operated.client(), operated.namespace())  # who is not in time: the stories ask it to clean up
+    player = Player(operated.client(), operated.namespace())  # does nothing by itself: the stories have it clean up
 
     def way() -> MortalKube:
         return MortalKube.from_kubeconfig(kubeconfig, timeouts=PATIENT)
