@@ -35,9 +35,9 @@ FLAKES := .pytest_cache/flakes.txt
 test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
-	  --second-go=$(FLAKES)
-	@$(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 \
-	  --second-go=$(FLAKES)
+	  --no-loadscope-reorder --second-go=$(FLAKES)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder \
+	  --durations=15 --second-go=$(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 
 test-cluster: $(STAMP) ## Start a whole Kubernetes and test what only that shows; root and CLUSTER="--without-node": docs/test-cluster.md

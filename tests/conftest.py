@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import second_go
+from support import order, second_go
 
 if TYPE_CHECKING:
     from support.api import Service
@@ -33,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     second_go.mark(item)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.waiting_first(items)  # type: ignore[arg-type]  # a list is a list of what it holds only
 
 
 @pytest.fixture
