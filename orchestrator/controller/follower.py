@@ -222,7 +222,7 @@ class Follower:
             return
         self.resolved = resolved.model_copy(update={"incarnation": name})
         local.prepare(self.folder, self.resolved)
-        self.history.renamed(self.resolved)
+        self.history.decided(self.resolved)
         if self._watch is not None:
             self._begin_watch(self.resolved)
 
@@ -368,6 +368,7 @@ class Follower:
         if gpus:
             self.say(f"attempt {action.attempt} has {in_words(gpus)}")
         local.prepare(self.folder, draft)
+        self.history.decided(draft)
         self.last, self.resolved = action.attempt, draft
         self._expect_steps()
         if self.plan is None:

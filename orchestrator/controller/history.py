@@ -203,8 +203,8 @@ class History:
             self._resolved[attempt] = read_resolved(self._folder.resolved(attempt))
         return self._resolved[attempt]
 
-    def renamed(self, resolved: Resolved) -> None:
-        """An attempt has another incarnation than was decided."""
+    def decided(self, resolved: Resolved) -> None:
+        """An attempt as its file has it from now on: it need not be read."""
         self._resolved[resolved.attempt] = resolved
 
     def rate(self, attempt: int) -> Rate:

@@ -2,13 +2,15 @@
 
 Of its own, so that the controller and its API hold neither mlflow nor matplotlib, and wait for neither. It reads the
 names of run folders that have news, one to a line, and ends soon after its standard input does, that is: however its
-controller ends. What nobody told it of, because nobody was there, it finds by itself now and then.
+controller ends. What nobody told it of, because nobody was there, it finds by itself now and then. Where no run goes on
+and there is nothing to send, it begins anew as a process of a third of the size, under the same number.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import select
 import shutil
 import signal
 import sys
@@ -16,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TextIO
 
 from orchestrator.controller.record import Record
 from orchestrator.controller.sync import Mirror, driver_lives, leftovers
@@ -28,6 +29,8 @@ SCAN_SECONDS = 300.0
 """Between two looks for what earlier controllers have left."""
 LAST_SECONDS = 20.0
 """What it is doing when its controller ends may take so long."""
+IDLE_SECONDS = 60.0
+"""Without anything to do, until the room that mlflow and matplotlib take is given back."""
 NICE = 10
 """Steps by which it gives way: a controller that makes attempts needs the cores more than what shows them."""
 UNUSED = "pandas"
@@ -66,6 +69,11 @@ class Mirrors:
             del self._mirrors[name]  # it holds all events of the run
         return done
 
+    @property
+    def idle(self) -> bool:
+        """Whether no run goes on, and none waits for an MLflow that is away."""
+        return not self._mirrors
+
     def leftovers(self) -> Iterable[str]:
         """Names of runs that are nobody's and not all there."""
         return [record.folder.root.name for record in leftovers(self._settings, but=self._settings.home)]
@@ -86,52 +94,89 @@ def _clear(folder: RunFolder) -> None:
         folder.root.rmdir()
 
 
+class News:
+    """Names of runs, one to a line, read from a pipe by a thread of its own: what it has not taken stays in there."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe, self._taking, self._part = pipe, threading.Lock(), b""
+        self._names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read(self) -> None:
+        """Until its end; then the process has so much time to come to its own."""
+        while True:
+            select.select([self._pipe], [], [])
+            with self._taking:
+                said = os.read(self._pipe, 1 << 16)
+                *lines, self._part = (self._part + said).split(b"\n")
+                for name in filter(None, (line.decode(errors="replace").strip() for line in lines)):
+                    self._names.put(name)
+            if not said:
+                break
+        self._names.put(None)
+        time.sleep(LAST_SECONDS)
+        os._exit(0)  # in the middle of a request that nobody answers; the next one finds what is missing
+
+    def take(self, waiting: dict[str, None], seconds: float = 1.0) -> bool:
+        """All that has come; waits a while if nothing has. False: no more will come."""
+        try:
+            name = self._names.get(timeout=seconds)
+            while name is not None:
+                waiting[name] = None
+                name = self._names.get_nowait()
+            return False
+        except queue.Empty:
+            return True
+
+    @property
+    def there(self) -> bool:
+        """Whether something has come."""
+        return not self._names.empty()
+
+    def stop(self) -> bool:
+        """Take nothing any more, if nothing that was taken is left."""
+        self._taking.acquire()
+        if self.there or self._part:
+            self._taking.release()
+            return False
+        return True
+
+
 def main() -> None:
     """Until the standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller
-    os.nice(NICE)
+    os.nice(max(0, NICE - os.nice(0)))
     sys.modules[UNUSED] = None  # type: ignore[assignment]  # as if it were not installed
-    news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin, news), name="news", daemon=True).start()
-    run(Mirrors(Settings.load()), news)
+    news = News(sys.stdin.fileno())
+    threading.Thread(target=news.read, name="news", daemon=True).start()
+    run(Mirrors(Settings.load()), news, scan_in=float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
 
 
-def run(mirrors: Mirrors, news: queue.SimpleQueue[str | None]) -> None:
-    """Take in what is new, each run once, and the runs that a server did not take before."""
+def run(mirrors: Mirrors, news: News, *, scan_in: float) -> None:
+    """Take in what is new, each run once, and the runs that a server did not take before. `scan_in`: seconds until the
+    first look for what was left."""
     waiting: dict[str, None] = {}
-    scan = time.monotonic()
+    busy = time.monotonic()
+    scan = busy + scan_in
     while True:
         if time.monotonic() >= scan:
             waiting |= dict.fromkeys(mirrors.leftovers())
             scan = time.monotonic() + SCAN_SECONDS
-        if not _take(news, waiting):
+        if not news.take(waiting):
             return
+        if waiting or not mirrors.idle:
+            busy = time.monotonic()
+        elif time.monotonic() - busy > IDLE_SECONDS and "mlflow" in sys.modules and news.stop():
+            _begin_anew(scan - time.monotonic())
         for name in list(waiting):
             if mirrors.sync(name):
                 del waiting[name]
-            if not news.empty() and not _take(news, waiting):
+            if news.there and not news.take(waiting):
                 return
 
 
-def _take(news: queue.SimpleQueue[str | None], waiting: dict[str, None]) -> bool:
-    """All that has come; waits a while if nothing has. False: no more will come."""
-    try:
-        name = news.get(timeout=1.0)
-        while name is not None:
-            waiting[name] = None
-            name = news.get_nowait()
-        return False
-    except queue.Empty:
-        return True
-
-
-def _read(lines: TextIO, news: queue.SimpleQueue[str | None]) -> None:
-    for line in lines:
-        if name := line.strip():
-            news.put(name)
-    news.put(None)
-    time.sleep(LAST_SECONDS)
-    os._exit(0)  # in the middle of a request that nobody answers; the next one finds what is missing
+def _begin_anew(scan_in: float) -> None:
+    """The same process with nothing loaded; whoever talks to it does not notice."""
+    os.execv(sys.executable, [sys.executable, "-m", "orchestrator.controller.mirror_main", f"{scan_in:.0f}"])
 
 
 if __name__ == "__main__":

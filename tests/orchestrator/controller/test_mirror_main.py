@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
+from support.home import wait_for
 from support.launcher import Stage, trains_on
 
-from orchestrator.controller.mirror_main import Mirrors
+from orchestrator.controller.mirror_main import Mirrors, News
 from orchestrator.controller.sync import Mirror
 from orchestrator.launch.files import replace_file
 
@@ -66,3 +70,47 @@ def test_what_mlflow_does_without_is_not_loaded() -> None:
         [sys.executable, "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["[]"]
+
+
+def test_what_has_come_is_taken_before_it_begins_anew() -> None:
+    """And what has not, stays in the pipe for the next one."""
+    out, into = os.pipe()
+    news = News(out)
+    threading.Thread(target=news.read, daemon=True).start()
+    os.write(into, b"one\n\ntwo\nthr")
+    waiting: dict[str, None] = {}
+    while len(waiting) < 2:
+        assert news.take(waiting)
+    assert list(waiting) == ["one", "two"]
+    assert not news.stop(), "half a name was read"
+    os.write(into, b"ee\n")
+    while "three" not in waiting:
+        assert news.take(waiting)
+    assert news.stop()
+    os.write(into, b"four\n")
+    assert news.take(waiting, 0.3)
+    assert "four" not in waiting
+    assert os.read(out, 100) == b"four\n"
+
+
+@pytest.mark.processes
+def test_it_gives_its_room_back_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+    script = """if True:
+        import sys
+        from orchestrator.controller import mirror_main
+        mirror_main.IDLE_SECONDS = 0.0
+        sys.modules["mlflow"] = sys
+        mirror_main.main()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, env=os.environ | {"FATHOM_HOME": str(tmp_path)}
+    )
+    try:
+        wait_for(lambda: "orchestrator.controller.mirror_main" in psutil.Process(child.pid).cmdline())
+        assert child.stdin is not None
+        child.stdin.write(b"nothing-of-that-name\n")
+        child.stdin.close()
+        assert child.wait(120) == 0, "it heard the end of its controller"
+    finally:
+        child.kill()
+        child.wait()
