@@ -35,7 +35,7 @@ FLAKES := .pytest_cache/flakes.txt
 test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
-	  --no-loadscope-reorder --second-go=$(FLAKES)
+	  --no-loadscope-reorder --durations=15 --second-go=$(FLAKES)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder \
 	  --durations=15 --second-go=$(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
