@@ -73,13 +73,13 @@ class Keeper:
         self._started = False
 
     def start(self) -> None:
-        """Take over, once, those whose status says that MLflow could not be reached. Of those that came to rest just
-        before an earlier controller died, MLflow's process sends the end: no job may be open that it would be told of.
+        """Take over, once, those that have come to rest and whose status does not say where they are in MLflow: it was
+        away, or an earlier controller died before it could say so. MLflow's process may have ends to send of others.
         Only after all that lives is followed: what nobody follows counts as over, with the money that is written down.
         """
         if self._started:
             return
-        for stored in self._store.saying(Reason.SERVER_UNREACHABLE):
+        for stored in self._store.unlinked():
             folder = RunFolder(self._settings.home / stored.folder)
             if stored.status.phase in RESTS and folder.job.exists():
                 self._unlinked[stored.uid] = (time.monotonic() + _LINK_SECONDS, folder)

@@ -21,6 +21,12 @@ MAX_LIMIT = 1000
 """Jobs of one page at most."""
 
 
+def is_unlinked(status: JobStatus) -> bool:
+    """Whether the job has run, and its status does not say where that is in MLflow, or says that MLflow is away."""
+    away = any(one.reason is Reason.SERVER_UNREACHABLE for one in status.conditions)
+    return status.attempt_count > 0 and (status.mlflow is None or away)
+
+
 @dataclass(frozen=True)
 class Wish:
     """What people want of a job; changed by them only."""
@@ -160,8 +166,9 @@ class JobStore(Protocol):
         was changed since the status was written (`status.observed_generation` < `generation`); oldest first."""
         ...
 
-    def saying(self, reason: Reason) -> Sequence[StoredJob]:
-        """Those with a condition of this reason, open or not, oldest first. Reads the status of every job."""
+    def unlinked(self) -> Sequence[StoredJob]:
+        """Those of which it may be that MLflow lacks something (`is_unlinked`), open or not, oldest first. Reads the
+        status of every job."""
         ...
 
     def tally(self, team: str | None = None) -> Sequence[TeamTally]:

@@ -24,7 +24,7 @@ from orchestrator.kube.watch import Informer, Rhythm
 from orchestrator.kube.writes import Writer
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Reason
-from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
+from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish, is_unlinked
 from orchestrator.store.cursor import cursor_at
 from orchestrator.store.index import Index, Row, version_of
 from orchestrator.store.intake import Intake, Pause
@@ -43,6 +43,7 @@ from orchestrator.store.resource import (
 from orchestrator.store.tally import TeamTally, tally
 
 _LOG = logging.getLogger(__name__)
+_LINK, _AWAY = b'"mlflow":{', f'"reason":"{Reason.SERVER_UNREACHABLE}"'.encode()
 _TRIES = 20
 """Of a change that others are quicker than each time."""
 _WAY_SECONDS = 0.01
@@ -141,10 +142,10 @@ class KubeStore:
         something of them runs; those for which there was no time yet are left out."""
         return self._intake.look(self._known().open())
 
-    def saying(self, reason: Reason) -> Sequence[StoredJob]:
-        maybe = f'"reason":"{reason}"'.encode()  # some message might say so, too
-        found = _readable(row for row in self._known().all() if maybe in row.text())
-        return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
+    def unlinked(self) -> Sequence[StoredJob]:
+        texts = ((row, row.text()) for row in self._known().all())
+        found = _readable(row for row, said in texts if _LINK not in said or _AWAY in said)  # or some message says so
+        return tuple(job for job in found if is_unlinked(job.status))
 
     def tally(self, team: str | None = None) -> Sequence[TeamTally]:
         rows = self._known().all()

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, sel
 from orchestrator.errors import Conflict, NotFound, Unavailable, UsageError
 from orchestrator.spec import TrainingJob
 from orchestrator.status import JobStatus, Phase, Reason
-from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish
+from orchestrator.store.base import MAX_LIMIT, DocumentPage, Page, Query, StoredJob, TextPage, Wish, is_unlinked
 from orchestrator.store.cursor import cursor, position
 from orchestrator.store.database import Database
 from orchestrator.store.document import Document, assembled, text, timestamp
@@ -114,12 +114,13 @@ class SqliteStore:
         self._read = {mark: known[mark] for mark in found if mark in known}
         return tuple(self._read.values())
 
-    def saying(self, reason: Reason) -> Sequence[StoredJob]:
-        maybe = func.instr(jobs.c.status, f'"reason":"{reason}"') > 0  # some message might say so, too
+    def unlinked(self) -> Sequence[StoredJob]:
+        away = func.instr(jobs.c.status, f'"reason":"{Reason.SERVER_UNREACHABLE}"') > 0  # or some message says so
+        maybe = (func.instr(jobs.c.status, '"mlflow":{') == 0) | away
         with self.database.read() as connection:
             rows = connection.execute(select(jobs).where(maybe).order_by(jobs.c.seq)).mappings().all()
         found = _readable(rows)
-        return tuple(job for job in found if any(one.reason is reason for one in job.status.conditions))
+        return tuple(job for job in found if is_unlinked(job.status))
 
     def change(
         self,

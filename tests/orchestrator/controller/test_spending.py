@@ -57,7 +57,7 @@ def worlds(draw: st.DrawFn, *, restless: bool = False) -> World:
         restless=draw(st.sampled_from([0.02, 0.2, 1.0])) if restless else 0.0,
         late=draw(st.sampled_from([0.5, 5.0])) if restless else 0.0,
         lost=draw(st.sampled_from([0.0, 0.3])) if restless else 0.0,
-        longest=400 if restless else 10**9,
+        longest=400 if restless else 20_000,  # a price that falls to a ten-thousandth pays for a million
     )
     file = prices(*draw(st.lists(st.integers(100, 10**6), min_size=1, max_size=3)))
     seconds = 61 + Decimal(str(step)) * draw(st.integers(1, 150))  # of less an attempt could not pay for its own stop

@@ -15,7 +15,7 @@ from support.store import in_phase, small_job, suspended
 
 from orchestrator.errors import Conflict, NotFound, UsageError
 from orchestrator.spec import TrainingJob
-from orchestrator.status import Condition, ConditionType, Cost, JobStatus, Phase, Reason
+from orchestrator.status import Condition, ConditionType, Cost, JobStatus, MlflowRun, Phase, Reason
 from orchestrator.store.base import JobStore, Query, Wish
 from orchestrator.store.document import document
 from orchestrator.store.tally import Money, TeamTally
@@ -288,17 +288,29 @@ def test_jobs_and_money_are_summed_by_team(store: JobStore) -> None:
     assert store.tally("none") == []
 
 
-def test_jobs_whose_status_says_something(store: JobStore) -> None:
-    def says(reason: Reason, message: str = "") -> JobStatus:
+def test_jobs_of_which_mlflow_may_lack_something(store: JobStore) -> None:
+    run = MlflowRun(experiment_id="1", run_id="a", url="http://mlflow/#/a")
+
+    def says(reason: Reason, message: str = "", *, attempts: int = 1, link: MlflowRun | None = run) -> JobStatus:
         condition = Condition(
             type=ConditionType.TRACKING, status="False", reason=reason, message=message, last_transition_time=NOON
         )
-        return JobStatus(phase=Phase.SUCCEEDED, observed_generation=1, conditions=[condition])
+        return JobStatus(
+            phase=Phase.SUCCEEDED,
+            observed_generation=1,
+            conditions=[condition],
+            attempt_count=attempts,
+            mlflow=link,
+        )
 
-    away, there, quoting = (store.create(small_job(name), by="ann") for name in ("away", "there", "quoting"))
-    store.set_status(away.uid, says(Reason.SERVER_UNREACHABLE))
-    store.set_status(there.uid, says(Reason.LOGGED))
-    store.set_status(quoting.uid, says(Reason.LOGGED, '"reason":"ServerUnreachable"'))
-    assert [one.uid for one in store.saying(Reason.SERVER_UNREACHABLE)] == [away.uid]
-    assert [one.name for one in store.saying(Reason.LOGGED)] == ["there", "quoting"]
-    assert store.saying(Reason.STALLED) == ()
+    assert store.unlinked() == ()
+    for name, status in {
+        "away": says(Reason.SERVER_UNREACHABLE),
+        "there": says(Reason.LOGGED),
+        "quoting": says(Reason.LOGGED, '"reason":"ServerUnreachable"'),
+        "cut-short": says(Reason.LOGGED, '"mlflow":', link=None),
+        "never-ran": says(Reason.LOGGED, attempts=0, link=None),
+    }.items():
+        store.set_status(store.create(small_job(name), by="ann").uid, status)
+    store.create(small_job("new"), by="ann")
+    assert [one.name for one in store.unlinked()] == ["away", "cut-short"]

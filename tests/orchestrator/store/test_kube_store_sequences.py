@@ -93,8 +93,8 @@ class Side:
         for job in jobs:
             assert job == self.store.get(self.team, job.name) == self.store.by_uid(job.uid)
         waiting = [job.name for job in self.store.open_jobs() if job == self.store.by_uid(job.uid)]
-        saying = [job.name for job in self.store.saying(Reason.STALLED) if job.namespace == self.team]
-        return [[self._one(job) for job in jobs], waiting, saying]
+        unlinked = [job.name for job in self.store.unlinked() if job.namespace == self.team]
+        return [[self._one(job) for job in jobs], waiting, unlinked]
 
     def _one(self, job: StoredJob) -> object:
         wish, now = job.wish, job.status
