@@ -108,8 +108,9 @@ class LeaderLease:
         while not stop.is_set():
             if self._try():
                 _LOG.info("%s leads by %s", self.identity, self._target)
-                self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: `release` may come from another thread at any moment, and joins it
                 return True
             stop.wait(self._terms.period * random.uniform(0.8, 1.2))
         return False
