@@ -36,7 +36,7 @@ FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"
 CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
 """Modules whose source is the text to train on: real, and on every machine."""
 STEPS = 200
-PATIENCE, LONG_PATIENCE = 480.0, 900.0
+PATIENCE, LONG_PATIENCE = 900.0, 1800.0
 """Seconds; the second for runs that are long by intention."""
 LONGEST_LOOK = 5.0
 """The most that one look counts for."""

@@ -19,7 +19,7 @@ from support.ear import Ear
 from support.home import ROOT
 
 INCARNATION = "tiny-a1-abcde"
-PATIENCE = 480.0
+PATIENCE = 900.0
 
 
 @dataclass

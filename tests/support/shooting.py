@@ -23,7 +23,7 @@ from orchestrator.launch.processes import MARK
 from support.stand_in import BIRTHS, COMMAND
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240.0
+PATIENCE = 480.0
 
 
 class Service:
