@@ -106,7 +106,7 @@ def test_it_gives_its_room_back_when_there_is_nothing_to_do(tmp_path: Path) -> N
         [sys.executable, "-c", script], stdin=subprocess.PIPE, env=os.environ | {"FATHOM_HOME": str(tmp_path)}
     )
     try:
-        wait_for(lambda: "orchestrator.controller.mirror_main" in psutil.Process(child.pid).cmdline())
+        wait_for(lambda: "orchestrator.controller.mirror_main" in psutil.Process(child.pid).cmdline() or None)
         assert child.stdin is not None
         child.stdin.write(b"nothing-of-that-name\n")
         child.stdin.close()
