@@ -93,7 +93,9 @@ class FileReporter:
 
     def workers_lost(self, message: str, ranks: Sequence[int] = ()) -> None:
         """Told by Ray's controller, which starts the workers again; `ranks` may have gone by their machines' fault."""
-        nodes = nodes_of(self._folder.places(self.attempt, self.incarnation), ranks)
+        places = self._folder.places(self.attempt, self.incarnation)
+        nodes = nodes_of(places, ranks)
+        places.unlink(missing_ok=True)  # those that come next say themselves where they are
         where = f" (on {', '.join(nodes)})" if nodes else ""
         self._append("workers-lost", message=f"{message}{where}", nodes=blamed(nodes))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from orchestrator.cost.budget import Reserve
 from orchestrator.launch.rayjob import ClusterSettings, Rendered
-from orchestrator.launch.suspects import Suspects
 from support.rendering import IMAGE, rendered, resolved
 from support.rendering import job as make
 
@@ -97,9 +96,7 @@ def _spot() -> Rendered:
         },
         checkpoint={"uri": "s3://checkpoints/v2-lite"},
     )
-    return rendered(
-        of, settings, attempt=3, suspects=Suspects(avoid=("ip-10-0-1-9.ec2.internal", "ip-10-0-3-7.ec2.internal"))
-    )
+    return rendered(of, settings, attempt=3, suspects=("ip-10-0-1-9.ec2.internal", "ip-10-0-3-7.ec2.internal"))
 
 
 CASES = {

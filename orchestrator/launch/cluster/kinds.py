@@ -27,9 +27,8 @@ SUPPORTING = {
 
 # ------------------------------------------------------------------ what is kept
 _CONTAINER: Json = {"name": True, "resources": {"limits": True}}
-_PLACE: Json = {"spec": {"affinity": True}}
 _READ: Mapping[str, Json] = {
-    RAY_JOBS.plural: {"rayClusterSpec": {"workerGroupSpecs": {"replicas": True, "template": _PLACE}}},
+    RAY_JOBS.plural: {"rayClusterSpec": {"workerGroupSpecs": {"replicas": True}}},
     RAY_CLUSTERS.plural: {},
     PODS.plural: {"nodeName": True, "containers": _CONTAINER, "initContainers": _CONTAINER},
     WORKLOADS.plural: {"active": True},

@@ -51,7 +51,6 @@ from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed, render
 from orchestrator.launch.rayjob.names import attempt_name
 from orchestrator.launch.removing import Remover
 from orchestrator.launch.resolve import JobRef, Resolved, read_resolved
-from orchestrator.launch.suspects import Suspects
 from orchestrator.settings import Settings
 from orchestrator.spec import TrainingJob
 from orchestrator.status import Reason
@@ -465,7 +464,7 @@ class KubeLauncher:
             return Told(False, Reason.QUEUE_MISSING, f"the job names queue {job.spec.queue.name}, and {_KUEUE}")
         return None
 
-    def _render(self, job: TrainingJob, resolved: Resolved, suspects: Suspects) -> Rendered:
+    def _render(self, job: TrainingJob, resolved: Resolved, suspects: tuple[str, ...]) -> Rendered:
         key = hmac.new(self._settings.signing_key(), resolved.job.uid.encode(), hashlib.sha256).digest()
         return render(job, resolved, self._cluster, signing_key=key, suspects=suspects)
 

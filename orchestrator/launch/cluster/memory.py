@@ -126,7 +126,7 @@ class Memory:
         known = {clue for _, clue in self.clues}
         if (clue := pods.clue_of(pod)) is not None and clue not in known:
             self.clues = [*(one for one in self.clues if one[1].pod != name), (now, clue)][-_MOST:]
-            if clue.node_lost and clue.failure is not FailureClass.PREEMPTED and clue.node:
+            if clue.node:
                 self.lost.add(clue.node)
 
     def _hold(self, name: str, pod: Json, since: float, now: float) -> None:

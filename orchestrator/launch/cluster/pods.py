@@ -31,6 +31,8 @@ _NOT_THE_CAUSE = re.compile(r"\.? (?:no new claims to deallocate|preemption: )")
 """Where the scheduler goes on with what it has tried in vain."""
 _TAKEN = ("PreemptionByScheduler", "EvictionByEvictionAPI")
 """Reasons of DisruptionTarget by which somebody else wanted the machine; by the others it is lost."""
+_FULL = ("TerminationByKubelet", "Evicted")
+"""Reasons by which a machine has no more room, often for what the pod itself has written: it does not fail."""
 
 
 def part_of(pod: Json) -> str:
@@ -106,7 +108,7 @@ class Clue:
     of_driver: bool = False
     """Of a pod without which the attempt cannot go on."""
     node: str = ""
-    """That the pod was on."""
+    """That has failed; empty: none has."""
 
 
 def clue_of(pod: Json) -> Clue | None:
@@ -121,10 +123,11 @@ def clue_of(pod: Json) -> Clue | None:
         why = disrupted.get("reason", "")
         words = f"{named(pod)} lost its node ({why}): {first_line(disrupted.get('message', ''))}"
         failure = FailureClass.PREEMPTED if why in _TAKEN else lost
-        return Clue(failure, words, name, node_lost=True, of_driver=leading, node=node)
+        to_blame = "" if why in (*_TAKEN, *_FULL) else node
+        return Clue(failure, words, name, node_lost=True, of_driver=leading, node=to_blame)
     if is_over(pod) and (why := found.get("reason")):  # Evicted, NodeLost, ...
         words = f"{named(pod)} was ended by its node ({why}): {said}"
-        return Clue(lost, words, name, node_lost=True, of_driver=leading, node=node)
+        return Clue(lost, words, name, node_lost=True, of_driver=leading, node="" if why in _FULL else node)
     if part_of(pod) == "submitter" or leaves(pod):
         return None  # the submitter always exits 1 when the driver failed; of one that is deleted all end so
     for container in _containers(pod):

@@ -21,8 +21,6 @@ from orchestrator.status import Reason
 
 READY_SECONDS = 90.0
 """So long pods that have their nodes may take until all are ready, before that is called late: images are pulled."""
-_NAMED = 3
-"""Nodes that are named in a sentence."""
 _SUSPENDED = ("Suspending", "Suspended")
 URGENT = (Reason.PODS_REFUSED, Reason.QUOTA_EXCEEDED, Reason.IMAGE_PULL_FAILED, Reason.CRASH_LOOPING,
           Reason.UNSCHEDULABLE, Reason.PODS_NOT_READY)  # fmt: skip
@@ -148,7 +146,7 @@ def _with(
 
 
 def _admitted(scene: Scene, ray_job: Json, now: float) -> Told:
-    found = _elsewhere(admission_of(ray_job, scene.workload, now), ray_job)
+    found = admission_of(ray_job, scene.workload, now)
     created = seconds_of(ray_job["metadata"].get("creationTimestamp"))
     if found.yes and not status_of(ray_job) and created is not None and now - created > PATIENCE_SECONDS:
         made = ray_job["metadata"]["creationTimestamp"]
@@ -160,22 +158,12 @@ def _admitted(scene: Scene, ray_job: Json, now: float) -> Told:
 def _running(scene: Scene, ray_job: Json, now: float) -> Told:
     """Until the workers say that they run."""
     if (trouble := trouble_of(scene, now)) is not None:
-        return _elsewhere(trouble, ray_job) if trouble.reason is Reason.UNSCHEDULABLE else trouble
+        return trouble
     words = in_words(scene.pods, wanted(ray_job))
     if scene.state == "Running":
         return Told(False, Reason.STARTING, "its pods are ready, and the driver begins")
     late = scene.memory.began is not None and now - scene.memory.began > READY_SECONDS
     return Told(False, Reason.PODS_NOT_READY if late else Reason.STARTING, words)
-
-
-def _elsewhere(told: Told, ray_job: Json) -> Told:
-    """Of one that waits for machines, with those that it does not take."""
-    excluded = avoided(ray_job)
-    if told.yes or not excluded:
-        return told
-    names = f"{', '.join(excluded[:_NAMED])}{f' and {more} more' if (more := len(excluded) - _NAMED) > 0 else ''}"
-    return Told(False, told.reason, f"{told.message}; {names} {'is' if len(excluded) == 1 else 'are'} excluded, where "
-                "earlier attempts have lost workers")  # fmt: skip
 
 
 def trouble_of(scene: Scene, now: float) -> Told | None:
@@ -212,16 +200,6 @@ def wanted(ray_job: Json) -> int:
     """Workers that it asks for."""
     groups = (ray_job["spec"].get("rayClusterSpec") or {}).get("workerGroupSpecs") or []
     return sum(int(group.get("replicas") or 0) for group in groups)
-
-
-def avoided(ray_job: Json) -> list[str]:
-    """Nodes that its workers must not run on."""
-    [group, *_] = (ray_job["spec"].get("rayClusterSpec") or {}).get("workerGroupSpecs") or [{}]
-    spec = (group.get("template") or {}).get("spec") or {}
-    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    terms = required.get("nodeSelectorTerms") or []
-    return [node for term in terms for field in term.get("matchFields") or [] for node in field["values"]]
 
 
 def in_words(found: Sequence[Json], workers: int) -> str:

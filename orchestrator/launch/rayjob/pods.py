@@ -18,7 +18,6 @@ from orchestrator.launch.rayjob.names import Object
 from orchestrator.launch.rayjob.placement import Place
 from orchestrator.launch.rayjob.settings import ClusterSettings
 from orchestrator.launch.rayjob.shape import Shape, head_memory
-from orchestrator.launch.suspects import Suspects
 
 USER = 1000
 """And group, also of mounted volumes; the image needs no entry for it."""
@@ -61,8 +60,8 @@ class Common:
     secret_ref: str | None
     """With the credentials of an object store."""
     claims: Sequence[str]
-    suspects: Suspects
-    """Nodes that earlier attempts have failed on."""
+    suspects: Sequence[str]
+    """Nodes that earlier attempts have failed on: it runs elsewhere if it can."""
     stop_seconds: int
     settings: ClusterSettings
 
@@ -159,19 +158,9 @@ def _pod(common: Common, place: Place) -> Object:
         found["nodeSelector"] = dict(place.node_selector)
     if place.tolerations:
         found["tolerations"] = [one.document() for one in place.tolerations]
-    if elsewhere := _elsewhere(common.suspects):
-        found["affinity"] = {"nodeAffinity": elsewhere}
-    return found
-
-
-def _elsewhere(suspects: Suspects) -> Object:
-    found: Object = {}
-    if suspects.avoid:
-        terms = {"nodeSelectorTerms": [_none_of(suspects.avoid)]}
-        found["requiredDuringSchedulingIgnoredDuringExecution"] = terms
-    if suspects.shun:
-        preferred = [{"weight": 100, "preference": _none_of(suspects.shun)}]
-        found["preferredDuringSchedulingIgnoredDuringExecution"] = preferred
+    if common.suspects:
+        preferred = [{"weight": 100, "preference": _none_of(common.suspects)}]
+        found["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
     return found
 
 

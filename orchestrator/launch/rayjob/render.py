@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import InvalidJob, Problem
@@ -23,7 +24,6 @@ from orchestrator.launch.rayjob.queueing import queue_annotations, queue_labels,
 from orchestrator.launch.rayjob.settings import Allowed, ClusterSettings
 from orchestrator.launch.rayjob.shape import Shape, worker_shape
 from orchestrator.launch.resolve import Resolved
-from orchestrator.launch.suspects import Suspects
 from orchestrator.spec import TrainingJob
 
 MAX_CONFIGURATION_BYTES = 2**20
@@ -58,9 +58,10 @@ def render(
     settings: ClusterSettings,
     *,
     signing_key: bytes,
-    suspects: Suspects = Suspects(),  # noqa: B008 - frozen
+    suspects: Sequence[str] = (),
 ) -> Rendered:
-    """The objects of one attempt. `signing_key` is the job's, the same for all its attempts; `suspects` are nodes.
+    """The objects of one attempt. `signing_key` is the job's, the same for all its attempts; `suspects` are nodes
+    on which it does not run if it can run elsewhere.
 
     InvalidJob for what this cluster's settings do not allow: every reason, each with its field.
     """

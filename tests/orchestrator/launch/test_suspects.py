@@ -5,22 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.launch.reporter import FileReporter
-from orchestrator.launch.suspects import MOST, Suspects, blamed, nodes_of, note_place, suspects
+from orchestrator.launch.suspects import MOST, blamed, nodes_of, note_place, suspects
 
 
-def test_one_loss_is_shunned_and_two_are_excluded() -> None:
-    assert suspects(["b", "a", "b", "c"], unplaced=False) == Suspects(avoid=("b",), shun=("a", "c"))
-    assert suspects([], unplaced=False) == Suspects()
-
-
-def test_nothing_is_excluded_after_an_attempt_that_found_no_node() -> None:
-    assert suspects(["b", "a", "b"], unplaced=True) == Suspects(shun=("a", "b"))
+def test_each_node_is_named_once() -> None:
+    assert suspects(["b", "a", "b", "c"]) == ("a", "b", "c")
+    assert suspects([]) == ()
 
 
 def test_of_many_those_with_most_losses_are_named() -> None:
-    found = suspects([*(f"n{number}" for number in range(MOST + 9)), "worst", "worst"], unplaced=False)
-    assert found.avoid == ("worst",)
-    assert len(found.shun) == MOST - 1
+    found = suspects([*(f"n{number}" for number in range(MOST + 9)), "worst", "worst"])
+    assert "worst" in found
+    assert len(found) == MOST
 
 
 def test_where_many_go_at_once_nobody_is_to_blame() -> None:
@@ -46,11 +42,15 @@ def test_a_loss_names_its_node(tmp_path: Path) -> None:
     for rank in range(4):
         reporter.here(rank, f"node-{rank}")
     reporter.workers_lost("rank 2: gone", [2])
+    for rank in range(3):
+        reporter.here(rank, f"node-{rank}")
     reporter.workers_lost("rank 0, 1, 2: gone", [0, 1, 2])
+    reporter.workers_lost("rank 3: gone", [3])  # before it has said where it is now
     reporter.workers_lost("rank 1: told to go")
     lost = [event for event in read(tmp_path / "events" / "events.jsonl")[0] if isinstance(event, WorkersLost)]
     assert [(one.message, one.nodes) for one in lost] == [
         ("rank 2: gone (on node-2)", ("node-2",)),
         ("rank 0, 1, 2: gone (on node-0, node-1, node-2)", ()),
+        ("rank 3: gone", ()),
         ("rank 1: told to go", ()),
     ]

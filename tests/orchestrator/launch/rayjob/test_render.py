@@ -27,7 +27,6 @@ from support.rendering import (
 from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed, render
 from orchestrator.launch.rayjob.hooks import head_hook, worker_hook
 from orchestrator.launch.resolve import Resolved
-from orchestrator.launch.suspects import Suspects
 from orchestrator.spec import TrainingJob
 
 GPU: dict[str, Any] = {"accelerator": "H100", "gpus": 16, "gpusPerNode": 8}
@@ -227,25 +226,13 @@ def test_a_network_of_their_own_brings_environment_devices_and_annotations() -> 
     assert template["spec"]["runtimeClassName"] == "nvidia"
 
 
-def test_nodes_that_failed_are_avoided_by_every_pod() -> None:
-    made = rendered(job(), suspects=Suspects(avoid=("node-a", "node-b")))
-    for template in templates(made).values():
-        [term] = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-            "nodeSelectorTerms"
-        ]
-        assert [(one["key"], one["operator"], one["values"]) for one in term["matchFields"]] == [
-            ("metadata.name", "NotIn", ["node-a"]),
-            ("metadata.name", "NotIn", ["node-b"]),
-        ]
+def test_every_pod_goes_elsewhere_than_to_nodes_that_failed_if_it_can() -> None:
+    for template in templates(rendered(job(), suspects=("node-a", "node-b"))).values():
+        [only] = template["spec"]["affinity"]["nodeAffinity"].items()
+        fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in ("node-a", "node-b")]
+        preferred = [{"weight": 100, "preference": {"matchFields": fields}}]
+        assert only == ("preferredDuringSchedulingIgnoredDuringExecution", preferred)
     assert "affinity" not in templates(rendered(job()))["head"]["spec"]
-
-
-def test_nodes_under_suspicion_are_taken_if_there_are_no_others() -> None:
-    for template in templates(rendered(job(), suspects=Suspects(shun=("node-a",)))).values():
-        field = {"key": "metadata.name", "operator": "NotIn", "values": ["node-a"]}
-        preferred = [{"weight": 100, "preference": {"matchFields": [field]}}]
-        affinity = {"preferredDuringSchedulingIgnoredDuringExecution": preferred}
-        assert template["spec"]["affinity"]["nodeAffinity"] == affinity
 
 
 # Kueue

@@ -30,7 +30,6 @@ from orchestrator.errors import InvalidJob
 from orchestrator.launch.rayjob import ClusterSettings, Rendered, agreed
 from orchestrator.launch.rayjob.hooks import head_hook, worker_hook
 from orchestrator.launch.resolve import Resolved
-from orchestrator.launch.suspects import Suspects
 from orchestrator.spec import TrainingJob
 
 MARK = "zqx"
@@ -184,7 +183,7 @@ def test_the_hash_is_another_if_and_only_if_something_else_is(
                 {"resolved": resolved(of, attempt, reserve=Reserve(save=301.0))},
                 {"attempt": attempt % 999 + 1},
                 {"attempt": attempt, "signing_key": b"another key" * 4},
-                {"attempt": attempt, "suspects": Suspects(avoid=("node-1",))},
+                {"attempt": attempt, "suspects": ("node-1",)},
                 {"attempt": attempt, "settings": by.model_copy(update={"start_seconds": 1801})},
                 {"attempt": attempt, "settings": by.model_copy(update={"labels": {"a": "b"}})},
             ]
