@@ -109,7 +109,7 @@ def _special(job: TrainingJob, status: JobStatus, leading: Condition | None, now
             "has done all its steps, and its machines are about to be free",
             "wait; {look} shows when it has succeeded",
         )
-    if status.phase in _STARTED and (silent := _silent(status, now)) is not None:
+    if status.phase is Phase.RUNNING and (silent := _silent(status, now)) is not None:
         return silent
     if status.phase is Phase.RUNNING and reason is Reason.MAKING_PROGRESS:
         return _training(status)
@@ -142,7 +142,7 @@ def _stopped(last: Attempt, *, money: bool) -> tuple[str, str] | None:
 
 
 def _silent(status: JobStatus, now: datetime) -> tuple[str, str] | None:
-    """The controller writes the time whenever it looks."""
+    """The controller writes the time whenever it looks at one that trains."""
     if status.progress is None or now - status.progress.observed_at <= SILENT:
         return None
     since = _duration((now - status.progress.observed_at).total_seconds())

@@ -201,9 +201,10 @@ class Keeper:
             return
         self._look_at = now + TRACK_SECONDS
         for uid in list(self._unlinked)[:_LOOKS]:
-            until, folder = self._unlinked.pop(uid)
-            if not self._is_tracked(uid, folder, waits=now < until):
-                self._unlinked[uid] = (until, folder)
+            until, folder = self._unlinked[uid] = self._unlinked.pop(uid)  # kept, too, where the store does not answer
+            if self._is_tracked(uid, folder, waits=now < until):
+                del self._unlinked[uid]
+            else:
                 self._mirror.tell(folder.root.name)  # its process may be another one by now
 
     def _is_tracked(self, uid: str, folder: RunFolder, *, waits: bool) -> bool:

@@ -112,7 +112,7 @@ def status_of(
             "phase": phase,
             "conditions": _sorted(conditions),
             "observed_generation": generation,
-            "progress": base.progress if alive else _as_before(base.progress, before.progress),
+            "progress": base.progress if phase is Phase.RUNNING else _as_before(base.progress, before.progress),
             "plan": base.plan or before.plan,
             "mlflow": base.mlflow or before.mlflow,
         }
@@ -134,7 +134,7 @@ def differ(one: JobStatus, other: JobStatus) -> bool:
 
 
 def _as_before(found: Progress | None, before: Progress | None) -> Progress | None:
-    """Of a run that does nothing: seen again is no news, or each controller that comes up writes it of each job."""
+    """Of a run that does nothing, or waits: seen again is no news, or it is written of each job again and again."""
     if found is None or before is None:
         return found
     return before if found == before.model_copy(update={"observed_at": found.observed_at}) else found

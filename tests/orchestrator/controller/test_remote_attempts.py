@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from orchestrator.launch.base import RunFolder, Sight, Told
 from orchestrator.launch.failure import FailureClass, Verdict
 from orchestrator.launch.resolve import Resolved, read_resolved
 from orchestrator.spec import TrainingJob
-from orchestrator.status import ConditionType, JobStatus, Phase, Reason
+from orchestrator.status import ConditionType, JobStatus, Phase, Progress, Reason
 
 ADMITTED, RUNNING = ConditionType.ADMITTED, ConditionType.RUNNING
 QUEUED = Told(False, Reason.WAITING_FOR_QUOTA, "8 GPUs more needed")
@@ -269,6 +270,23 @@ def test_workers_that_run_know_best(queued: Far) -> None:
     assert now(trains, QUEUED).phase is Phase.QUEUED
     assert is_news(found, QUEUED, None)
     assert not is_news(found, PLACED, trouble)
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING])
+def test_an_attempt_that_waits_is_not_written_again_and_again_for_what_an_earlier_one_has_done(
+    queued: Far, phase: Phase
+) -> None:
+    base, follower, at = queued.stored().status, queued.follower, queued.job.created_at
+    done = Progress(step=10, steps=100, tokens=1000, observed_at=at)
+    before, found = (
+        base.model_copy(update={"phase": phase, "progress": done.model_copy(update={"observed_at": time})})
+        for time in (at, at + timedelta(seconds=2))
+    )
+    status = status_of(
+        follower.standing, found, before, at, alive=True, ordered=None, generation=1, admitted=PLACED, running=None
+    )
+    trains = phase is Phase.RUNNING
+    assert (status.progress == before.progress, status.progress == found.progress) == (not trains, trains)
 
 
 def test_attempts_may_end_before_they_ever_had_machines(queued: Far) -> None:

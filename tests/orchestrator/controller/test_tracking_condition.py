@@ -15,8 +15,10 @@ from support.turns import turns
 from orchestrator.controller import keeping
 from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.sync import Mirror
+from orchestrator.errors import Unavailable
 from orchestrator.settings import Settings
 from orchestrator.status import Condition, ConditionType, Phase, Reason
+from orchestrator.store.base import StoredJob
 from orchestrator.tracking import trouble
 from orchestrator.tracking.mlflow import target
 from orchestrator.tracking.reached import Reached
@@ -126,6 +128,31 @@ def test_what_came_to_rest_when_a_controller_died_is_sent_though_no_job_is_open(
     turns(stage, second, 30)
     assert stage.stored().status.mlflow is not None
     second.close()
+
+
+def test_a_store_that_does_not_answer_for_a_moment_makes_nobody_forget_a_run(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.stories.append(ends)
+    controller = stage.controller(only=False)
+    turns(stage, controller)
+    go_away(stage)
+    turns(stage, controller, 30)
+    failing = [Unavailable("not now")]
+    found = stage.store.by_uid
+
+    def by_uid(uid: str) -> StoredJob | None:
+        if failing:
+            raise failing.pop()
+        return found(uid)
+
+    monkeypatch.setattr(stage.store, "by_uid", by_uid)
+    come_back(stage)
+    with pytest.raises(Unavailable):
+        turns(stage, controller, 30)
+    turns(stage, controller, 30)
+    assert stage.stored().status.mlflow is not None
+    controller.close()
 
 
 def test_what_the_run_itself_is_to_blame_for_is_not_said_of_mlflow(
