@@ -29,6 +29,8 @@ SUPPORTING = (
     "/api/v1/namespaces/{}/configmaps",
     "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
 )
+FLICKERS = ("Initializing", "Suspending")
+"""States of a RayJob that is suspended from its first moment, before it is said to be."""
 _GATE = "kueue.x-k8s.io/admission-gated-by"
 
 
@@ -71,11 +73,13 @@ class Player:
         return {one["metadata"]["uid"] for path in (*SUPPORTING, RAY_JOBS) for one in self.all(path)}
 
     # ------------------------------------------------------------------ Kueue
-    def queues(self, name: str, reason: str = "WaitingForQuota", message: str = "") -> None:
+    def queues(
+        self, name: str, reason: str = "WaitingForQuota", message: str = "", *, flickers: tuple[str, ...] = FLICKERS
+    ) -> None:
         """Its webhook has stored `suspend`; KubeRay flickers, and a cluster name is thrown away."""
         job = self.ray_job(name)
         self._patch(RAY_JOBS, name, {"spec": {"suspend": True}})
-        for state in ("Initializing", "Suspending"):
+        for state in flickers:
             self.says(name, state, rayClusterName=f"{name}-thrown", jobId="thrown")
         self.says(name, "Suspended", rayClusterName=None, jobId=None)
         owner = self._owner(job, "RayJob", "ray.io/v1")
