@@ -222,13 +222,15 @@ class Player:
             self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
         if found["metadata"]["resourceVersion"] == self._cleaned:
             return  # nothing was written since, of whatever kind
-        owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
-        owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
-        for path, metadata in owned:  # which were there before their owners were asked for
-            orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
-            if orphan and not metadata.get("deletionTimestamp"):
-                self._delete(path, metadata["name"])
-        for pod in self.pods():
+        # what is owned, before its owners are asked for
+        there = {path: self.all(path) for path in (WORKLOADS, PODS, RAY_CLUSTERS, RAY_JOBS)}
+        owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in there[path]}
+        for path in (RAY_CLUSTERS, WORKLOADS, PODS):
+            for metadata in (one["metadata"] for one in there[path]):
+                orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
+                if orphan and not metadata.get("deletionTimestamp"):
+                    self._delete(path, metadata["name"])
+        for pod in self.pods() if there[PODS] else []:
             if pod["metadata"].get("deletionTimestamp"):
                 self._end(pod)
         self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
