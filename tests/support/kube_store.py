@@ -47,10 +47,12 @@ def make_teams(kube: Kube) -> None:
             clear(kube, name)
 
 
-def clear(kube: Kube, namespace: str) -> None:
-    """No job is left there."""
+def clear(kube: Kube, namespace: str, but: str = "") -> None:
+    """No job is left there, but the one of this name."""
     for found in kube.get(TRAINING_JOBS.at(namespace))["items"]:
         target = target_of(found)
+        if target.name == but:
+            continue
         kube.patch(target, {"metadata": {"finalizers": None}}, "merge")
         with suppress(NotFound):  # it was on its way out
             kube.delete(target, {})

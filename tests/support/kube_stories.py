@@ -59,7 +59,7 @@ class Life:
             if found["metadata"].get("deletionTimestamp"):
                 continue
             if state is None:
-                player.queues(name)
+                player.queues(name, flickers=())  # no controller is made meanwhile
             elif state == "Suspended" and not player.is_gated(name) and not self.cancelled:
                 player.admits(name)
                 self.since[name] = float(int(time.time() - self.held - 5))

@@ -29,6 +29,8 @@ SUPPORTING = (
     "/api/v1/namespaces/{}/configmaps",
     "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
 )
+FLICKERS = ("Initializing", "Suspending")
+"""States of a RayJob that is suspended from its first moment, before it is said to be."""
 _GATE = "kueue.x-k8s.io/admission-gated-by"
 
 
@@ -71,11 +73,13 @@ class Player:
         return {one["metadata"]["uid"] for path in (*SUPPORTING, RAY_JOBS) for one in self.all(path)}
 
     # ------------------------------------------------------------------ Kueue
-    def queues(self, name: str, reason: str = "WaitingForQuota", message: str = "") -> None:
+    def queues(
+        self, name: str, reason: str = "WaitingForQuota", message: str = "", *, flickers: tuple[str, ...] = FLICKERS
+    ) -> None:
         """Its webhook has stored `suspend`; KubeRay flickers, and a cluster name is thrown away."""
         job = self.ray_job(name)
         self._patch(RAY_JOBS, name, {"spec": {"suspend": True}})
-        for state in ("Initializing", "Suspending"):
+        for state in flickers:
             self.says(name, state, rayClusterName=f"{name}-thrown", jobId="thrown")
         self.says(name, "Suspended", rayClusterName=None, jobId=None)
         owner = self._owner(job, "RayJob", "ray.io/v1")
@@ -218,13 +222,15 @@ class Player:
             self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
         if found["metadata"]["resourceVersion"] == self._cleaned:
             return  # nothing was written since, of whatever kind
-        owned = [(path, one["metadata"]) for path in (RAY_CLUSTERS, WORKLOADS, PODS) for one in self.all(path)]
-        owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in self.all(path)}
-        for path, metadata in owned:  # which were there before their owners were asked for
-            orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
-            if orphan and not metadata.get("deletionTimestamp"):
-                self._delete(path, metadata["name"])
-        for pod in self.pods():
+        # what is owned, before its owners are asked for
+        there = {path: self.all(path) for path in (WORKLOADS, PODS, RAY_CLUSTERS, RAY_JOBS)}
+        owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in there[path]}
+        for path in (RAY_CLUSTERS, WORKLOADS, PODS):
+            for metadata in (one["metadata"] for one in there[path]):
+                orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
+                if orphan and not metadata.get("deletionTimestamp"):
+                    self._delete(path, metadata["name"])
+        for pod in self.pods() if there[PODS] else []:
             if pod["metadata"].get("deletionTimestamp"):
                 self._end(pod)
         self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])

@@ -11,10 +11,11 @@ from support.kube_objects import PATIENT
 from support.kube_proxy import KubeProxy
 from support.kube_stage import KubeStage
 from support.kube_store import serving
-from support.kube_whole import WholeStage
+from support.kube_whole import WholeStage, leave_a_table
 from support.kuberay_player import Player
 from support.mirrored import close_databases
 
+from orchestrator.controller import pictures
 from orchestrator.kube.client import Kube
 
 
@@ -48,10 +49,17 @@ def between(operated: ApiServer, proxy: KubeProxy, player: Player, tmp_path: Pat
 
 @pytest.fixture
 def whole(
-    operated: ApiServer, trainingjobs: dict[str, Any], proxy: KubeProxy, mlflow: str, tmp_path: Path
+    operated: ApiServer,
+    trainingjobs: dict[str, Any],
+    proxy: KubeProxy,
+    mlflow: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[WholeStage]:
-    """With a real job store and a real MLflow, and controllers that are behind the proxy."""
+    """With a real job store and a real MLflow, and controllers that are behind the proxy. A run leaves its table, and
+    no pictures: to draw them takes longer than all else that a run does here."""
     assert trainingjobs
+    monkeypatch.setattr(pictures, "write_artifacts", leave_a_table)
     kubeconfig = proxy.kubeconfig(operated, tmp_path)
     player = Player(operated.client(), operated.namespace())  # does nothing by itself: the stories have it clean up
 
