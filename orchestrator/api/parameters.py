@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
-from functools import lru_cache
-from typing import Any
+from typing import get_args, get_origin
 
-from fastapi import FastAPI, Request
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
 from orchestrator.api.problems import Fault, Refusal, printable
 
@@ -20,7 +21,7 @@ async def require_known(request: Request) -> None:
     """Dependency of all routes: Refusal for parameters that this one does not take."""
     if not request.query_params:
         return
-    taken = _parameters(request.app, request.method, request.scope["route"].path)
+    taken = parameters(request.scope["route"])
     if faults := wrong(request.query_params.multi_items(), taken):
         detail = "; ".join(f"{fault.parameter}: {fault.detail}" for fault in faults)
         raise Refusal("invalid-request", detail, errors=faults)
@@ -39,13 +40,18 @@ def wrong(given: Sequence[tuple[str, str]], taken: dict[str, bool]) -> list[Faul
     return faults
 
 
-@lru_cache(maxsize=1024)
-def _parameters(app: FastAPI, method: str, path: str) -> dict[str, bool]:
-    """As the OpenAPI document has them."""
-    operation: dict[str, Any] = app.openapi()["paths"].get(path, {}).get(method.lower(), {})
-    query = [one for one in operation.get("parameters", []) if one["in"] == "query"]
-    return {one["name"]: _is_list(one["schema"]) for one in query}
+def parameters(route: APIRoute) -> dict[str, bool]:
+    """Query parameters that it takes, and whether each is a list: as the OpenAPI document has them, which would take a
+    second to be made."""
+    return _of(route.dependant)
 
 
-def _is_list(schema: dict[str, Any]) -> bool:
-    return any(option.get("type") == "array" for option in (schema, *schema.get("anyOf", [])))
+def _of(dependant: Dependant) -> dict[str, bool]:
+    found = {one.alias: _is_list(one.field_info.annotation) for one in dependant.query_params}
+    for below in dependant.dependencies:
+        found |= _of(below)
+    return found
+
+
+def _is_list(annotation: object) -> bool:
+    return any(list in (option, get_origin(option)) for option in (annotation, *get_args(annotation)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.controller.record import Record
 
 LINE_SECONDS = 10.0
-_console = Console(file=sys.stderr, highlight=False)
+_console = Console(stderr=True, highlight=False)
 
 
 def say(message: str) -> None:

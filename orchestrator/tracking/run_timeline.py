@@ -179,10 +179,9 @@ def _draw_failures(axes: Axes, run: Run, rows: list[tuple[str, list[str]]], unit
                 column = min(columns - 1, incident.at * columns // run.wall)
                 hits[column] = hits.get(column, 0) + 1
         most = max(hits.values(), default=1)
-        for column, count in sorted(hits.items()):
-            alpha = 0.85 if most <= 3 else 0.15 + 0.8 * count / most
-            at = (column + 0.5) / columns * run.wall / unit
-            axes.vlines(at, place - 0.33, place + 0.33, color=INK, alpha=alpha, linewidth=1.1)
+        at = [(column + 0.5) / columns * run.wall / unit for column in sorted(hits)]
+        marks = [(INK, 0.85 if most <= 3 else 0.15 + 0.8 * hits[column] / most) for column in sorted(hits)]
+        axes.vlines(at, place - 0.33, place + 0.33, color=marks, linewidth=1.1)  # all at once: each call takes 5 ms
     if rows:
         axes.set_yticks(range(len(rows)), [label for label, _ in rows], parse_math=False, fontsize=9)
     else:

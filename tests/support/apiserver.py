@@ -84,7 +84,10 @@ class ApiServer:
         leash = [setpriv, "--pdeathsig", "KILL"] if (setpriv := shutil.which("setpriv")) else []
         with (self.folder / f"{name}.log").open("wb") as log:
             command = [*leash, str(self._assets / name), *arguments]
-            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+            environment = {**os.environ, "GOGC": "200"}  # an eighth less CPU, for 0.4 GB more
+            self._processes.append(
+                subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
+            )
 
     def _wait(self) -> None:
         end = time.monotonic() + _PATIENCE

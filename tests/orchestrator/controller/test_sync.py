@@ -19,6 +19,7 @@ from orchestrator.controller.mirror_process import MirrorProcess
 from orchestrator.controller.sync import Mirror, driver_lives, is_followed, is_settled, leftovers, sync_run
 from orchestrator.launch import local
 from orchestrator.settings import Settings
+from orchestrator.tracking import cost_page, plots
 from orchestrator.tracking.artifacts import write_expert_load
 from orchestrator.tracking.client import connect
 from orchestrator.tracking.reached import Reached
@@ -26,12 +27,23 @@ from orchestrator.tracking.reached import Reached
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+EMPTY = {"png": b"\x89PNG", "svg": b"<svg ></svg>"}
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One for all tests: making its tables is most of the time."""
     yield tmp_path_factory.mktemp("mlflow") / "home" / "mlflow.db"
     close_databases()
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many files as ever, their pictures all the same: drawing them takes most of the time, and what is in them is
+    for the tests of `tracking`. The first test has the real ones."""
+    if request.function is not test_a_run_that_goes_on_and_ends:
+        for module in (plots, cost_page):
+            monkeypatch.setattr(module, "drawn", lambda figure, form="png": EMPTY[form])
 
 
 @pytest.fixture
