@@ -40,7 +40,7 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimizer, learning_
 def without_compiler(made: Made) -> Made:
     """The same optimizer, whose step does not import torch's compiler to tell it to stay away.
 
-    That is half of what importing torch itself costs, and 45 MB for as long as training lasts. Not for one whose own
+    That is as much as importing torch itself costs, and 70 MB for as long as training lasts. Not for one whose own
     settings are learned (`differentiable`).
     """
     made.step = MethodType(torch.no_grad()(inspect.unwrap(type(made).step)), made)  # type: ignore[method-assign]
