@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from model.recipe import Optimizer
+
+Made = TypeVar("Made", bound=torch.optim.Optimizer)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -30,7 +34,17 @@ def build_optimizer(groups: list[dict[str, Any]], settings: Optimizer, learning_
     if settings.moments_precision == "bf16":
         return Bf16MomentsAdamW(groups, **common)
     on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
-    return torch.optim.AdamW(groups, **common, fused=on_cpu or None)
+    return without_compiler(torch.optim.AdamW(groups, **common, fused=on_cpu or None))
+
+
+def without_compiler(made: Made) -> Made:
+    """The same optimizer, whose step does not import torch's compiler to tell it to stay away.
+
+    That is as much as importing torch itself costs, and 70 MB for as long as training lasts. Not for one whose own
+    settings are learned (`differentiable`).
+    """
+    made.step = MethodType(torch.no_grad()(inspect.unwrap(type(made).step)), made)  # type: ignore[method-assign]
+    return made
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

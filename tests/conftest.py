@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     second_go.mark(item)
+    order.require_findable(item, item.path)
 
 
 def pytest_collection() -> None:

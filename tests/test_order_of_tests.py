@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from support.order import waiting_first
+import pytest
+from support.order import require_findable, waiting_first
 
 
 @dataclass(frozen=True)
@@ -26,3 +28,14 @@ def test_whole_files_by_what_they_wait_for() -> None:
     items = [quick, other, started, before, asked, after, trained]
     waiting_first(items)  # type: ignore[arg-type]
     assert items == [trained, before, asked, after, started, quick, other]
+
+
+def test_a_slow_test_names_its_marker_where_make_looks_for_it(tmp_path: Path) -> None:
+    named, bare = tmp_path / "test_named.py", tmp_path / "test_bare.py"
+    named.write_text("pytestmark = pytest.mark.ray\n")
+    bare.write_text("pytestmark = other.marks\n")
+    slow, quick = Collected("a/test_x.py::one", ("ray",)), Collected("a/test_x.py::one", ("kube",))
+    require_findable(slow, named)
+    require_findable(quick, bare)
+    with pytest.raises(ValueError, match=r"a/test_x\.py::one: name its marker in the file itself"):
+        require_findable(slow, bare)

@@ -35,6 +35,7 @@ RAY_ENV = {
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: nobody drains nodes
+    "RAY_prestart_worker_first_driver": "0",  # nobody takes the processes that Ray would start in advance, one per core
 }
 """Of a driver, before it imports Ray."""
 
@@ -84,9 +85,10 @@ def fit(
     `reporter` goes to the workers, `losses` hears of those that die, `folder` is Ray's own, on this machine.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from model.train import Assignment
+    from orchestrator.launch.lean_trainer import LeanTrainer
     from orchestrator.launch.losses import TellLosses
 
     cpus, gpus = resolved.cpus_per_worker, resolved.gpus_per_worker
@@ -95,7 +97,7 @@ def fit(
     settings.signing_key()  # made now if there is none: workers only read it
     assignment = Assignment(resolved.recipe, identity, settings.signing_key_file, reporter, resolved.stall_seconds)
     resources = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         work,
         train_loop_config={"assignment": assignment},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),

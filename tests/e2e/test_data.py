@@ -1,4 +1,7 @@
-"""From a mixture of folders to a run on it: growing batches, isolated documents, tasks, another number of workers."""
+"""From a mixture of folders to a run on it: growing batches, isolated documents, tasks, another number of workers.
+
+And a batch that stays bad, is left out and named.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from support.faults import one
 from support.home import CORPUS, JOB, Home, events, finish, history, runs, wait_for_checkpoint
 
-from orchestrator.launch.events import Progress
+from orchestrator.launch.events import Anomaly, Progress
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 MIXTURE = """
@@ -18,6 +22,8 @@ sources:
   - {name: small, uri: texts/small, weight: 0.25, license: PSF-2.0}
   - {name: large, uri: texts/large, weight: 0.75}
 """
+BAD = 90
+"""Data step of a batch that is bad whenever it is read."""
 TASK = {"question": "import", "choices": [" os", " zq!"], "answer": 0}
 
 
@@ -44,6 +50,7 @@ def test_a_mixture_is_trained_on_as_it_should_be_whatever_the_workers(make_home:
     prepared = home.fathom("data", "prepare", "mixture.yaml", "data", "--vocab-size", 512, "--heldout-share", 0.1)
     assert prepared.code == 0, prepared.err
 
+    home.inject(one("batch", BAD, always=True))
     process = home.start("train", "job.yaml", "-o", "json")
     folder = home.run_folder()
     wait_for_checkpoint(folder, attempt=1)
@@ -53,11 +60,15 @@ def test_a_mixture_is_trained_on_as_it_should_be_whatever_the_workers(make_home:
     alone = ("--set", "compute.workers=1", "--set", "parallelism.expert=1")
     done = home.fathom("train", "--resume", folder.root, "-o", "json", *alone)
     assert done.code == 0, done.err
+    assert "leave its data out" in stopped.err + done.err
+    odd = [e for e in events(folder) if isinstance(e, Anomaly)]
+    assert [(e.data_step, e.action) for e in odd] == [(BAD, "replay"), (BAD, "skip")]
+    assert f'"data_step": {BAD}' in (folder.artifacts / "incidents.json").read_text()
 
     audit = home.fathom("data", "audit", folder.root, "-o", "json")
     assert audit.code == 0, audit.err
     found = json.loads(audit.out)
-    assert (found["missing"], found["different"]) == ([], [])
+    assert (found["missing"], found["different"], found["skipped"]) == ([], [], [BAD])
     assert found["steps"] == len(history(folder)) == done.result()["step"]
     assert found["samples"] * 32 == done.result()["tokens"]
     sizes = [e.tokens for e in events(folder) if isinstance(e, Progress)]

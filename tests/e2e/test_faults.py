@@ -6,55 +6,29 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import fsspec
 import pytest
+import s3fs
 from support import faults
-from support.faults import QUICK_STALL, Scenario, no_committed_step_is_lost, one, seen
-from support.home import Done, Home, events, points, runs
+from support.faults import Scenario, one, require_undisturbed
+from support.home import STEPS, Done, Home, events, points, runs
+from support.s3 import serving, use
 
-from orchestrator.launch.events import Anomaly, Ended, FailureClass
+from orchestrator.launch.events import Started
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 SEED = 20261124
 IN_ATTEMPT = ("exception", "kill", "nan", "weights", "read", "kill-before-manifest", "disk-full")
 HARMLESS = ("read", "disk-full")
 """These cost no restart."""
+STORE = "s3://team/tiny"
 
 
-def require_undisturbed(home: Home, calm: Home, scenario: Scenario) -> None:
-    found = seen(home, calm)
-    assert found.happened == len(scenario.faults), "not all faults happened"
-    assert scenario.expect in found.said
-    assert (found.restarts, found.attempts) == (scenario.restarts, scenario.attempts)
-    assert found.same_losses
-    assert found.same_samples
-    assert found.same_weights
-    assert no_committed_step_is_lost(home.run_folder())
-    if scenario.restarts or scenario.attempts > 1:
-        assert found.recovering_seconds > 0
-        assert (found.lost_seconds > 0) == (found.repeated > 0)
-
-
-def test_attempts_end_and_the_next_ones_go_on(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
-    """Out of memory, a stopped worker, a killed driver, one after the other."""
-    home = make_home()
-    three = (one("out-of-memory", 60, 1), one("stop", 110, 1), one("kill-driver", 160, 0))
-    code, said = faults.run(home, Scenario("attempts", three, "stopped", restarts=0, attempts=4, options=QUICK_STALL))
-    assert code == 0, said
-    require_undisturbed(home, calm[0], Scenario("attempts", three, "stopped", restarts=0, attempts=4))
-    ends = [e for e in events(home.run_folder()) if isinstance(e, Ended)]
-    assert [e.failure_class for e in ends] == [
-        FailureClass.OUT_OF_MEMORY,
-        FailureClass.STALLED,
-        FailureClass.DRIVER_LOST,
-        None,
-    ]
-    assert "stopped" in ends[1].message
-    stacks = [path.read_text() for path in (home.run_folder().root / "logs").glob("stacks-attempt-2-*")]
-    assert any("model/loop.py" in text for text in stacks), "the other worker should have said where it waits"
-
-
-def test_faults_at_random_steps(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
-    """One of each kind that training survives within an attempt, at steps drawn by a seed."""
+def test_faults_at_random_steps(
+    calm: tuple[Home, Done], make_home: Callable[[], Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each kind that training survives within an attempt, at steps drawn by a seed. Checkpoints lie on S3, from
+    where each restart goes on, and so do the weights."""
     draw = random.Random(SEED)
     steps = sorted(draw.sample(range(60, 195, 9), len(IN_ATTEMPT)))
     kinds = draw.sample(IN_ATTEMPT, len(IN_ATTEMPT))
@@ -65,23 +39,23 @@ def test_faults_at_random_steps(calm: tuple[Home, Done], make_home: Callable[[],
         drawn.append(one(kind, 2 if counts_saves else step, rank))
     restarts = len(IN_ATTEMPT) - len(HARMLESS)
     home = make_home()
-    scenario = Scenario("chaos", tuple(drawn), "No space left", restarts=restarts)
-    code, said = faults.run(home, scenario)
-    assert code == 0, said
-    require_undisturbed(home, calm[0], scenario)
+    on_s3 = ("--set", f"checkpoint.uri={STORE}")
+    scenario = Scenario("chaos", tuple(drawn), "No space left", restarts=restarts, options=on_s3)
+    with serving() as port:
+        use(monkeypatch, port)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3 = fsspec.filesystem("s3")
+        s3.mkdir("team")
+        code, said = faults.run(home, scenario)
+        assert code == 0, said
+        written = {path.rpartition("/")[2]: s3.cat_file(path) for path in s3.find(f"{STORE}/weights")}
+        require_undisturbed(home, calm[0], scenario, written=written)
+        assert s3.exists(f"{STORE}/checkpoints/step-{STEPS}/manifest.json")
+        starts = [str(e.resumed_from) for e in events(home.run_folder()) if isinstance(e, Started)]
+        assert all(start.startswith(f"{STORE}/checkpoints/step-") for start in starts[1:]), starts
+        listed = home.fathom("checkpoints", "verify", home.run_folder().root)
+        assert listed.code == 0, listed.err
+        assert str(STEPS) in listed.out
     client = home.client()
     assert points(client, "train/loss") == points(calm[0].client(), "train/loss")
     assert {run.info.status for run in (runs(client)[0], *runs(client)[1])} == {"FINISHED"}
-
-
-def test_a_batch_that_stays_bad_is_left_out_and_named(make_home: Callable[[], Home]) -> None:
-    home = make_home()
-    home.inject(one("batch", 120, always=True))
-    done = home.fathom("train", "job.yaml", "-o", "json", *QUICK_STALL)
-    assert done.code == 0, done.err
-    found = [e for e in events(home.run_folder()) if isinstance(e, Anomaly)]
-    assert [e.action for e in found] == ["replay", "skip"]
-    assert {e.data_step for e in found} == {120}
-    incidents = home.run_folder().artifacts / "incidents.json"
-    assert '"data_step": 120' in incidents.read_text()
-    assert "leave its data out" in done.err

@@ -36,6 +36,10 @@ PATH_OF_HOOK, SECRET_OF_HOOK = (
 )
 SECOND, LONG = 200, 3000
 """Steps of the job that is suspended, and of the one that is cancelled at last."""
+BROKEN = "broken"
+"""Folder of the data of a third job: one bit of a shard is not what it was."""
+ENDED = ("FINISHED", "KILLED", "FAILED")
+"""What MLflow says of a run that is over."""
 ALONE = {"parallelism": {}, "compute": {"accelerator": "cpu", "workers": 1}}
 
 
@@ -48,6 +52,16 @@ def job(name: str, steps: int) -> dict[str, Any]:
     found["spec"]["tracking"] = {"experiment": "day"}
     found["spec"]["data"]["source"] = "data"
     return found
+
+
+def break_data(home: Home) -> str:
+    """-> the name of the shard."""
+    shutil.copytree(home.root / "data", home.root / BROKEN)
+    shard = next((home.root / BROKEN).glob("*/train*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    return shard.name
 
 
 def serve(home: Home) -> subprocess.Popen[bytes]:
@@ -138,12 +152,11 @@ def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
     )
     fine(home, "apply", "two.yaml", "-y")
     announced = json.loads((home.runs / "service.json").read_text())
-    data = str(home.root / "data")
-    by_curl = job("by-curl", 60)
-    by_curl["spec"]["data"]["source"] = data
+    shard, by_curl = break_data(home), job("by-curl", 60)
+    by_curl["spec"]["data"]["source"] = str(home.root / BROKEN)
     assert post(announced["url"], home.runs / "admin.token", by_curl)["metadata"]["name"] == "by-curl"
     by_client = job("by-client", LONG)
-    by_client["spec"]["data"]["source"] = data
+    by_client["spec"]["data"]["source"] = str(home.root / "data")
     with Client() as client:
         assert client.apply(by_client).key == "default/by-client"
     fine(home, "list")
@@ -170,11 +183,11 @@ def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
     assert again is not None
     assert again.process.pid == driver.process.pid, "the training was not touched"
     fine(home, "cancel", "by-client", "--wait")
-    for name in ("second", "by-curl"):
-        fine(home, "wait", name)
+    fine(home, "wait", "second")
+    _require_failed_at_once(home, shard)
     listed = json.loads(fine(home, "list", "-o", "json").out)
     phases = {one["metadata"]["name"]: one["status"]["phase"] for one in listed}
-    assert phases == {"first": "Succeeded", "second": "Succeeded", "by-curl": "Succeeded", "by-client": "Cancelled"}
+    assert phases == {"first": "Succeeded", "second": "Succeeded", "by-curl": "Failed", "by-client": "Cancelled"}
     fine(home, "get", "second")
     fine(home, "cost", "second")
     compared = fine(home, "compare", "first", "second", "--html", home.root / "compare.html")
@@ -194,6 +207,17 @@ def _day(home: Home, service: subprocess.Popen[bytes]) -> None:
         time.sleep(0.2)
 
 
+def _require_failed_at_once(home: Home, shard: str) -> None:
+    """What no retry can cure; the reason names the file."""
+    ended = home.fathom("wait", "by-curl")
+    assert ended.code == 1, ended.out
+    said = fine(home, "why", "by-curl").out
+    assert "user-error" in said
+    assert shard in said
+    found = json.loads(fine(home, "get", "by-curl", "-o", "json").out)
+    assert [one["outcome"] for one in found["status"]["attempts"]] == ["failed"], "and was not tried again"
+
+
 def _require_in_mlflow_once(home: Home, names: dict[str, str]) -> None:
     """Each job, with its attempts below it, once and ended."""
     client, until = home.client(), time.monotonic() + 240
@@ -201,10 +225,11 @@ def _require_in_mlflow_once(home: Home, names: dict[str, str]) -> None:
         experiment = client.get_experiment_by_name("day")
         found = client.search_runs([experiment.experiment_id]) if experiment is not None else []
         parents = [run for run in found if run.data.tags.get("fathom.role") == "job"]
-        if len(parents) == len(names) and all(run.info.status in ("FINISHED", "KILLED") for run in found):
+        if len(parents) == len(names) and all(run.info.status in ENDED for run in found):
             break
         assert time.monotonic() < until, [(run.info.run_name, run.info.status) for run in found]
         time.sleep(0.5)
     assert sorted(str(run.info.run_name) for run in parents) == sorted(names)
     attempts = [run for run in found if "mlflow.parentRunId" in run.data.tags]
     assert len(attempts) == len(names) + 1, "the one that was suspended has two"
+    assert [run.info.status for run in parents if run.info.run_name == "by-curl"] == ["FAILED"]

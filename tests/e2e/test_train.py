@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from support.faults import QUICK_STALL, Scenario, one, require_undisturbed
 from support.home import (
     STEPS,
     Done,
     Home,
     events,
     finish,
-    history,
-    living_driver,
     points,
     runs,
+    wait_for,
     wait_for_checkpoint,
-    weights,
 )
+from support.shooting import left, wait_until
 
 from model.dataset import content_digest, read_manifest
 from orchestrator.controller.record import Record
 from orchestrator.launch import local
-from orchestrator.launch.events import Progress
+from orchestrator.launch.base import RunFolder
+from orchestrator.launch.events import Ended, FailureClass, Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -161,9 +162,14 @@ def test_resuming_a_finished_run_trains_nothing(calm: tuple[Home, Done]) -> None
     assert statuses(home.client()) == ["FINISHED", "FINISHED"]
 
 
-def test_stopped_resumed_and_shot_it_ends_the_same(calm: tuple[Home, Done], make_home: Callable[[], Home]) -> None:
+def test_stopped_and_in_every_way_a_run_can_end_it_ends_the_same(
+    calm: tuple[Home, Done], make_home: Callable[[], Home]
+) -> None:
+    """Ctrl-C, out of memory, a worker that is stopped, a driver that is shot: the next attempt goes on each time."""
     home = make_home()
-    process = home.start("train", "job.yaml", "-o", "json")
+    three = (one("out-of-memory", 110, 1), one("stop", 140, 1), one("kill-driver", 170, 0))
+    home.inject(*three)
+    process = home.start("train", "job.yaml", "-o", "json", *QUICK_STALL)
     folder = home.run_folder()
     wait_for_checkpoint(folder, attempt=1)
     process.send_signal(signal.SIGINT)
@@ -171,26 +177,39 @@ def test_stopped_resumed_and_shot_it_ends_the_same(calm: tuple[Home, Done], make
     stopped_well(home, stopped)
 
     process = home.start("train", "--resume", folder.root, "-o", "json")
-    wait_for_checkpoint(folder, attempt=2)
+    wait_for(lambda: local.running(folder))
     second = home.fathom("train", "--resume", folder.root)
     assert second.code == 4
     assert f"in the hands of process {process.pid}" in second.err
-    session = living_driver(folder)
-    session.kill()
     done = finish(process)
     assert done.code == 0, done.err
-    assert "attempt 2 ended: driver-lost" in done.err
-    assert not local.Driver(session).session()
-    assert (done.result()["step"], done.result()["attempts"]) == (STEPS, 3)
+    wait_until(lambda: not left(home.runs), lambda: left(home.runs))  # nor of the driver that was shot
+    assert (done.result()["step"], done.result()["attempts"]) == (STEPS, 5)
+    require_undisturbed(home, calm[0], Scenario("all ends", three, "without a word", restarts=0, attempts=5))
     assert losses(home) == losses(calm[0])
-    assert history(folder) == history(calm[0].run_folder())
-    assert weights(folder) == weights(calm[0].run_folder())
     audit = home.fathom("data", "audit", folder.root)
     assert audit.code == 0, audit.err
-    assert statuses(home.client()) == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
+    assert statuses(home.client()) == ["FINISHED", "KILLED", "FAILED", "FAILED", "FAILED", "FINISHED"]
     status = Record.open(folder.root).status()
     assert status is not None
-    assert [attempt.outcome for attempt in status.attempts] == ["stopped", "failed", "succeeded"]
+    assert [attempt.outcome for attempt in status.attempts] == ["stopped", "failed", "failed", "failed", "succeeded"]
+    ended_each_in_its_way(folder, done.err)
+
+
+def ended_each_in_its_way(folder: RunFolder, said: str) -> None:
+    """With the reason told, and the stacks of who waited for the worker that was stopped."""
+    ends = [e for e in events(folder) if isinstance(e, Ended)]
+    assert [e.failure_class for e in ends] == [
+        FailureClass.INTERRUPTED,
+        FailureClass.OUT_OF_MEMORY,
+        FailureClass.STALLED,
+        FailureClass.DRIVER_LOST,
+        None,
+    ]
+    assert "attempt 4 ended: driver-lost" in said
+    assert "stopped" in ends[2].message
+    stacks = [path.read_text() for path in (folder.root / "logs").glob("stacks-attempt-3-*")]
+    assert any("model/loop.py" in text for text in stacks), "the other worker should have said where it waits"
 
 
 def stopped_well(home: Home, stopped: Done) -> None:
@@ -204,17 +223,3 @@ def stopped_well(home: Home, stopped: Done) -> None:
     assert stopped.result()["outcome"] == "stopped"
     assert statuses(home.client()) == ["KILLED", "KILLED"]
     assert local.running(folder) is None
-
-
-def test_what_no_retry_can_cure_fails_at_once(make_home: Callable[[], Home]) -> None:
-    home = make_home()
-    shard = next((home.root / "data").glob("*/train*.bin"))
-    content = bytearray(shard.read_bytes())
-    content[100] ^= 1
-    shard.write_bytes(content)
-    done = home.fathom("train", "job.yaml")
-    assert done.code == 1
-    assert "attempt 1 failed (user-error)" in done.err
-    assert shard.name in done.err
-    assert str(home.run_folder().log(1)) in done.err
-    assert statuses(home.client()) == ["FAILED", "FAILED"]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.balance import collect_loads, update_biases
 from model.checkpoint import CheckpointError, Topology
-from model.optim import build_optimizer
+from model.optim import build_optimizer, without_compiler
 from model.recipe import Optimizer, Recipe
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from support.forked import in_processes
@@ -73,7 +73,7 @@ class Outcome:
 
 def sgd(groups: list[dict[str, Any]], settings: Optimizer, learning_rate: float) -> torch.optim.Optimizer:
     """Unlike Adam it shows a wrong scale of a gradient."""
-    return torch.optim.SGD(groups, lr=learning_rate)
+    return without_compiler(torch.optim.SGD(groups, lr=learning_rate))
 
 
 def windows(recipe: Recipe, step: int) -> Tensor:

@@ -75,8 +75,8 @@ def run(home: Home, scenario: Scenario) -> tuple[int, str]:
     return done.code, done.err
 
 
-def seen(home: Home, calm: Home) -> Seen:
-    """Compare with the undisturbed run."""
+def seen(home: Home, calm: Home, written: dict[str, bytes] | None = None) -> Seen:
+    """Compare with the undisturbed run. `written`: weights that do not lie in the run's folder."""
     folder, model = home.run_folder(), calm.run_folder()
     ours, theirs = history(folder), history(model)
     all_events = events(folder)
@@ -90,12 +90,27 @@ def seen(home: Home, calm: Home) -> Seen:
         attempts=attempts,
         same_losses={s: v[0] for s, v in ours.items()} == {s: v[0] for s, v in theirs.items()},
         same_samples={s: v[1] for s, v in ours.items()} == {s: v[1] for s, v in theirs.items()},
-        same_weights=weights(folder) == weights(model),
+        same_weights=(weights(folder) if written is None else written) == weights(model),
         repeated=len(steps) - len(set(steps)),
         lost_seconds=ledger["lost"],
         recovering_seconds=ledger["recovering"],
         said=" ".join(str(getattr(e, "message", "")) for e in all_events),
     )
+
+
+def require_undisturbed(home: Home, calm: Home, scenario: Scenario, written: dict[str, bytes] | None = None) -> None:
+    """All of a scenario was seen, and the run ended as the calm one did; `written`: see `seen`."""
+    found = seen(home, calm, written)
+    assert found.happened == len(scenario.faults), "not all faults happened"
+    assert scenario.expect in found.said
+    assert (found.restarts, found.attempts) == (scenario.restarts, scenario.attempts)
+    assert found.same_losses
+    assert found.same_samples
+    assert found.same_weights
+    assert no_committed_step_is_lost(home.run_folder())
+    if scenario.restarts or scenario.attempts > 1:
+        assert found.recovering_seconds > 0
+        assert (found.lost_seconds > 0) == (found.repeated > 0)
 
 
 def no_committed_step_is_lost(folder: RunFolder) -> bool:

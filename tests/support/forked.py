@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).parents[2]
 IMPORTED = ["support.plain_loop", "support.engine_worker", "model.engine.zero", "torch._dynamo"]
-"""The last by torch itself, with the first optimizer."""
+"""The last by DeepSpeed, for ZeRO-3."""
 
 
 def in_processes(work: Callable[..., None], world: int, *arguments: object) -> None:

@@ -240,12 +240,6 @@ def wait_for_checkpoint(folder: RunFolder, attempt: int) -> CheckpointCommitted:
     return wait_for(look)
 
 
-def living_driver(folder: RunFolder) -> psutil.Process:
-    driver = local.running(folder)
-    assert driver is not None
-    return driver.process
-
-
 # What a run was: equal to another one, or not
 
 

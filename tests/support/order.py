@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from pathlib import Path
 from typing import Protocol
 
 WAITING = ("ray", "kube", "processes")
@@ -15,6 +18,21 @@ class Item(Protocol):
 
     def get_closest_marker(self, name: str) -> object | None:
         """None if it has no such marker."""
+
+
+_SLOW = re.compile(r"mark\.(processes|ray)\b")
+"""By which `make test` finds the files of its second half; see the Makefile."""
+
+
+def require_findable(item: Item, path: Path) -> None:
+    """ValueError if `make test` would leave the test out: it has a marker that its file does not name."""
+    if any(item.get_closest_marker(name) for name in ("processes", "ray")) and not _named(path):
+        raise ValueError(f"{item.nodeid}: name its marker in the file itself, where `make test` looks for it")
+
+
+@functools.cache
+def _named(path: Path) -> bool:
+    return _SLOW.search(path.read_text()) is not None
 
 
 def waiting_first(items: list[Item]) -> None:
