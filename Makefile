@@ -32,11 +32,14 @@ demo: $(STAMP) ## Start the service, train a sparse and a dense model on real te
 
 FLAKES := .pytest_cache/flakes.txt
 
+# The tests start hundreds of processes, which would compile what they import each time where nothing may be kept.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
+	@$(PYTEST) -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
 	  --no-loadscope-reorder --durations=15 --second-go=$(FLAKES)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder \
+	@$(PYTEST) -q -m "processes or ray" -n 3 --dist loadfile --no-loadscope-reorder \
 	  --durations=15 --second-go=$(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 
