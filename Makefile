@@ -32,15 +32,17 @@ demo: $(STAMP) ## Start the service, train a sparse and a dense model on real te
 
 FLAKES := .pytest_cache/flakes.txt
 
-# To read all other files takes each of pytest's processes half a minute of a core. tests/support/order.py sees to it that
+# To read all other files takes each of pytest's processes ten seconds of a core. tests/support/order.py sees to it that
 # none is forgotten.
 SLOW := grep -rlE --include='test_*.py' 'mark\.(processes|ray)\b' tests
+# The tests start hundreds of processes, which would compile what they import each time where nothing may be kept.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 test: $(STAMP) ## Run all tests, the quick ones first
 	@mkdir -p $(dir $(FLAKES)) && rm -f $(FLAKES)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
+	@$(PYTEST) -q -m "not processes and not ray and not cluster" -n 3 --dist loadfile \
 	  --no-loadscope-reorder --durations=15 --second-go=$(FLAKES)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "processes or ray" $$($(SLOW)) -n 3 --dist loadfile \
+	@$(PYTEST) -q -m "processes or ray" $$($(SLOW)) -n 3 --dist loadfile \
 	  --no-loadscope-reorder --durations=15 --second-go=$(FLAKES)
 	@test ! -e $(FLAKES) || { echo; cat $(FLAKES); }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from orchestrator.api import (
     audit,
@@ -132,6 +134,7 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        routes=list(_routes(cluster=cluster is not None)),
         middleware=[
             Middleware(prometheus.Metered, metrics=metrics),
             Middleware(Envelope),
@@ -147,10 +150,17 @@ def make_app(
     app.state.ledgers = Ledgers(settings.home)
     app.state.cluster = cluster
     install(app)
-    for router in ROUTERS if cluster is None else CLUSTER_ROUTERS:
-        app.include_router(router, dependencies=[Depends(require_known)])
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+@cache
+def _routes(*, cluster: bool) -> tuple[BaseRoute, ...]:
+    """All applications share them: FastAPI takes a fifth of a second to read their signatures."""
+    together = APIRouter()
+    for router in CLUSTER_ROUTERS if cluster else ROUTERS:
+        together.include_router(router, dependencies=[Depends(require_known)])
+    return tuple(together.routes)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

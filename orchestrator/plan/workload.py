@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Literal
 
 from model.config import ModelConfig
@@ -22,6 +23,13 @@ RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 MOST_GPUS = 1_000_000
 MOST_TOKENS = 10**18
 MOST_SEQUENCE = 100_000_000
+
+
+@cache
+def _first(config: ModelConfig | DenseModel) -> ModelConfig | DenseModel:
+    """Of all that are equal. A search looks up what it knows of a configuration some 100,000 times, and two that are
+    not one and the same are compared field by field each time."""
+    return config
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Workload:
                 f"batch_tokens ({self.batch_tokens}) must be a multiple of sequence_length ({self.sequence_length}), "
                 f"e.g. {below}"
             )
+        object.__setattr__(self, "config", _first(self.config))
 
     @property
     def sequences(self) -> int:
