@@ -9,8 +9,7 @@ say in how many statuses come between the first and the last.
 
 Many deaths in a life are what makes this fast, at a price: a later one may heal what an earlier one has left behind. So
 they stand apart, by more than the six writes that begin an attempt, and each life begins with another one. Nearer, and
-they hide more; farther, and there are more lives. What is the same in several stories, the same write of a job that is
-in the same state, is died of where `SHARED` says: many lives were lived to die of it in each.
+they hide more; farther, and there are more lives.
 """
 
 from __future__ import annotations
@@ -34,37 +33,6 @@ OF_ONE_ATTEMPT = {"success": 15, "cancel": 13, "budget": 15}
 OF_TWO_ATTEMPTS = {"retry": 28, "suspend and resume": 28}
 """Stories, and how many writes there are in an undisturbed life at least; how many, caches that lag have a say in."""
 LEAST = OF_ONE_ATTEMPT | OF_TWO_ATTEMPTS
-_STATUS = "PATCH trainingjobs/JOB/status"
-SHARED: Mapping[str, str] = {
-    "POST configmaps/JOB-a1": "success",
-    "POST secrets/JOB-a1": "cancel",
-    "POST networkpolicies/JOB-a1": "retry",
-    "POST serviceaccounts/JOB-a1": "suspend and resume",
-    "POST rayjobs/JOB-a1": "success",
-    "PATCH rayjobs/JOB-a1": "budget",
-    f"{_STATUS} Queued Valid PriceFound WaitingForQueue Starting NotEnded": "retry",
-    f"{_STATUS}  Valid PriceFound WaitingForQuota Starting Logged NotEnded": "cancel",
-    f"{_STATUS} Starting Valid PriceFound QueueAdmitted Starting Logged NotEnded": "success",
-    f"{_STATUS} Running Valid PriceFound QueueAdmitted MakingProgress Logged NotEnded": "budget",
-    f"{_STATUS}  Valid PriceFound NoQueue Ended Logged NotEnded": "success",
-    f"{_STATUS} Succeeded Valid PriceFound NoQueue Ended Logged Succeeded": "success",
-    "DELETE configmaps/JOB-a1": "success",
-    "DELETE secrets/JOB-a1": "budget",
-    "DELETE networkpolicies/JOB-a1": "retry",
-    "DELETE serviceaccounts/JOB-a1": "budget",
-    "POST configmaps/JOB-a2": "retry",
-    "POST secrets/JOB-a2": "suspend and resume",
-    "POST networkpolicies/JOB-a2": "suspend and resume",
-    "POST serviceaccounts/JOB-a2": "suspend and resume",
-    "POST rayjobs/JOB-a2": "retry",
-    "PATCH rayjobs/JOB-a2": "retry",
-    "DELETE configmaps/JOB-a2": "suspend and resume",
-    "DELETE secrets/JOB-a2": "retry",
-    "DELETE networkpolicies/JOB-a2": "suspend and resume",
-    "DELETE serviceaccounts/JOB-a2": "retry",
-}
-"""Kinds of writes that are the same in several stories, and the one that must die of it: as many everywhere at a time.
-What a story is about is none of these: how its attempts are ended, and what its job's status says then."""
 _MONEY_LEFT = {"NoBudget", "WithinBudget", "NearLimit"}
 """Reasons in a status that make no other write of it."""
 APART = 7
@@ -118,7 +86,7 @@ class Fate:
     def _way(self, point: Point) -> Way | None:
         """In which a controller dies now; None: it does not."""
         kind, number = point
-        if self.cut is None or self._since < APART or number > self.most.get(kind, 1) or not dies_of(self.story, kind):
+        if self.cut is None or self._since < APART or number > self.most.get(kind, 1):
             return None
         cut = self.cut
         return next((way for way in WAYS if (point, way) not in cut), None)
@@ -144,11 +112,6 @@ class Fate:
     def _point(self, call: Call) -> Point:
         kind = kind_of(call, self.stage.job.name)
         return kind, self._done[kind] + 1
-
-
-def dies_of(story: str, kind: str) -> bool:
-    """Whether it is this story in which controllers die of such a write. Pure."""
-    return SHARED.get(kind, story) == story
 
 
 def kind_of(call: Call, job: str) -> str:
@@ -187,7 +150,7 @@ def live(life: Life, proxy: KubeProxy, fate: Fate) -> None:
 def die_at_every_write(stage: WholeStage, proxy: KubeProxy, story: str) -> None:
     """The next one ends up where an undisturbed one does, with one RayJob for each attempt, one MLflow run for it and
     one for the job, the same money, and nothing left behind."""
-    assert {*SHARED.values()} <= LEAST.keys() == LIVES.keys(), "a write that is died of in no story"
+    assert LEAST.keys() == LIVES.keys()
     life, cut = LIVES[story](stage), set[Death]()
     first = Fate(stage, story, None)
     undisturbed = lived(life, proxy, first)
@@ -222,7 +185,6 @@ def _is_enough(fates: Sequence[Fate], cut: set[Death]) -> bool:
 
 def _missing(fates: Sequence[Fate], cut: set[Death], *, sure: bool = False) -> set[Death]:
     """Deaths that nobody has died yet. `sure`: of writes that no life lacks."""
-    story, first, last = fates[0].story, fates[0].done, fates[-1].done
-    points = {(kind, 1) for kind in SHARED}
-    points |= {one for one in first if not sure or one in last or one[0].startswith(("POST", "DELETE"))}
-    return {(one, way) for one in points if dies_of(story, one[0]) for way in WAYS} - cut
+    first, last = fates[0].done, fates[-1].done
+    points = {one for one in first if not sure or one in last or one[0].startswith(("POST", "DELETE"))}
+    return {(one, way) for one in points for way in WAYS} - cut
