@@ -10,8 +10,10 @@ NAMES = ["rayjobs.ray.io", "rayclusters.ray.io", "workloads.kueue.x-k8s.io"]
 
 
 def folder(path: Path, names: list[str]) -> Path:
+    versions = [{"name": "v1", "storage": True}, {"name": "v1alpha1", "storage": False}]
     for name in names:
-        (path / f"{name}.yaml").write_text("---\n" + yaml.safe_dump({"metadata": {"name": name}}))
+        document = {"metadata": {"name": name}, "spec": {"versions": versions}}
+        (path / f"{name}.yaml").write_text("---\n" + yaml.safe_dump(document))
     return path
 
 
@@ -19,6 +21,7 @@ def test_definitions_are_those_of_the_named_folder(tmp_path: Path) -> None:
     found = definitions({"FATHOM_TEST_CRDS": str(folder(tmp_path, NAMES))})
     assert found is not None
     assert sorted(one["metadata"]["name"] for one in found) == sorted(NAMES)
+    assert [[version["name"] for version in one["spec"]["versions"]] for one in found] == [["v1"]] * 3
 
 
 def test_a_folder_without_them_is_a_mistake_and_none_is_not(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ class FileReporter:
         """Told by Ray's controller, which starts the workers again; `ranks` may have gone by their machines' fault."""
         places = self._folder.places(self.attempt, self.incarnation)
         nodes = nodes_of(places, ranks)
-        places.unlink(missing_ok=True)  # those that come next say themselves where they are
+        with suppress(OSError):
+            places.unlink()  # those that come next say themselves where they are
         where = f" (on {', '.join(nodes)})" if nodes else ""
         self._append("workers-lost", message=f"{message}{where}", nodes=blamed(nodes))
 
