@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from model.recipe import MAX_BF16_DECAY, PrecisionName
 from orchestrator import spec_words as words
 from orchestrator.schema import Currency, Money
-from orchestrator.spec_model import Model, SpecPart, Uri, wrong
+from orchestrator.spec_model import Model, SpecPart, Uri, ZeroStage, wrong
 from orchestrator.spec_words import figure
 from orchestrator.status import JobStatus
 
@@ -220,7 +220,7 @@ class Parallelism(SpecPart):
     expert: int | None = Field(None, ge=1, le=100_000)
     """Workers that share one set of experts; divides the number of workers and of experts; absent: on GPUs the fastest
     that fits, on CPUs the largest power of two."""
-    zero_stage: Literal[0, 1, 2, 3] | None = None
+    zero_stage: ZeroStage | None = None
     """DeepSpeed ZeRO, what the workers share out: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too; absent:
     on GPUs the fastest that fits, on CPUs 1."""
     pipeline: int | None = Field(None, ge=1, le=1000)

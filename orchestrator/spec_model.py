@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, NoReturn, Self
+from typing import Annotated, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from orchestrator.schema import Part
 from orchestrator.spec_words import NO_PASSWORD, PASSWORD, UNDECIDED
@@ -23,6 +23,16 @@ Uri = Annotated[
     Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]+$"),
     AfterValidator(_without_password),
 ]
+
+
+def _whole(value: object) -> object:
+    """A Literal of numbers takes what is equal to one: false for 0, and 1.0 for 1."""
+    if type(value) is not int:
+        raise PydanticKnownError("literal_error", {"expected": "0, 1, 2 or 3"})
+    return value
+
+
+ZeroStage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 MODEL_FIELDS: dict[str, str] = {

@@ -18,6 +18,7 @@ def running(service: Service) -> Iterator[str]:
     config = uvicorn.Config(service.app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=2)
     server = Server(config)
     socket = config.bind_socket()
+    socket.listen()  # who comes before the thread does waits
     thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
     thread.start()
     try:

@@ -112,6 +112,7 @@ def shared(api_server: ApiServer, trainingjobs: Json) -> KubeJobs:
 @example(document=small_document(data={"source": "x", "license": ""}))
 @example(document=small_document(tracking={"tags": {}}))
 @example(document=small_document(model={"preset": "mini\n"}))
+@example(document=small_document(parallelism={"zeroStage": False}))
 def test_models_and_server_agree(shared: KubeJobs, document: Json) -> None:
     document = shared.mine(without_points(document, {"properties": {"spec": SPEC}}))
     answer = shared.post(document, dry=True)

@@ -378,8 +378,8 @@ class Processes:
 
     def told(self, identity: str, word: str) -> float | None:
         """When it said so, by the steady clock."""
-        for line in (self._folder / identity).read_text().splitlines():
-            if line.startswith(f"{word} "):
+        for line in (self._folder / identity).read_text().splitlines(keepends=True):
+            if line.startswith(f"{word} ") and line.endswith("\n"):  # it may be written just now
                 return float(line.split()[1])
         return None
 
