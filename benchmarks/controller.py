@@ -135,6 +135,11 @@ def fill(server: ApiServer, namespace: str, count: int) -> None:
         "attemptCount": 1,
         "attempts": [{"number": 1, "startedAt": now, "endedAt": now, "outcome": "succeeded", "cost": "1.250000"}],
         "cost": {"spent": "1.250000", "burnPerHour": "0.000000", "wasted": "0.100000", "currency": "USD"},
+        "mlflow": {
+            "experimentId": "1",
+            "runId": "0123456789abcdef" * 2,
+            "url": "http://mlflow.example/#/experiments/1",
+        },
         "conditions": [
             condition("Accepted", "True", "Valid"),
             condition("Running", "False", "Ended"),
