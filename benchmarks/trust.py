@@ -21,6 +21,8 @@ from support.engine_worker import Outcome, run  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "engine.md"
 SEED, PAUSE = 20261124, 7.0
+STEPS = 200
+"""Of a run with a fault; the faults come at steps 90 to 120."""
 LONG = ("--set", "training.tokens=640_000", "--set", "training.evaluation.everySteps=1000")
 """2,500 steps: long enough for many kills."""
 
@@ -68,7 +70,7 @@ def fault_table(folder: Path, _: int) -> str:
     calm = _calm(folder / "calm", data)
     rows = []
     for scenario in faults.SCENARIOS:
-        place = home.Home.make(_new(folder / scenario.name.replace(" ", "-")), data)
+        place = home.Home.make(_new(folder / scenario.name.replace(" ", "-")), data, STEPS)
         code, said = faults.run(place, scenario)
         assert code == 0, said
         seen = faults.seen(place, calm)
@@ -86,7 +88,7 @@ def kill_table(folder: Path, number: int) -> str:
     """SIGKILL for any process at any moment."""
     data = home.prepare_data(folder / "corpus")
     calm = _calm(folder / "calm", data, *LONG)
-    place = home.Home.make(_new(folder / "torment"), data)
+    place = home.Home.make(_new(folder / "torment"), data, STEPS)
     report = kills.torment(place, number, SEED, PAUSE, *LONG)
     seen = faults.seen(place, calm)
     equal = seen.same_losses and seen.same_samples and seen.same_weights
@@ -105,7 +107,7 @@ def kill_table(folder: Path, number: int) -> str:
 
 
 def _calm(folder: Path, data: Path, *options: str) -> home.Home:
-    place = home.Home.make(_new(folder), data)
+    place = home.Home.make(_new(folder), data, STEPS)
     done = place.fathom("train", "job.yaml", "-o", "json", *options, patience=home.LONG_PATIENCE)
     assert done.code == 0, done.err
     return place

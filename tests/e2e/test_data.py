@@ -22,7 +22,7 @@ sources:
   - {name: small, uri: texts/small, weight: 0.25, license: PSF-2.0}
   - {name: large, uri: texts/large, weight: 0.75}
 """
-BAD = 90
+BAD = 50
 """Data step of a batch that is bad whenever it is read."""
 TASK = {"question": "import", "choices": [" os", " zq!"], "answer": 0}
 
@@ -30,8 +30,8 @@ TASK = {"question": "import", "choices": [" os", " zq!"], "answer": 0}
 def job() -> str:
     """As in the other tests, on less data with more to it."""
     return (
-        JOB.replace("tokens: 51_200", "tokens: 25_600\n    batchRamp: {startTokens: 128, share: 0.3}")
-        .replace("everySteps: 50, tokens: 2048", "everySteps: 50, tokens: 2048, tasks: [words.jsonl]")
+        JOB.replace("tokens: 30_720", "tokens: 15_360\n    batchRamp: {startTokens: 128, share: 0.3}")
+        .replace("everySteps: 30, tokens: 2048", "everySteps: 30, tokens: 2048, tasks: [words.jsonl]")
         .replace("sequenceLength: 32", "sequenceLength: 32, isolateDocuments: true")
         .replace("{expert: 2}", "{expert: 2, microBatch: 1}")
     )

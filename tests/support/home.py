@@ -35,7 +35,7 @@ INJECTION = ROOT / "tests" / "support" / "injection"
 FATHOM = [sys.executable, "-c", "from orchestrator.cli.main import main; main()"]
 CORPUS = (base64, collections, csv, functools, json, shutil, subprocess)
 """Modules whose source is the text to train on: real, and on every machine."""
-STEPS = 200
+STEPS, TOKENS_OF_STEP = 120, 256
 PATIENCE, LONG_PATIENCE = 900.0, 1800.0
 """Seconds; the second for runs that are long by intention."""
 LONGEST_LOOK = 5.0
@@ -51,11 +51,11 @@ spec:
        expertsPerToken: 2, groups: 2, groupsPerToken: 1, maxPositions: 64}
   data: {source: data, sequenceLength: 32}
   training:
-    tokens: 51_200
+    tokens: 30_720
     globalBatchTokens: 256
     sampleTokens: 16
     schedule: {learningRate: 0.01}
-    evaluation: {everySteps: 50, tokens: 2048}
+    evaluation: {everySteps: 30, tokens: 2048}
     anomalies: {window: 24, threshold: 6.0}
   parallelism: {expert: 2}
   compute: {accelerator: cpu, workers: 2}
@@ -84,11 +84,11 @@ class Home:
     root: Path
 
     @classmethod
-    def make(cls, root: Path, data: Path) -> Home:
-        """With the job above and a copy of prepared data."""
+    def make(cls, root: Path, data: Path, steps: int = STEPS) -> Home:
+        """With the job above, of so many steps, and a copy of prepared data."""
         home = cls(root)
         shutil.copytree(data, root / "data")
-        (root / "job.yaml").write_text(JOB)
+        (root / "job.yaml").write_text(JOB.replace("tokens: 30_720", f"tokens: {steps * TOKENS_OF_STEP}"))
         return home
 
     @property
