@@ -30,7 +30,7 @@ def test_faults_at_random_steps(
     """One of each kind that training survives within an attempt, at steps drawn by a seed. Checkpoints lie on S3, from
     where each restart goes on, and so do the weights."""
     draw = random.Random(SEED)
-    steps = sorted(draw.sample(range(40, 115, 5), len(IN_ATTEMPT)))
+    steps = sorted(draw.sample(range(60, 118, 5), len(IN_ATTEMPT)))
     kinds = draw.sample(IN_ATTEMPT, len(IN_ATTEMPT))
     drawn: list[dict[str, Any]] = []
     for kind, step in zip(kinds, steps, strict=True):
