@@ -39,8 +39,8 @@ def test_faults_at_random_steps(
         drawn.append(one(kind, 2 if counts_saves else step, rank))
     restarts = len(IN_ATTEMPT) - len(HARMLESS)
     home = make_home()
-    on_s3 = ("--set", f"checkpoint.uri={STORE}")
-    scenario = Scenario("chaos", tuple(drawn), "No space left", restarts=restarts, options=on_s3)
+    often_on_s3 = ("--set", f"checkpoint.uri={STORE}", "--set", "checkpoint.intervalMinutes=0.01")
+    scenario = Scenario("chaos", tuple(drawn), "No space left", restarts=restarts, options=often_on_s3)
     with serving() as port:
         use(monkeypatch, port)
         s3fs.S3FileSystem.clear_instance_cache()
