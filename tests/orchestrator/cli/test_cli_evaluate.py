@@ -62,8 +62,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path) -> Record:
     monkeypatch.setenv("FATHOM_HOME", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
     monkeypatch.delenv("FATHOM_SIGNING_KEY_FILE", raising=False)
     return Record.create(tmp_path / "runs", tiny_job())
 
