@@ -215,6 +215,9 @@ told = {"to hand it on": sorted({"deepspeed"} & sys.modules.keys())}
 import model.engine.zero, torch
 from deepspeed.runtime import compiler
 from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+from model.optim import build_optimizer, parameter_groups
+from model.recipe import Optimizer
+build_optimizer(parameter_groups(torch.nn.Linear(1, 1), 0.1), Optimizer(), 1.0)
 told["to train"] = sorted({"deepspeed", "mlflow", "torch._dynamo"} & sys.modules.keys())
 told["is Muon an optimizer"] = issubclass(MuonWithAuxAdam, torch.optim.Optimizer)
 told["is mlflow there"] = importlib.util.find_spec("mlflow") is not None
