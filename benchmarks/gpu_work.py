@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model.config import ModelConfig
 from model.flops import attention_matrices, dense_matrices, flops_per_token, shared_matrices
 from model.loss import training_losses
+from model.optim import without_compiler
 from model.precision import Products, use
 from model.precision.backends import TOLERANCE, Candidate, candidates
 from model.precision.fp8 import Arithmetic
@@ -241,8 +242,8 @@ class Masters:
         self.pairs = [(p, p.detach().float().requires_grad_()) for p in model.parameters()]
         decay = [{"params": [m for p, m in self.pairs if p.ndim >= 2], "weight_decay": 0.1}]
         plain = [{"params": [m for p, m in self.pairs if p.ndim < 2], "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(
-            decay + plain, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=device.name == "cuda" or None
+        self.adam = without_compiler(
+            torch.optim.AdamW(decay + plain, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=device.name == "cuda" or None)
         )
 
     def groups(self) -> Iterator[list[tuple[nn.Parameter, Tensor]]]:

@@ -13,6 +13,22 @@ from torch import Tensor, nn
 from model.recipe import Optimizer
 
 Made = TypeVar("Made", bound=torch.optim.Optimizer)
+_KEEPS_OUT = "__dynamo_disable"
+"""Where torch keeps, on a function, what keeps the compiler out of it; found there, it is not made (torch._compile)."""
+
+
+def keep_compiler_away(kind: type) -> None:
+    """The methods of this class that torch would keep out of what is compiled are called as they were written.
+
+    torch imports its compiler with the first optimizer, to keep that out of what is compiled. Nothing is here.
+    """
+    for method in vars(kind).values():
+        if inspect.isfunction(method) and method.__code__.co_filename == torch._compile.__file__:
+            written = method.__wrapped__  # type: ignore[attr-defined]
+            setattr(written, _KEEPS_OUT, written)
+
+
+keep_compiler_away(torch.optim.Optimizer)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

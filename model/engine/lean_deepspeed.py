@@ -1,25 +1,20 @@
-"""What the engine uses of DeepSpeed and of torch's optimizers, without MLflow and without torch's compiler.
+"""What the engine uses of DeepSpeed, without MLflow and without torch's compiler.
 
 DeepSpeed's autotuner, which nobody calls here, imports MLflow where it is installed, and that pandas and a web server:
 in each training process a third of the time that its start takes, and its memory for as long as it trains. ZeRO asks
 of every optimizer whether it is Muon, and imports that, whose functions are compiled as they are defined: almost a
 second of a core, 600 modules and 45 MB for an optimizer that nobody uses here. It is imported now, uncompiled.
-torch itself imports its compiler with the first optimizer, to keep that out of what is compiled. Nothing is here.
+For torch's own optimizers see `model.optim`.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
-_KEEPS_OUT = "__dynamo_disable"
-"""Where torch keeps, on a function, what keeps the compiler out of it; found there, it is not made (torch._compile)."""
 
 
 @contextmanager
@@ -52,14 +47,6 @@ def _as_it_is(function: T) -> T:
     return function
 
 
-def keep_compiler_away(kind: type) -> None:
-    """The methods of this class that torch would keep out of what is compiled are called as they were written."""
-    for method in vars(kind).values():
-        if inspect.isfunction(method) and method.__code__.co_filename == torch._compile.__file__:
-            written = method.__wrapped__  # type: ignore[attr-defined]
-            setattr(written, _KEEPS_OUT, written)
-
-
 with absent("mlflow"):
     import deepspeed
     import deepspeed.ops
@@ -70,7 +57,6 @@ with absent("mlflow"):
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 with uncompiled():
     import deepspeed.runtime.zero.muon.muon_optimizer
-keep_compiler_away(torch.optim.Optimizer)
 
 __all__ = [
     "AutoEPMoELayer",

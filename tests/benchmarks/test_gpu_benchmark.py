@@ -20,7 +20,7 @@ from model.precision.reference import Reference
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"linear": ([16], 32, 48), "grouped, empty experts": ([0, 8, 24, 24], 32, 48)}
-CONFIG = TINY.replace(hidden_size=64, moe_intermediate_size=32)
+CONFIG = TINY.replace(num_hidden_layers=2, hidden_size=64, moe_intermediate_size=32)
 
 
 @pytest.fixture
@@ -146,9 +146,8 @@ def test_a_product_that_fails_costs_only_itself() -> None:
 def test_sections_run_apart_and_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = arguments(tmp_path / "gpu.json", "--preset", "mini", "--sections", "machine")
     given.remove("--here")
-    program = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), *given]
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *given])
+    assert gpu.main(given)["machine"]["torch"] == torch.__version__
     assert json.loads((tmp_path / "gpu.json").read_text())["machine"]["torch"] == torch.__version__
     args = gpu.arguments(given)
     assert gpu.run_apart("machine", None, args, {}, 0.01) == {"error": "stopped after 0 seconds"}
@@ -156,8 +155,8 @@ def test_sections_run_apart_and_are_stopped(tmp_path: Path, monkeypatch: pytest.
     dead = gpu.run_apart("machine", None, args, {}, 60)
     assert dead["error"] == "its process ended with 2"
     assert "--out" in dead["said"]
-    done = subprocess.run([*program, "--seconds-limit", "1"], capture_output=True, text=True, check=False)
-    assert json.loads((tmp_path / "gpu.json").read_text())["machine"] == {"error": "no time left"}, done.stderr
+    gpu.main([*given, "--seconds-limit", "1"])
+    assert json.loads((tmp_path / "gpu.json").read_text())["machine"] == {"error": "no time left"}
 
 
 def test_it_says_what_is_wrong_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

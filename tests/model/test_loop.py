@@ -69,10 +69,10 @@ def test_a_run_from_start_to_end(bench: Bench) -> None:
     (step, uri, size), files = reporter.committed[0], bench.storage / "checkpoints/step-8/1-a-1"
     assert (step, uri) == (8, f"{bench.storage}/checkpoints/step-8")
     assert size == sum(p.stat().st_size for p in files.iterdir())
-    assert loop.load_ME is not None  # every token visits two experts in each of three layers
-    assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 3
+    assert loop.load_ME is not None  # every token visits two experts in each of two layers
+    assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 2
     load = json.loads(reporter.artifacts.pop("expert_load.json"))
-    assert load == {"step": 8, "layers": ["1", "2", "mtp.0"], "load": loop.load_ME.tolist()}
+    assert load == {"step": 8, "layers": ["0", "mtp.0"], "load": loop.load_ME.tolist()}
     assert (reporter.warnings, reporter.anomalies, reporter.artifacts) == ([], [], {})
 
 
@@ -122,7 +122,7 @@ def test_the_load_of_experts_is_that_of_the_whole_run(bench: Bench) -> None:
     loop = bench.loop(Recorder(), attempt=2)
     loop.run()
     assert loop.load_ME is not None
-    assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 3
+    assert loop.load_ME.sum(1).tolist() == [8 * 128 * 2] * 2
 
 
 def test_every_step_begins_with_a_sign_of_life(bench: Bench) -> None:
@@ -152,7 +152,7 @@ def test_training_equals_the_steps_written_out(bench: Bench) -> None:
 
 def test_a_dense_model_reports_no_balance(bench: Bench) -> None:
     reporter = Recorder()
-    dense = bench.recipe().model.replace(first_k_dense_replace=3, num_nextn_predict_layers=0)
+    dense = bench.recipe().model.replace(first_k_dense_replace=1, num_nextn_predict_layers=0)
     bench.loop(reporter, bench.recipe(model=dense)).run()
     assert not [name for name in reporter.steps[8] if name.startswith("moe/")]
     assert "eval/mtp_accuracy" not in reporter.steps[8]

@@ -58,18 +58,9 @@ def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return settle
 
 
-@pytest.fixture(scope="module")
-def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], PlainEngine]:
-    """The engine after the eight steps; made once, in the process group of whoever asks first."""
-    made: list[PlainEngine] = []
-
-    def make() -> PlainEngine:
-        if not made:
-            bench = Bench(data, tmp_path_factory.mktemp("unused"))
-            made.append(bench.written_out(bench.recipe(), list(range(8)))[0])
-        return made[0]
-
-    return make
+def undisturbed(bench: Bench) -> PlainEngine:
+    """The engine after the eight steps."""
+    return bench.written_out(bench.recipe(), list(range(8)))[0]
 
 
 def engine_of(loop: Loop) -> PlainEngine:
@@ -120,9 +111,7 @@ def test_the_manifest_says_what_was_saved(bench: Bench) -> None:
 
 # ------------------------------------------------------------------- where to go on from
 @pytest.mark.usefixtures("inline")
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    bench: Bench, undisturbed: Callable[[], PlainEngine]
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(bench: Bench) -> None:
     bench.loop(Recorder(stop_at=2)).run()
     bench.loop(Recorder(stop_at=5), attempt=2).run()
     bench.damage(5)
@@ -133,7 +122,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert len(reporter.warnings) == 1
     assert "checkpoint passed over: step-5: rank-0.pt has" in reporter.warnings[0]
     assert bench.names() == ["step-8"]  # step 5 was written again, and pruned in its turn
-    assert_same_weights(loop, undisturbed())
+    assert_same_weights(loop, undisturbed(bench))
 
 
 @pytest.mark.usefixtures("inline")
@@ -172,9 +161,7 @@ def test_incidents_that_were_changed_are_not_believed(bench: Bench) -> None:
 
 
 # ------------------------------------------------------------------- training goes on meanwhile
-def test_training_goes_on_while_a_checkpoint_is_on_its_way(
-    bench: Bench, settle: Callable[[], None], undisturbed: Callable[[], PlainEngine]
-) -> None:
+def test_training_goes_on_while_a_checkpoint_is_on_its_way(bench: Bench, settle: Callable[[], None]) -> None:
     """The write of step 1 ends only after the last step: what it wrote is still the state after step 1."""
     gate, seen = threading.Event(), []
 
@@ -190,7 +177,7 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way(
     assert loop.run() == 8
     assert seen == [(1, [], [])] + [(step, [1], []) for step in range(2, 9)], "no second copy beside the first"
     assert engine.snapshots == reporter.saved == bench.published() == [1, 8]
-    assert_same_weights(loop, undisturbed())
+    assert_same_weights(loop, undisturbed(bench))
     first, losses = bench.saved(1), [m["train/loss"] for m in reporter.steps.values()]
     assert (first["state"]["step"], first["state"]["losses"]) == (1, losses[:1])
     after_one, _ = bench.written_out(loop.recipe, [0])
@@ -297,9 +284,7 @@ def test_only_standing_still_counts_as_its_time(bench: Bench, monkeypatch: pytes
 
 # ------------------------------------------------------------------- whatever goes wrong
 @pytest.mark.usefixtures("inline")
-def test_a_full_disk_is_a_warning_and_the_next_one_is_written(
-    bench: Bench, undisturbed: Callable[[], PlainEngine]
-) -> None:
+def test_a_full_disk_is_a_warning_and_the_next_one_is_written(bench: Bench) -> None:
     """Steps 3 and 5 cannot be written; 1, the last good one, stays until 7 is there."""
     there: list[list[int]] = []
     reporter = Recorder(after=lambda step: there.append(bench.published()))
@@ -319,7 +304,7 @@ def test_a_full_disk_is_a_warning_and_the_next_one_is_written(
     assert there[5:7] == [[1], [1]]
     assert reporter.saved == [1, 7, 8]
     assert bench.names() == ["step-8"]
-    assert_same_weights(loop, undisturbed())
+    assert_same_weights(loop, undisturbed(bench))
 
 
 @pytest.mark.usefixtures("inline")

@@ -61,7 +61,7 @@ def cases() -> list[tuple[int, list[Case]]]:
     """Groups of cases by number of processes, in an order in which everything is saved before it is loaded."""
     saves = {
         world: [
-            Case(key(one), parity.recipe(parity.layout(*one)), save=key(one), gradients=False, state=True)
+            Case(key(one), parity.recipe(parity.layout(*one)), save=key(one), gradients=False, state=one in SAME)
             for one in SAVED + EXPERTS_SHARED_TWICE
             if one[0] == world
         ]

@@ -25,8 +25,10 @@ from model.recipe import Layout, Recipe, Schedule
 from model.schedule import bias_speed, learning_rate, multi_token_weight
 from model.transformer import CausalLM, documents_of
 from support.engine_worker import STEPS, Case, Outcome, sgd, windows
-from support.recipes import tiny_recipe
+from support.recipes import TINY, tiny_recipe
 
+MODEL = TINY.replace(num_hidden_layers=2)
+"""A dense layer, one with experts, and the prediction module, whose layer has experts too."""
 BATCH = 8
 """Sequences of an optimizer step, in every case."""
 STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
@@ -52,7 +54,7 @@ def layout(world: int, stage: Literal[0, 1, 2, 3], expert: int, variant: Variant
 
 def recipe(of: Layout, *, steep: bool = False) -> Recipe:
     """The tiny recipe in this layout."""
-    return tiny_recipe(layout=of, **({"schedule": STEEP} if steep else {}))
+    return tiny_recipe(model=MODEL, layout=of, **({"schedule": STEEP} if steep else {}))
 
 
 def expert_sizes(world: int) -> list[int]:

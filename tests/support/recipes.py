@@ -33,6 +33,8 @@ TINY = ModelConfig(
     num_nextn_predict_layers=1,
     initializer_range=0.05,
 )
+SHALLOW = TINY.replace(num_hidden_layers=2, n_routed_experts=4, n_group=2)
+"""One layer of each kind, and groups of experts that can all be reached: where not the model is tested."""
 
 
 def tiny_recipe(**changes: Any) -> Recipe:  # noqa: ANN401 - field values

@@ -39,14 +39,16 @@ def made(uri: Path | str, out: Path, options: Options = FEW) -> DatasetManifest:
 def apart(path: Path, out: Path, what: str) -> subprocess.CompletedProcess[str]:
     """`made` in a process of its own; prints `what` and the peak of its memory in MiB."""
     # VmHWM, not ru_maxrss: that one has the size of the process that started this one
-    code = (
-        "from pathlib import Path; from tests.model.corpus.test_corpus_review import made;"
-        f"m = made({str(path)!r}, Path({str(out)!r}));"
-        "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1];"
-        f"print({what}, int(peak) // 1024)"
-    )
+    code = f"""
+from pathlib import Path
+from model.corpus import Mixture, Options, Source, prepare
+options = Options(vocab_size={FEW.vocab_size}, heldout_share={FEW.heldout_share}, workers=1)
+m = prepare(Mixture(sources=(Source(name="s", uri={str(path)!r}),)), Path({str(out)!r}), options)
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1]
+print({what}, int(peak) // 1024)
+"""
     root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (root / "tests", root)))}
+    environment = os.environ | {"PYTHONPATH": str(root)}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment)
 
 
@@ -68,13 +70,13 @@ def test_an_arrow_file_whose_offsets_lead_out_of_it_is_damaged(tmp_path: Path) -
 
 def test_one_endless_word_does_not_take_for_ever_to_learn_from(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    word = "".join("ACGT"[n * n % 7 % 4] for n in range(1_000_000))
+    word = "".join("ACGT"[n * n % 7 % 4] for n in range(300_000))
     (tmp_path / "source" / "dna.txt").write_text(word)
     for number in range(5):
         (tmp_path / "source" / f"{number}.txt").write_text(f"something {number}")
     began = time.process_time()
     made(tmp_path / "source", tmp_path / "out")
-    assert time.process_time() - began < 60, "quadratic: it was hours"
+    assert time.process_time() - began < 60, "quadratic: it was many minutes"
 
 
 @pytest.mark.parametrize("text", ["", "ab", "a" * 5000, " " * 3000 + "x", "ab " * 2000, "é" * 1024, "x" * 1023 + " y"])
@@ -111,11 +113,11 @@ def test_what_a_glob_finds(pattern: str, found: list[str], others: list[str]) ->
     assert [name for name in others if expression.fullmatch(name)] == []
 
 
-def test_a_million_equal_records_are_held_once(tmp_path: Path) -> None:
-    lines = (json.dumps({"text": "a"}) for _ in range(400_000))
+def test_very_many_equal_records_are_held_once(tmp_path: Path) -> None:
+    lines = (json.dumps({"text": "a"}) for _ in range(100_000))
     (tmp_path / "a.jsonl").write_text("\n".join(itertools.chain(lines, ('{"text": "b"}', '{"text": "c"}'))))
     manifest = made(tmp_path / "a.jsonl", tmp_path / "out")
-    assert manifest.sources[0].skipped.duplicate.count == 399_999
+    assert manifest.sources[0].skipped.duplicate.count == 99_999
     assert len(manifest.sources[0].skipped.duplicate.examples) == 5
     assert manifest.documents("train") + manifest.documents("heldout") == 3
 
@@ -132,7 +134,7 @@ def test_a_run_holds_equal_documents_once(tmp_path: Path) -> None:
 
 
 def test_a_small_table_of_one_large_text_stays_small(tmp_path: Path) -> None:
-    large = "word " * 400_000  # 2 MB, 512 times
+    large = "word " * 200_000  # 1 MB, 512 times
     path = tmp_path / "t.parquet"
     table = pyarrow.table({"text": [large] * 512 + ["b", "c"]})
     # in pages of one row: a page is unpacked as a whole, whoever reads it
@@ -142,7 +144,7 @@ def test_a_small_table_of_one_large_text_stays_small(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     duplicates, peak = map(int, done.stdout.split())
     assert duplicates == 511
-    assert peak < 1000, "all the copies were held"  # half of it is for the tokens of the one text
+    assert peak < 500, "all the copies were held"  # half of it is for the tokens of the one text
 
 
 @pytest.mark.parametrize("kind", [pyarrow.timestamp("us"), pyarrow.date32()])

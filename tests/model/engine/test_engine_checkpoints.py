@@ -21,7 +21,6 @@ from support.checkpoint_cases import (
     pair,
 )
 from support.engine_worker import Outcome, run
-from support.recipes import TINY
 
 from model.engine.masters import Masters
 from model.names import disk_entries
@@ -110,23 +109,23 @@ def test_one_process_reads_the_weights_of_any_topology(
 ) -> None:
     """Bit for bit, without a process group: what the export writes."""
     saved = results[key(one)][0].saved
-    masters = Masters(folder / "saved" / key(one), parity.topology(parity.layout(*one)), TINY)
+    masters = Masters(folder / "saved" / key(one), parity.topology(parity.layout(*one)), parity.MODEL)
     biases = 0
-    for entry in disk_entries(TINY):
+    for entry in disk_entries(parity.MODEL):
         tensor = masters.read(entry)
         assert torch.equal(tensor, saved[entry.memory_name][entry.index]), entry.name
         biases += entry.name.endswith("bias") and bool(tensor.any())
-    assert biases == 3
+    assert biases == 2
 
 
 def test_a_checkpoint_of_another_model_or_topology_is_refused(results: dict[str, list[Outcome]], folder: Path) -> None:
     assert results
     saved = folder / "saved" / "w2-z3-ep2"
     with pytest.raises(ValueError, match=r"lacks \d+ tensors .* e.g. model.embed_tokens.weight: 2048 of 4096 elements"):
-        Masters(saved, parity.topology(parity.layout(2, 3, 2)), TINY.replace(vocab_size=128))
+        Masters(saved, parity.topology(parity.layout(2, 3, 2)), parity.MODEL.replace(vocab_size=128))
     with pytest.raises(ValueError, match=r"e.g. model.layers.1.mlp.experts.w1: 2048 of 4096"):
-        Masters(saved, parity.topology(parity.layout(2, 3, 1)), TINY)
+        Masters(saved, parity.topology(parity.layout(2, 3, 1)), parity.MODEL)
     with pytest.raises(ValueError, match=r"elements of .* do not fit"):
-        Masters(saved, parity.topology(parity.layout(4, 3, 2)), TINY)
+        Masters(saved, parity.topology(parity.layout(4, 3, 2)), parity.MODEL)
     with pytest.raises(ValueError, match=r"0 files .*zero_pp_rank_2_.* one is needed"):
-        Masters(folder / "saved" / "w2-z1-ep1", parity.topology(parity.layout(4, 1, 1)), TINY)
+        Masters(folder / "saved" / "w2-z1-ep1", parity.topology(parity.layout(4, 1, 1)), parity.MODEL)

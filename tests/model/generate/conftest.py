@@ -7,6 +7,7 @@ import torch
 from support.recipes import TINY
 
 from model.loss import training_losses
+from model.optim import without_compiler
 from model.transformer import CausalLM
 
 VOCABULARY = 12
@@ -33,7 +34,7 @@ def learned() -> CausalLM:
     torch.set_num_threads(1)
     model, generator = CausalLM(LEARNED), torch.Generator().manual_seed(0)
     model.initialise(1)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    optimizer = without_compiler(torch.optim.AdamW(model.parameters(), 1e-2, fused=True))
     for _ in range(80):
         window = sequences(12, 18, generator)
         losses = training_losses(model(window[:, :-1], 1), window, ahead_weight=1.0, alpha=0.0)

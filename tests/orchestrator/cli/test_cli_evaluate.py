@@ -18,7 +18,7 @@ import torch
 import typer
 from support.checkpoints import save
 from support.forked import in_processes
-from support.recipes import TINY, tiny_recipe
+from support.recipes import SHALLOW, tiny_recipe
 from support.runs import resolved, tiny_job
 
 from model.checkpoint import Identity, Manifest, Store
@@ -39,7 +39,7 @@ from orchestrator.launch.resolve import JobRef
 from orchestrator.settings import Settings
 
 LENGTH, STEP = 32, 3
-MODEL = TINY.model_copy(update={"vocab_size": MIN_VOCAB + 3, "max_position_embeddings": 64})
+MODEL = SHALLOW.model_copy(update={"vocab_size": MIN_VOCAB + 3, "max_position_embeddings": 64})
 ROWS = [
     {"query": "seven stones", "choices": ["lie", "fly away", "sing"], "gold": 0},
     {"query": "the sea", "choices": ["is deep", "is dry"], "gold": "A"},
@@ -62,8 +62,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path) -> Record:
     monkeypatch.setenv("FATHOM_HOME", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
     monkeypatch.delenv("FATHOM_SIGNING_KEY_FILE", raising=False)
     return Record.create(tmp_path / "runs", tiny_job())
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.cli import Cli, command
-from support.recipes import TINY, tiny_recipe
+from support.recipes import SHALLOW, tiny_recipe
 from support.runs import resolved, tiny_job
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -31,7 +31,7 @@ from orchestrator.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 TOKENIZER = Tokenizer.train(["some text"], MIN_VOCAB + 3)
-MODEL = TINY.model_copy(update={"vocab_size": MIN_VOCAB + 3, "max_position_embeddings": 64})
+MODEL = SHALLOW.model_copy(update={"vocab_size": MIN_VOCAB + 3, "max_position_embeddings": 64})
 
 
 @pytest.fixture
