@@ -224,14 +224,11 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
 
 def blank(height: float) -> Figure:
     """Paper as wide as all pictures, `height` inches high."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(_SIZE[0], height), dpi=DPI, layout=layout, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(_SIZE[0], height), dpi=DPI, layout=layout, facecolor=PAPER)
 
 
 def headed(height: float, title: str, *lines: str) -> tuple[Figure, SubFigure]:
@@ -283,16 +280,19 @@ def short_number(value: float) -> str:
 
 
 def drawn(figure: Figure, form: Form = "png") -> bytes:
-    """The finished picture; the same picture gives the same bytes."""
+    """The finished picture; the same picture gives the same bytes. `savefig` would lay it out and draw it twice."""
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    out = io.BytesIO()
     if form == "svg":
+        out = io.BytesIO()
         with rc_context({"svg.hashsalt": "fathom"}):  # names inside a drawing; matplotlib would draw them by chance
-            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+            FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
         return out.getvalue()
-    figure.canvas.draw()  # savefig would lay it out and draw it twice, and its PNG would have to be read again
-    return _small(figure.canvas.buffer_rgba())
+    paper = FigureCanvasAgg(figure)
+    paper.draw()
+    return _small(paper.buffer_rgba())
 
 
 def _small(pixels: memoryview) -> bytes:
