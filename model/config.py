@@ -22,6 +22,16 @@ class Frozen(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+    __slots__ = ("_known_hash",)  # a search asks some 100,000 times; copies, which may differ, do not take it along
+
+    def __hash__(self) -> int:
+        """Of all fields, once."""
+        try:
+            known: int = object.__getattribute__(self, "_known_hash")
+        except AttributeError:
+            known = hash((type(self), *(getattr(self, name) for name in type(self).model_fields)))
+            object.__setattr__(self, "_known_hash", known)
+        return known
 
 
 class Yarn(Frozen):

@@ -29,8 +29,16 @@ from orchestrator.store.document import timestamp
 
 router = APIRouter(prefix="/v1", tags=["reading"])
 _KINDS = get_args(get_args(Event)[0])
+_UNREAD: Any = {"use_attribute_docstrings": False}
+"""Of a class without source. pydantic would look for it through all frames and modules: seconds in a large process."""
 _DATED: Any = reduce(
-    or_, (create_model(f"{kind.__name__.strip('_')}Event", __base__=kind, time=(AwareDatetime, ...)) for kind in _KINDS)
+    or_,
+    (
+        create_model(
+            f"{kind.__name__.strip('_')}Event", __base__=kind, __cls_kwargs__=_UNREAD, time=(AwareDatetime, ...)
+        )
+        for kind in _KINDS
+    ),
 )
 """Events whose time is a date, as the API says times."""
 
@@ -63,7 +71,7 @@ class MetricsPage(Following):
 
 
 _OneOf = Annotated[_DATED, Field(discriminator="kind")]
-EventsPage: Any = create_model("EventsPage", __base__=Following, items=(list[_OneOf], ...))
+EventsPage: Any = create_model("EventsPage", __base__=Following, __cls_kwargs__=_UNREAD, items=(list[_OneOf], ...))
 After = Annotated[
     str, Query(max_length=15, pattern="^[0-9]*$", description="`next` of the page before, or the id of an event.")
 ]

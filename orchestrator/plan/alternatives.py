@@ -25,9 +25,18 @@ def alternatives(made: Outcome, candidates: Sequence[Candidate], basis: Basis) -
     """Those that cost less, cheapest first; `candidates`: the plan's, best first."""
     among = [one.parallel for one in candidates if one.needs == () or made.candidate.needs][:_TRIED]
     found = []
+    best: dict[tuple[str, str], Candidate | None] = {}
     for request in _others(made.request, basis):
-        other = _outcome(request, made, among, basis)
-        if other is not None and other.cost < made.cost:
+        price = basis.prices.price(request.accelerator, request.price_class)
+        if price.currency != made.price.currency:
+            continue
+        what = request.accelerator, request.precision
+        if what not in best:  # whatever an hour costs
+            best[what] = _candidate(request, made, among, basis)
+        if (candidate := best[what]) is None:
+            continue
+        other = outcome(request, candidate, price, basis)
+        if other.cost < made.cost:
             found.append(_alternative(made, other))
     return sorted(found, key=lambda one: one.cost)[:_SHOWN]
 
@@ -47,15 +56,12 @@ def _key(request: Request) -> tuple[str, str, str]:
     return request.accelerator, request.precision, request.price_class
 
 
-def _outcome(request: Request, made: Outcome, among: Sequence[Parallel], basis: Basis) -> Outcome | None:
-    """None where it does not fit, needs what the plan itself does not need, or is priced in other money."""
-    price = basis.prices.price(request.accelerator, request.price_class)
-    if price.currency != made.price.currency:
-        return None
+def _candidate(request: Request, made: Outcome, among: Sequence[Parallel], basis: Basis) -> Candidate | None:
+    """None where it does not fit, or needs what the plan itself does not need."""
     candidate = chosen(tried(request, basis.efficiencies, among), request.engine)
     if candidate is None or (candidate.needs and not made.candidate.needs):
         return None
-    return outcome(request, candidate, price, basis)
+    return candidate
 
 
 def _alternative(made: Outcome, other: Outcome) -> Alternative:

@@ -8,7 +8,7 @@ fragmentation were never measured here.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from orchestrator.plan.activations import entry, kept
 from orchestrator.plan.dense import DenseModel
@@ -47,16 +47,12 @@ class Footprint:
     @property
     def peak(self) -> int:
         """The larger of the backward pass and the update, as `TrainingMemory.peak`, and fragmentation."""
-        return self.states + _working(self) + self.fragmentation
+        backward = self.activations + self.logits + self.buckets + self.gathered + self.exchange
+        return self.states + max(backward, self.update) + self.fragmentation
 
     def by_part(self) -> dict[str, int]:
         """Name -> bytes."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def _working(part: Footprint) -> int:
-    backward = part.activations + part.logits + part.buckets + part.gathered + part.exchange
-    return max(backward, part.update)
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,7 @@ class Stage:
     """All routed ones of its layers."""
 
 
+@lru_cache(maxsize=4096)  # a plan asks again for those that it has searched, and for each device with cheaper hours
 def footprint(workload: Workload, parallel: Parallel) -> Footprint:
     """Of the worst stage; call after `workload.check`."""
     found = [_stage(workload, parallel, stage) for stage in stages(workload, parallel)]
@@ -118,20 +115,25 @@ def _stage(workload: Workload, parallel: Parallel, stage: Stage) -> Footprint:
     local = (common + experts) * p.copies
     share = -(-common // p.data) + -(-experts // p.expert_replicas) if p.zero_stage else local
     mixed = p.zero_stage > 0 or policy.weights < FLOAT
-    parts = {
-        "weights": (share if p.zero_stage == 3 else local) * policy.weights,
-        "master": share * policy.master * mixed,
-        "gradients": (share if p.zero_stage >= 2 else local) * policy.gradients,
-        "moments": share * policy.moments,
-        "activations": _activations(workload, p, policy, stage),
-        "logits": _logits(workload, p, policy) if stage.last else 0,
-        "buckets": min(BUCKET, parameters(workload.config)) * policy.gradients if p.zero_stage else 0,
-        "gathered": _gathered(p, stage, ends) * policy.weights if p.zero_stage == 3 else 0,
-        "exchange": _exchange(workload, p, policy) if stage.experts else 0,
-        "update": _update(workload, p, policy, stage, common, experts),
-    }
-    bare = Footprint(**parts, fragmentation=0)
-    return Footprint(**parts, fragmentation=round(FRAGMENTATION * _working(bare)))
+    activations = _activations(workload, p, policy, stage)
+    logits = _logits(workload, p, policy) if stage.last else 0
+    buckets = min(BUCKET, parameters(workload.config)) * policy.gradients if p.zero_stage else 0
+    gathered = _gathered(p, stage, ends) * policy.weights if p.zero_stage == 3 else 0
+    exchange = _exchange(workload, p, policy) if stage.experts else 0
+    update = _update(workload, p, policy, stage, common, experts)
+    return Footprint(
+        weights=(share if p.zero_stage == 3 else local) * policy.weights,
+        master=share * policy.master * mixed,
+        gradients=(share if p.zero_stage >= 2 else local) * policy.gradients,
+        moments=share * policy.moments,
+        activations=activations,
+        logits=logits,
+        buckets=buckets,
+        gathered=gathered,
+        exchange=exchange,
+        update=update,
+        fragmentation=round(FRAGMENTATION * max(activations + logits + buckets + gathered + exchange, update)),
+    )
 
 
 def _activations(workload: Workload, p: Parallel, policy: Policy, stage: Stage) -> int:

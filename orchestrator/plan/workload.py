@@ -7,7 +7,7 @@ Called by everything in `orchestrator.plan`. Invariant: a value that exists make
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
@@ -20,6 +20,8 @@ Recompute = Literal["none", "selective", "full"]
 Schedule = Literal["1f1b", "dualpipe"]
 Dispatch = Literal["expert", "node"]
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+_COUNTS = ("data", "tensor", "pipeline", "expert", "micro_batch", "context", "chunks")
+"""Of a layout."""
 MOST_GPUS = 1_000_000
 MOST_TOKENS = 10**18
 MOST_SEQUENCE = 100_000_000
@@ -128,9 +130,8 @@ class Parallel:
         return divided == (1, 1, 1, 1) and self.dispatch == "expert"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name not in ("zero_stage", "recompute", "schedule", "dispatch"):
-                _whole(field.name, getattr(self, field.name), MOST_GPUS)
+        for name in _COUNTS:
+            _whole(name, getattr(self, name), MOST_GPUS)
         if isinstance(self.zero_stage, bool) or self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
         if self.recompute not in RECOMPUTE:

@@ -35,6 +35,7 @@ def write_artifacts(
     `spent_at` gives the money spent at a unix time, as for the tracker; without it the ledger's rows give it.
     ValueError if `expert_load_json` has another form than {"step", "layers", "load"}.
     """
+    load = {} if expert_load_json is None else _expert_load(expert_load_json)
     steps = surviving(events)
     money_at = spent_at or spent_by(ledger)
     rows = [_row(event, money_at(event.time)) for event in steps]
@@ -56,8 +57,7 @@ def write_artifacts(
         "ledger.png": ledger_picture(ledger),
         "cost.html": run_page(steps, ledger, money_at),
     }
-    if expert_load_json is not None:
-        contents |= _expert_load(expert_load_json)
+    contents |= load
     contents["metrics.csv"] = _csv(rows).encode()  # the last one: its age tells whether all are up to date
     return _write_all(folder, contents)
 

@@ -224,14 +224,11 @@ def canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
 
 def blank(height: float) -> Figure:
     """Paper as wide as all pictures, `height` inches high."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(_SIZE[0], height), dpi=DPI, layout=layout, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(_SIZE[0], height), dpi=DPI, layout=layout, facecolor=PAPER)
 
 
 def headed(height: float, title: str, *lines: str) -> tuple[Figure, SubFigure]:
@@ -283,19 +280,22 @@ def short_number(value: float) -> str:
 
 
 def drawn(figure: Figure, form: Form = "png") -> bytes:
-    """The finished picture; the same picture gives the same bytes."""
+    """The finished picture; the same picture gives the same bytes. `savefig` would lay it out and draw it twice."""
     from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    out = io.BytesIO()
     if form == "svg":
+        out = io.BytesIO()
         with rc_context({"svg.hashsalt": "fathom"}):  # names inside a drawing; matplotlib would draw them by chance
-            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+            FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None})
         return out.getvalue()
-    figure.savefig(out, format="png", dpi=DPI)
-    return _small(out)
+    paper = FigureCanvasAgg(figure)
+    paper.draw()
+    return _small(paper.buffer_rgba())
 
 
-def _small(png: io.BytesIO) -> bytes:
+def _small(pixels: memoryview) -> bytes:
     """A third of the size, for pages and the README, by a table of the 256 most frequent colours.
 
     Those of paper, bars, lines and swatches stay exactly as they are, only edges of letters are rounded; Pillow's own
@@ -304,10 +304,15 @@ def _small(png: io.BytesIO) -> bytes:
     import numpy
     from PIL import Image
 
-    picture, out = Image.open(png).convert("RGB"), io.BytesIO()
-    red, green, blue = numpy.asarray(picture).reshape(-1, 3).astype(int).T
+    coloured, out = numpy.asarray(pixels)[..., :3], io.BytesIO()
+    picture = Image.fromarray(numpy.ascontiguousarray(coloured))
+    red, green, blue = coloured.reshape(-1, 3).astype(int).T
     packed = red * 65536 + green * 256 + blue
-    found, places, counts = numpy.unique(packed, return_inverse=True, return_counts=True)
+    starts = numpy.flatnonzero(numpy.diff(packed, prepend=-1))  # most pixels are as the one before: counted as one
+    lengths = numpy.diff(starts, append=len(packed))
+    found, kinds = numpy.unique(packed[starts], return_inverse=True)
+    counts = numpy.bincount(kinds, weights=lengths).astype(int)
+    places = numpy.repeat(kinds, lengths)
     frequent = numpy.argsort(-counts, kind="stable")[:256]
     if counts[frequent].sum() >= 0.97 * len(packed):
         colours = numpy.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)

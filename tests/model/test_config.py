@@ -101,3 +101,13 @@ def test_every_size_has_a_bound() -> None:
     for name in sorted(related):
         with pytest.raises(ValidationError, match=name):
             mini().replace(**{name: 2 * 10**9})
+
+
+def test_a_copy_that_differs_has_a_hash_of_its_own() -> None:
+    """The hash is kept once it was asked for."""
+    first, same = mini(), mini().model_copy()
+    assert len({first, same, mini()}) == 1
+    wider = first.model_copy(update={"hidden_size": 2 * first.hidden_size})
+    assert len({first, wider}) == 2
+    assert hash(wider) != hash(first)
+    assert hash(wider.model_copy(update={"hidden_size": first.hidden_size})) == hash(first)

@@ -17,9 +17,12 @@ from orchestrator.status import Phase
 Json = dict[str, Any]
 
 
-@pytest.fixture
-def document(service: Service) -> Json:
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """Of one API for all tests here, which only read it: making it takes a second."""
+    service = Service(tmp_path_factory.mktemp("document"))
     answer = service.reader.get("/openapi.json")
+    service.close()
     assert answer.status_code == 200
     found: Json = answer.json()
     return found

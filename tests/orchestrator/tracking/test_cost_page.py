@@ -71,10 +71,12 @@ def test_long_runs_are_told_in_hours() -> None:
 
 def test_pictures_of_any_run() -> None:
     loss = Curve([1.0, 2.0, 25.0, float("nan")], [5.0, float("inf"), 4.0, 3.0])
-    for ledger in (story(), story("0.0816"), build_ledger([], [], RATE), build_ledger([], [Held(1, 0, 1)], RATE)):
-        for curve in (loss, NOTHING):
-            assert image(cost_picture(ledger, curve, NOTHING, title="x" * 300)).size == (900, 970)
-            alone(cost_page(ledger, curve, curve, title="<script>$x_$</script>"))
+    free, held = build_ledger([], [], RATE), build_ledger([], [Held(1, 0, 1)], RATE)
+    for ledger, curve in (
+        (story(), loss), (story("0.0816"), NOTHING), (free, loss), (free, NOTHING), (held, loss)
+    ):  # fmt: skip
+        assert image(cost_picture(ledger, curve, NOTHING, title="x" * 300)).size == (900, 970)
+        alone(cost_page(ledger, curve, curve, title="<script>$x_$</script>"))
 
 
 def test_a_hostile_job_is_text() -> None:
