@@ -59,10 +59,7 @@ def _wordless(schema: Any) -> Any:  # noqa: ANN401 - any part of it
 
 def installed(server: ApiServer, found: list[Object]) -> None:
     """All of them served."""
-    for one in found:  # all before any is waited for
-        server.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=one)
-    for one in found:
-        server.install(one)
+    server.install_all(found)
 
 
 def not_run(reasons: Iterable[str]) -> str:
