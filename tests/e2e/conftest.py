@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.home import LONG_PATIENCE, Done, Home, prepare_data
+from support.mlflow_tables import copied
 
 from orchestrator.launch.locks import locked
 
@@ -42,14 +42,13 @@ def data(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_home(data: Path, empty_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Home]]:
+def make_home(data: Path, mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Home]]:
     """Whose MLflow has its tables; that of the calm run makes them."""
     made: list[Home] = []
 
     def make() -> Home:
         made.append(Home.make(tmp_path_factory.mktemp("home"), data))
-        made[-1].runs.mkdir()
-        shutil.copy(empty_mlflow, made[-1].runs / "mlflow.db")
+        copied(mlflow_tables, made[-1].runs / "mlflow.db")
         return made[-1]
 
     yield make

@@ -52,8 +52,7 @@ class Life:
     def go_on(self) -> bool:
         """-> whether it is over, and nothing of it is left."""
         player = self.stage.player
-        player.clean()
-        jobs = player.ray_jobs()
+        jobs = player.clean()
         for found in jobs:
             name, state = found["metadata"]["name"], (found.get("status") or {}).get("jobDeploymentStatus")
             if found["metadata"].get("deletionTimestamp"):

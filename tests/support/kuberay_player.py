@@ -31,6 +31,8 @@ SUPPORTING = (
 )
 FLICKERS = ("Initializing", "Suspending")
 """States of a RayJob that is suspended from its first moment, before it is said to be."""
+_NOBODY = "none"
+"""An owner that is always gone."""
 _GATE = "kueue.x-k8s.io/admission-gated-by"
 
 
@@ -48,6 +50,8 @@ class Player:
         self._leaving: dict[str, float] = {}
         self._cleaned = ""
         """The state of the whole server of which everything is cleaned up."""
+        self._owners = {_NOBODY}
+        """Uids of the RayJobs that there were then; while none of them is gone, nor another owner, nothing is due."""
 
     # ------------------------------------------------------------------ what there is
     def all(self, path: str) -> list[Json]:
@@ -118,6 +122,7 @@ class Player:
         cluster = self.ray_job(name)["status"]["rayClusterName"]
         self.says(name, "Suspending")
         self._delete(RAY_CLUSTERS, cluster)
+        self._owners = {_NOBODY}
         self.says(name, "Suspended", rayClusterName=None, jobId=None, jobStatus=None, message=None)
 
     # ------------------------------------------------------------------ KubeRay, the scheduler and the kubelet
@@ -215,25 +220,34 @@ class Player:
         while not self._stop.wait(0.05):
             self.clean()
 
-    def clean(self) -> None:
-        """What is due of that now, once."""
+    def clean(self) -> list[Json]:
+        """What is due of that now, once; -> the RayJobs that there were before."""
         found = self.client.get(RAY_JOBS.format(self.namespace)).json()
-        for one in found["items"]:
+        jobs: list[Json] = found["items"]
+        for one in jobs:
             self.made.setdefault(one["metadata"]["name"], set()).add(one["metadata"]["uid"])
         if found["metadata"]["resourceVersion"] == self._cleaned:
-            return  # nothing was written since, of whatever kind
+            return jobs  # nothing was written since, of whatever kind
+        there_now = {one["metadata"]["uid"] for one in jobs}
+        if self._owners <= there_now and not any(pod["metadata"].get("deletionTimestamp") for pod in self.pods()):
+            self._owners, self._cleaned = there_now, str(found["metadata"]["resourceVersion"])
+            return jobs  # nobody has lost an owner
         # what is owned, before its owners are asked for
         there = {path: self.all(path) for path in (WORKLOADS, PODS, RAY_CLUSTERS, RAY_JOBS)}
         owners = {one["metadata"]["uid"] for path in (RAY_JOBS, RAY_CLUSTERS) for one in there[path]}
+        deleted = False
         for path in (RAY_CLUSTERS, WORKLOADS, PODS):
             for metadata in (one["metadata"] for one in there[path]):
                 orphan = all(owner["uid"] not in owners for owner in metadata.get("ownerReferences") or [])
                 if orphan and not metadata.get("deletionTimestamp"):
                     self._delete(path, metadata["name"])
-        for pod in self.pods() if there[PODS] else []:
+                    deleted = True
+        for pod in self.pods() if deleted else there[PODS]:
             if pod["metadata"].get("deletionTimestamp"):
                 self._end(pod)
         self._cleaned = "" if self._leaving else str(found["metadata"]["resourceVersion"])
+        self._owners = {_NOBODY} if deleted else {one["metadata"]["uid"] for one in there[RAY_JOBS]}
+        return jobs
 
     def _end(self, pod: Json) -> None:
         name = pod["metadata"]["name"]

@@ -18,6 +18,7 @@ import torch
 import typer
 from support.checkpoints import save
 from support.forked import in_processes
+from support.mlflow_tables import copied
 from support.recipes import SHALLOW, tiny_recipe
 from support.runs import resolved, tiny_job
 
@@ -62,10 +63,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path) -> Record:
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_tables: Path) -> Record:
     monkeypatch.setenv("FATHOM_HOME", str(tmp_path / "runs"))
-    (tmp_path / "runs").mkdir()
-    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
+    copied(mlflow_tables, tmp_path / "runs" / "mlflow.db")
     monkeypatch.delenv("FATHOM_SIGNING_KEY_FILE", raising=False)
     return Record.create(tmp_path / "runs", tiny_job())
 

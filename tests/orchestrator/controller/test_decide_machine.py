@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
 
 
 EXAMPLES = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestDecide = Machine.TestCase
 TestDecide.settings = EXAMPLES

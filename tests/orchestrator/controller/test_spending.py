@@ -101,7 +101,7 @@ def test_never_an_overrun_and_never_a_lost_or_doubled_second(world: World, attem
     assert len(world.notes) <= 3
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(worlds(restless=True), st.integers(1, 6))
 def test_whatever_people_change_meanwhile_the_limit_in_force_holds(world: World, attempts: int) -> None:
     """Raises, lower limits, edited prices, lost controllers, answers that come late and overtake each other."""

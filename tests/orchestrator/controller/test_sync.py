@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.mirrored import EXPERT_LOAD, Story, close_databases, runs_of
+from support.mlflow_tables import copied
 
 from orchestrator.controller import mirror_process, sync
 from orchestrator.controller.mirror_main import Mirrors
@@ -31,9 +32,9 @@ EMPTY = {"png": b"\x89PNG", "svg": b"<svg ></svg>"}
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for all tests: making its tables is most of the time."""
-    yield tmp_path_factory.mktemp("mlflow") / "home" / "mlflow.db"
+def database(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Iterator[Path]:
+    """One for all tests."""
+    yield copied(mlflow_tables, tmp_path_factory.mktemp("mlflow") / "home" / "mlflow.db")
     close_databases()
 
 

@@ -14,6 +14,7 @@ from support.kube_store import serving
 from support.kube_whole import WholeStage, leave_a_table
 from support.kuberay_player import Player
 from support.mirrored import close_databases
+from support.mlflow_tables import copied
 
 from orchestrator.controller import pictures
 from orchestrator.kube.client import Kube
@@ -73,7 +74,7 @@ def whole(
 
 
 @pytest.fixture(scope="session")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URI of one for all tests: making its tables takes seconds."""
-    yield f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def mlflow(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Iterator[str]:
+    """URI of one for all tests."""
+    yield f"sqlite:///{copied(mlflow_tables, tmp_path_factory.mktemp('mlflow') / 'mlflow.db')}"
     close_databases()
