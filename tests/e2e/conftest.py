@@ -42,7 +42,9 @@ def data(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_home(data: Path, mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Home]]:
+def make_home(
+    data: Path, mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Home]]:
     """Whose MLflow has its tables; that of the calm run makes them."""
     made: list[Home] = []
 
