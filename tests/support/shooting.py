@@ -108,10 +108,12 @@ class Watcher(threading.Thread):
 
 
 def driven(process: psutil.Process, home: Path) -> str | None:
-    """The run whose driver this process is; one that is between fork and exec is no driver yet."""
+    """The run whose driver this process is. What is between fork and exec is no driver yet, nor a child of one."""
     try:
         command = process.cmdline()
         if COMMAND[1] not in command or process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        if (parent := process.parent()) is not None and parent.cmdline() == command:
             return None
         folder = command[command.index(COMMAND[1]) + 1]
         return folder if Path(folder).parent == home else None
