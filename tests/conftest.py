@@ -115,7 +115,7 @@ def operated(request: pytest.FixtureRequest) -> ApiServer:
     if found is None:
         pytest.skip(operators.NOT_RUN)
     api_server: ApiServer = request.getfixturevalue("api_server")
-    operators.installed(api_server, found)
+    api_server.install_all(found)
     return api_server
 
 

@@ -27,7 +27,9 @@ def _ready(cluster: KubeHome) -> KubeHome:
     found = operators.definitions()
     if found is None:
         pytest.fail(operators.NOT_RUN)
-    operators.installed(cluster, [one for one in found if one["spec"]["group"] == "ray.io"])
+    for one in found:
+        if one["spec"]["group"] == "ray.io":
+            cluster.install(one)
     return cluster
 
 

@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[ApiServer]:
     made = ApiServer(tmp_path / "kube", assets)
     try:
         made.start()
-        operators.installed(made, definitions)
+        made.install_all(definitions)
         yield made
     finally:
         made.stop()

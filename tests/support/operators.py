@@ -10,8 +10,6 @@ from typing import Any
 import httpx2
 import yaml
 
-from support.apiserver import ApiServer
-
 Object = dict[str, Any]
 
 NOT_RUN = "needs the resource definitions of KubeRay and Kueue: name their folder in FATHOM_TEST_CRDS"
@@ -43,11 +41,6 @@ def definitions(env: Mapping[str, str] = os.environ) -> list[Object] | None:
         one["spec"]["versions"] = [version for version in one["spec"]["versions"] if version["storage"]]
         one["spec"].pop("conversion", None)
     return found
-
-
-def installed(server: ApiServer, found: list[Object]) -> None:
-    """All of them served."""
-    server.install_all(found)
 
 
 def not_run(reasons: Iterable[str]) -> str:
