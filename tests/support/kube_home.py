@@ -21,8 +21,11 @@ from typing import Any
 import httpx2
 import yaml
 
+from support.kube_objects import until
+
 Json = dict[str, Any]
 
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NAMED_BY = "FATHOM_TEST_KUBE"
 BESIDE = Path(__file__).parents[3] / "shared" / "kube" / "cluster"
 """Where it lies if nobody names it."""
@@ -159,9 +162,10 @@ class KubeHome:
 
     def install(self, definition: Json) -> None:
         """A custom resource definition, until its resources are served."""
-        answer = self.client().post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+        answer = self.client().post(_DEFINITIONS, json=definition)
         assert answer.status_code in (201, 409), answer.text
-        self.kubectl("wait", "--for=condition=Established", f"crd/{definition['metadata']['name']}", "--timeout=300s")
+        path = f"{_DEFINITIONS}/{definition['metadata']['name']}"
+        until(lambda: _is_established(self.found(path)), lambda: self.found(path))
 
     def found(self, path: str) -> Json | None:
         """One object; None where there is none."""
@@ -178,6 +182,12 @@ class KubeHome:
         assert answer.status_code == 200, answer.text
         listed: list[Json] = answer.json()["items"]
         return listed
+
+
+def _is_established(definition: Json | None) -> bool:
+    """It has no conditions at first, which `kubectl wait` takes for an error."""
+    conditions = (definition or {}).get("status", {}).get("conditions") or []
+    return "Established" in [one["type"] for one in conditions if one["status"] == "True"]
 
 
 def _client_of(cluster: Json, user: Json) -> httpx2.Client:
