@@ -61,7 +61,7 @@ def main() -> None:
         try:
             server.start()
             server.install(definition())
-            operators.installed(server, [one for one in found if one["spec"]["group"] == "ray.io"])
+            server.install_all([one for one in found if one["spec"]["group"] == "ray.io"])
             measured = measure(server, Path(place), given.finished, given.live)
         finally:
             server.stop()
