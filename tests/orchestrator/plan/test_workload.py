@@ -58,10 +58,16 @@ def test_part_of_a_node_is_a_cluster() -> None:
     assert Cluster(H100, 16, 8).local == 8
 
 
+@pytest.mark.parametrize("name", ["data", "tensor", "pipeline", "expert", "micro_batch", "context", "chunks"])
+@pytest.mark.parametrize("value", [0, True, 2.0, 1_000_001])
+def test_counts_of_a_layout_are_whole_numbers(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number from 1 to 1000000, got {value}"):
+        Parallel(**({"data": 4} | {name: value}))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"data": 0}, "data must be a whole number"),
         ({"data": 6, "expert": 4}, r"expert \(4\) must divide data x tensor \(6 x 1 = 6\): 2 does"),
         ({"data": 6, "context": 4}, r"context \(4\) must divide data \(6\): 2 does"),
         ({"data": 4, "zero_stage": 4}, "got 4"),

@@ -94,6 +94,7 @@ def test_no_line_is_drawn_across_waste() -> None:
     lines = [drawing.count(b"stroke: #2563a8; stroke-width: 2") for drawing in (drawn(), drawn(waste))]
     assert lines == [1, 2]
     assert drawn(waste) != drawn(Band(3.0, 7.0, "starting", wasted=False))
+    assert drawn(waste) == drawn(waste), "the same bytes each time: no date, no names by chance"
 
 
 def test_a_long_run_with_many_failures_is_drawn_at_once() -> None:
